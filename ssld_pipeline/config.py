@@ -1,0 +1,292 @@
+"""The config file: one YAML document, validated whole, before any work starts.
+
+Two kinds of settings live in two places: what can change a value (every section but one) and where and how fast it
+runs (``placement``, which is part of no fingerprint).
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from ssld_pipeline.errors import UserError
+from ssld_pipeline.settings import Settings
+from ssld_pipeline.stages.catalog import CatalogConfig
+from ssld_pipeline.stages.dedupe import DedupeConfig
+from ssld_pipeline.stages.label import LabelConfig
+from ssld_pipeline.stages.select import SelectConfig
+from ssld_pipeline.training.settings import TrainSettings
+
+Format = Literal["folder", "tar", "parquet", "list"]
+
+
+class InputConfig(Settings):
+    uri: str
+    """Folder, file or glob that holds the images; local, or any fsspec location such as s3://."""
+    format: Format
+    """folder: class folders or flat. tar: plain or webdataset. parquet: bytes column or Hugging Face image struct.
+    list: a text file of `path label` lines, paths relative to the file."""
+    name: str | None = None
+    """First part of every image_id of this input; default: the role. Needed where a role has several inputs."""
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_one_path_segment(cls, name: str | None) -> str | None:
+        if name is not None and (not name or "/" in name or name != name.strip()):
+            raise ValueError(f"an input name must be one path segment, got {name!r}")
+        return name
+
+
+class InputsConfig(Settings):
+    labeled: tuple[InputConfig, ...] = ()
+    """Images with true labels (ImageNet-1k train)."""
+    protected: tuple[InputConfig, ...] = ()
+    """Images no copy of which may be trained on (ImageNet-1k val); labels are used for evaluation only."""
+    pool: tuple[InputConfig, ...] = ()
+    """Images to mine (ImageNet-22k); labels are never used."""
+
+    @field_validator("labeled", "protected", "pool", mode="before")
+    @classmethod
+    def _one_or_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
+
+
+class FitConfig(TrainSettings):
+    """Finetunes the teacher's weights to the run's classes."""
+
+    epochs: float = Field(10, gt=0)
+    """Passes over the images; ignored where `steps` is given."""
+    batch_size: int = Field(64, gt=0)
+    """Images per optimiser step over all workers."""
+    lr: float = Field(0.01, gt=0)
+    """Peak learning rate, after the warm-up."""
+    warmup_epochs: float = Field(0.5, ge=0)
+    """Linear warm-up from 0."""
+    loss: Literal["ce"] = "ce"
+    """The labels of `data`, or of the labeled inputs."""
+    data: InputConfig | None = None
+    """Labelled images to fit on; default: the labeled inputs."""
+
+
+class TeacherConfig(Settings):
+    model: str
+    """`timm:<name>` or `torchvision:<name>`."""
+    model_args: dict[str, Any] = {}
+    """Keyword arguments of the model's constructor."""
+    weights: str | None
+    """safetensors file, or a checkpoint that torch reads with weights_only. null only where `fit` trains from scratch."""
+    image_size: int = Field(224, gt=0)
+    """Side of the centre crop, pixels."""
+    crop_pct: float = Field(0.875, gt=0, le=1)
+    """image_size over the resized short side."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Per channel (RGB), for pixels scaled to [0,1]."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Per channel (RGB), for pixels scaled to [0,1]."""
+    licence: str | None = None
+    """Licence of the weights, as an SPDX name; recorded with every model made with them."""
+    min_top1: float = Field(0.5, ge=0, le=1)
+    """Lowest accuracy on labelled images with which labelling may start; wrong weights or class order give chance."""
+    fit: FitConfig | None = None
+    """First finetune the weights to the run's classes."""
+
+
+class StudentConfig(Settings):
+    model: str
+    """`timm:<name>` or `torchvision:<name>`."""
+    model_args: dict[str, Any] = {}
+    """Keyword arguments of the model's constructor."""
+    weights: str | None = None
+    """Start from these weights; null: from scratch, as the publication does."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Per channel (RGB), for pixels scaled to [0,1]."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Per channel (RGB), for pixels scaled to [0,1]."""
+
+
+class PlacementConfig(Settings):
+    """Where and how fast; no field here can change a result beyond floating point."""
+
+    runner: Literal["ray", "local"] = "ray"
+    """ray: a cluster, or this machine as one. local: everything in this process, for debugging."""
+    num_workers: int | None = Field(None, gt=0)
+    """Workers per part stage; null: as many as the cluster's CPUs (GPUs for label) allow."""
+    cpus_per_worker: int = Field(1, gt=0)
+    """CPU cores, and threads, of one worker."""
+    use_gpu: bool | None = None
+    """null: where the cluster has one."""
+    train_workers: int = Field(1, gt=0)
+    """Processes of a training run; with GPUs, one each."""
+    loader_threads: int = Field(2, gt=0)
+    """Threads that decode and augment per training process or label worker."""
+    amp: bool = False
+    """bfloat16 autocast in labelling and training."""
+    part_deadline_s: float = Field(3600, gt=0)
+    """A part that takes longer is given to another worker."""
+    part_attempts: int = Field(3, gt=0)
+    """Workers a part may cost before the run gives up on it."""
+    checkpoint_every_s: float = Field(600, gt=0)
+    """Seconds between training checkpoints."""
+    train_failures: int = Field(3, ge=0)
+    """Lost training workers after which the run gives up."""
+    cache: str | None = None
+    """Local folder for artifacts of a remote workspace; default: a folder in the system's temporary directory."""
+
+
+class RunConfig(Settings):
+    workspace: str
+    """Where tables and models are kept: a local path or an fsspec URI."""
+    inputs: InputsConfig
+    classes: str | None = None
+    """Text file; line i names class i. Default: the sorted class folders of `labeled`."""
+    teacher: TeacherConfig
+    catalog: CatalogConfig = CatalogConfig()
+    dedupe: DedupeConfig = DedupeConfig()
+    label: LabelConfig = LabelConfig()
+    select: SelectConfig = SelectConfig()
+    student: StudentConfig
+    train: TrainSettings = TrainSettings()
+    finetune: TrainSettings | None = None
+    """Distil once more on the labelled images alone. What is absent is inherited from train; null: no such stage."""
+    baseline: TrainSettings | None = None
+    """Train the same student on the labelled images alone, with hard labels, for as many steps as train and finetune
+    together; what is absent is inherited from train. Shows what the pool is worth. null: no such stage."""
+    placement: PlacementConfig = PlacementConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit_from_train(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        train = data.get("train") or {}
+        data = dict(data)
+        for section, defaults in (("finetune", {}), ("baseline", {"loss": "ce"})):
+            own = data.get(section)
+            if isinstance(own, dict) and isinstance(train, dict):
+                inherited = {k: v for k, v in train.items() if not (k == "steps" and ("epochs" in own or section == "baseline"))}
+                data[section] = {**inherited, **defaults, **own}
+        return data
+
+    def named_inputs(self) -> dict[str, tuple[str, InputConfig]]:
+        """Input name -> (role, input), in the order of the file; ``teacher`` is ``teacher.fit.data``."""
+        named: dict[str, tuple[str, InputConfig]] = {}
+        roles = [("labeled", self.inputs.labeled), ("protected", self.inputs.protected), ("pool", self.inputs.pool)]
+        if self.teacher.fit and self.teacher.fit.data:
+            roles.append(("teacher", (self.teacher.fit.data,)))
+        for role, inputs in roles:
+            for item in inputs:
+                name = item.name or role
+                if name in named:
+                    raise UserError(
+                        f"inputs.{role}: two inputs are called {name!r}; image_id must be unique, so give each a 'name:'"
+                    )
+                named[name] = (role, item)
+        return named
+
+
+def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> RunConfig:
+    """Read, override (``key.sub=value``, the value is YAML) and validate; relative paths start at the file's folder.
+
+    Raises UserError with one message that names every mistake.
+    """
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"config {path} does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"config {path} cannot be read as YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"config {path} must hold a mapping of settings, got {type(data).__name__}")
+    for override in overrides:
+        _override(data, override)
+    try:
+        config = RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise UserError(f"config {path} is not valid:\n" + "\n".join(_explain(error))) from None
+    config = _absolute(config, path.resolve().parent)
+    config.named_inputs()
+    return config
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise UserError(f"--set {override!r}: expected key=value, for example select.per_class=400")
+    *parents, last = key.split(".")
+    node: Any = data
+    for name in parents:
+        if isinstance(node, list) and name.isdigit() and int(name) < len(node):
+            node = node[int(name)]
+            continue
+        if not isinstance(node, dict):
+            raise UserError(f"--set {override!r}: {key!r} leads through a value that is no section")
+        node = node.setdefault(name, {}) if node.get(name) is not None else node.__setitem__(name, {}) or node[name]
+    if not isinstance(node, dict):
+        raise UserError(f"--set {override!r}: {key!r} leads into a value that is no section")
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override!r}: the value is not YAML: {error}") from None
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines = []
+    for item in error.errors():
+        place = ".".join(str(p) for p in item["loc"])
+        if item["type"] == "extra_forbidden":
+            known = _keys_at(item["loc"][:-1])
+            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+            lines.append(f"  {place}: unknown key{hint}")
+        elif item["type"] == "missing":
+            lines.append(f"  {place}: missing")
+        else:
+            lines.append(f"  {place}: {item['msg']}, got {item['input']!r}")
+    return lines
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    schema = RunConfig.model_json_schema()
+    node: dict[str, Any] = schema
+    for step in location:
+        node = _resolve(schema, node)
+        if "items" in node:
+            node = node["items"]
+        else:
+            node = node.get("properties", {}).get(str(step), {})
+    return sorted(_resolve(schema, node).get("properties", {}))
+
+
+def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    for option in node.get("anyOf", []):
+        if option.get("type") != "null":
+            node = option
+    while "$ref" in node:
+        node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+    return node
+
+
+def _absolute(config: RunConfig, folder: Path) -> RunConfig:
+    """Paths in the file are relative to the file, so that a run does not depend on where it was started."""
+
+    def place(uri: str | None) -> str | None:
+        return uri if uri is None or "://" in uri else str((folder / Path(uri).expanduser()).absolute())
+
+    def move(item: InputConfig) -> InputConfig:
+        return item.model_copy(update={"uri": place(item.uri)})
+
+    inputs = InputsConfig.model_construct(
+        **{role: tuple(move(i) for i in getattr(config.inputs, role)) for role in ("labeled", "protected", "pool")}
+    )
+    teacher = config.teacher.model_copy(update={"weights": place(config.teacher.weights)})
+    if teacher.fit and teacher.fit.data:
+        teacher = teacher.model_copy(update={"fit": teacher.fit.model_copy(update={"data": move(teacher.fit.data)})})
+    student = config.student.model_copy(update={"weights": place(config.student.weights)})
+    update = {"workspace": place(config.workspace), "inputs": inputs, "classes": place(config.classes),
+              "teacher": teacher, "student": student}
+    return config.model_copy(update=update)

@@ -1,0 +1,191 @@
+"""Every table: its columns, their types, meanings and units. Readers outside this package rely on this file.
+
+A table's columns are its contract plus ``part``, the unit of work that wrote the row. The published form is
+``schemas/<table>.json``; a test keeps both equal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROLES = ("labeled", "protected", "pool", "teacher")  # teacher: labelled images that only fit_teacher sees
+
+REJECT_REASONS = {
+    "unreadable": "the file or folder cannot be opened or read (missing, permission, I/O error)",
+    "empty_file": "zero bytes",
+    "not_an_image": "the bytes are of no image format this pipeline decodes",
+    "truncated_image": "the image ends before its last pixel",
+    "corrupt_image": "the decoder refused the bytes",
+    "too_many_pixels": "the header announces more pixels than the limit (decompression bomb)",
+    "too_small": "the shorter side is below the limit",
+    "truncated_archive": "a tar or Parquet file ends early or is damaged; what precedes the damage is used",
+    "unsafe_name": "a tar member's name is absolute or leaves its folder",
+    "duplicate_name": "an earlier image of the same input has this name; the first is used",
+    "undecodable_name": "the name is not UTF-8; shown with replacement characters",
+    "unknown_class": "the label names no class of the run",
+    "empty_class": "a class folder holds no image",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """``type`` is one of the names in ``_ARROW_TYPES``; ``unit`` is empty where there is none."""
+
+    name: str
+    type: str
+    meaning: str
+    unit: str = ""
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    name: str
+    row: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of one part, ``part`` last."""
+        import pyarrow as pa
+
+        return pa.schema([pa.field(c.name, _arrow_type(c.type), nullable=c.nullable) for c in self.columns])
+
+    def published(self) -> dict[str, Any]:
+        """What ``schemas/<name>.json`` holds."""
+        return {
+            "table": self.name,
+            "row": self.row,
+            "key": list(self.key),
+            "columns": [
+                {"name": c.name, "type": c.type, "nullable": c.nullable, "unit": c.unit, "meaning": c.meaning}
+                for c in self.columns
+            ],
+        }
+
+
+def _arrow_type(name: str) -> pa.DataType:
+    import pyarrow as pa
+
+    return {
+        "string": pa.string(),
+        "int32": pa.int32(),
+        "int64": pa.int64(),
+        "float32": pa.float32(),
+        "bool": pa.bool_(),
+        "list<int32>": pa.list_(pa.int32()),
+        "list<float32>": pa.list_(pa.float32()),
+    }[name]
+
+
+_IMAGE_ID = Column("image_id", "string", "<input name>/<path within the input>; for a tar: shard name, then member name")
+_PART = Column("part", "string", "unit of work that wrote this row: <input name>/<shard>#<number>")
+_ADDRESS = (
+    Column("uri", "string", "where the file that holds the image lies: a local path or an fsspec URI"),
+    Column("offset", "int64", "first byte of the image within that file; in a Parquet file the row number", "bytes"),
+    Column("size_bytes", "int64", "length of the encoded image", "bytes"),
+)
+
+CATALOG = Table(
+    "catalog",
+    "an image of an input",
+    ("image_id",),
+    (
+        _IMAGE_ID,
+        Column("role", "string", "labeled, protected, pool, or teacher (seen by fit_teacher alone)"),
+        *_ADDRESS,
+        Column("class_id", "int32", "line of the class list, counted from 0; null for the pool", nullable=True),
+        Column("stamp", "string", "version of the holding file: its size and modification time, or its ETag"),
+        _PART,
+    ),
+)
+
+DUPLICATES = Table(
+    "duplicates",
+    "a pool image and the protected image it may copy",
+    ("image_id", "protected_id"),
+    (
+        _IMAGE_ID,
+        Column("protected_id", "string", "image_id of the protected image"),
+        Column("method", "string", "what confirmed or proposed the pair: exact, perceptual or sift"),
+        Column("num_matches", "int32", "putative descriptor matches after one-to-one matching"),
+        Column("num_inliers", "int32", "matches that agree with the transform, at distinct positions"),
+        Column("score", "float32", "share of the pixel blocks that agree after warping, in [0,1]; 1 for exact"),
+        Column("homography", "list<float32>", "row-major 3x3 from pool pixels to protected pixels; null without one",
+               nullable=True),
+        Column("flipped", "bool", "the pool image is mirrored"),
+        Column("is_duplicate", "bool", "confirmed: the image is kept out of soft_labels and of the manifest"),
+        _PART,
+    ),
+)
+
+SOFT_LABELS = Table(
+    "soft_labels",
+    "one view of one pool image seen by the teacher",
+    ("image_id", "view"),
+    (
+        _IMAGE_ID,
+        Column("view", "int32", "0 is the evaluation view (resize, centre crop)"),
+        Column("top1_class", "int32", "class of the largest probability"),
+        Column("top1_prob", "float32", "the largest probability"),
+        Column("entropy", "float32", "entropy of the full distribution", "nats"),
+        Column("class_ids", "list<int32>", "the num_kept most probable classes, by falling probability"),
+        Column("probs", "list<float32>", "their probabilities, rounded towards zero to 11 significant bits"),
+        Column("tail_prob", "float32", "1 minus the sum of probs: the mass not kept"),
+        Column("crop_left", "float32", "left edge of the view in the upright source image", "pixels"),
+        Column("crop_top", "float32", "top edge of the view in the upright source image", "pixels"),
+        Column("crop_width", "float32", "width of the view in the upright source image", "pixels"),
+        Column("crop_height", "float32", "height of the view in the upright source image", "pixels"),
+        Column("flipped", "bool", "the view is mirrored"),
+        _PART,
+    ),
+)
+
+MANIFEST = Table(
+    "manifest",
+    "an image the student is trained on",
+    ("image_id",),
+    (
+        _IMAGE_ID,
+        Column("role", "string", "labeled or pool"),
+        *_ADDRESS,
+        Column("class_id", "int32", "labeled: its label; pool: the class it was mined for"),
+        Column("score", "float32", "the teacher's probability of class_id; null for labeled images", nullable=True),
+        Column("rank", "int32", "1 is the best mined image of its class; null for labeled images", nullable=True),
+        _PART,
+    ),
+)
+
+REJECTS = Table(
+    "rejects",
+    "an image, or a piece of an input, that a stage could not use",
+    ("image_id", "stage"),
+    (
+        Column("image_id", "string", "as in catalog; for a damaged shard or folder its own name"),
+        Column("stage", "string", "the stage that could not use it"),
+        Column("reason", "string", "one of: " + ", ".join(REJECT_REASONS)),
+        Column("detail", "string", "what exactly was found, for a person"),
+        _PART,
+    ),
+)
+
+EVALUATIONS = Table(
+    "evaluations",
+    "one model measured on one protected input",
+    ("model", "input"),
+    (
+        Column("model", "string", "the stage that made the model: teacher, baseline, train, finetune"),
+        Column("input", "string", "name of the protected input"),
+        Column("num_images", "int64", "images with a class that could be decoded", "images"),
+        Column("top1", "float32", "share of images whose most probable class is the label, in [0,1]"),
+        Column("top5", "float32", "share of images whose label is among the five most probable, in [0,1]"),
+        Column("num_parameters", "int64", "size of the model", "parameters"),
+        _PART,
+    ),
+)
+
+TABLES = {t.name: t for t in (CATALOG, DUPLICATES, SOFT_LABELS, MANIFEST, REJECTS, EVALUATIONS)}

@@ -1,0 +1,112 @@
+"""What a stage is: a value. The runner reads these values; nothing inherits from them.
+
+Four shapes of work occur in the pipeline:
+
+* ``PartStage``      rows of one input part in, rows of one output part out; any number of workers.
+* ``ArtifactStage``  whole tables in, a folder of files out (the index of protected images, the teacher's check).
+* ``QueryStage``     tables in, a table out, one DuckDB query.
+* ``TrainStage``     a training job in, a model folder out; one or many processes.
+
+A stage's ``settings`` are the config fields that can change a value: they, ``version``, and the digests of what is
+read make its fingerprint. Raise ``version`` by hand when the same settings come to mean another result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.training.job import TrainJob
+
+Json = Any
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row of ``rejects`` without its stage and part, which the runner knows."""
+
+    image_id: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class PartResult:
+    """``rows`` has the output table's columns except ``part``, in any order of rows."""
+
+    rows: pa.Table
+    rejects: list[Reject] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker is given once, before its first part.
+
+    ``artifacts``: local folder of each artifact the stage reads, by the name of the stage that made it.
+    ``num_threads``: threads the worker may keep busy. ``device``: "cpu" or "cuda".
+    """
+
+    config: RunConfig
+    classes: tuple[str, ...]
+    artifacts: Mapping[str, Path]
+    num_threads: int = 1
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class PartStage:
+    """``open`` loads what all parts share (an index, a network) and returns the pure function over one part."""
+
+    name: str
+    version: int
+    table: str
+    reads: tuple[str, ...]
+    settings: Callable[[RunConfig], dict[str, Json]]
+    open: Callable[[Setup], Callable[[pa.Table], PartResult]]
+    artifacts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ArtifactStage:
+    """``build`` fills an empty folder and returns figures for people; ``rows`` are the catalog rows it reads."""
+
+    name: str
+    version: int
+    reads: tuple[str, ...]
+    settings: Callable[[RunConfig], dict[str, Json]]
+    build: Callable[[Setup, pa.Table, Path], tuple[dict[str, Json], list[Reject]]]
+    artifacts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class QueryStage:
+    """``query`` returns the rows of ``table`` from a connection on which the tables of ``reads`` are views."""
+
+    name: str
+    version: int
+    table: str
+    reads: tuple[str, ...]
+    settings: Callable[[RunConfig], dict[str, Json]]
+    query: Callable[[duckdb.DuckDBPyConnection, RunConfig], pa.Table]
+
+
+@dataclass(frozen=True)
+class TrainStage:
+    """``job`` describes the training completely; the same job runs in one process or in many."""
+
+    name: str
+    version: int
+    reads: tuple[str, ...]
+    settings: Callable[[RunConfig], dict[str, Json]]
+    job: Callable[[Setup], TrainJob]
+    artifacts: tuple[str, ...] = ()
+
+
+Stage = PartStage | ArtifactStage | QueryStage | TrainStage
