@@ -48,6 +48,8 @@ class Table:
     row: str
     key: tuple[str, ...]
     columns: tuple[Column, ...]
+    unit: tuple[str, ...] = ("part",)
+    """Columns that are constant within one Parquet part and name it."""
 
     def schema(self) -> pa.Schema:
         """The Arrow schema of one part, ``part`` last."""
@@ -89,6 +91,7 @@ _ADDRESS = (
     Column("offset", "int64", "first byte of the image within that file; in a Parquet file the row number", "bytes"),
     Column("size_bytes", "int64", "length of the encoded image", "bytes"),
 )
+_STAMP = Column("stamp", "string", "version of the holding file: its size and modification time, or its ETag")
 
 CATALOG = Table(
     "catalog",
@@ -99,7 +102,7 @@ CATALOG = Table(
         Column("role", "string", "labeled, protected, pool, or teacher (seen by fit_teacher alone)"),
         *_ADDRESS,
         Column("class_id", "int32", "line of the class list, counted from 0; null for the pool", nullable=True),
-        Column("stamp", "string", "version of the holding file: its size and modification time, or its ETag"),
+        _STAMP,
         _PART,
     ),
 )
@@ -156,6 +159,7 @@ MANIFEST = Table(
         Column("class_id", "int32", "labeled: its label; pool: the class it was mined for"),
         Column("score", "float32", "the teacher's probability of class_id; null for labeled images", nullable=True),
         Column("rank", "int32", "1 is the best mined image of its class; null for labeled images", nullable=True),
+        _STAMP,
         _PART,
     ),
 )
@@ -171,6 +175,7 @@ REJECTS = Table(
         Column("detail", "string", "what exactly was found, for a person"),
         _PART,
     ),
+    unit=("stage", "part"),
 )
 
 EVALUATIONS = Table(

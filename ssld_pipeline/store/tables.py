@@ -1,0 +1,205 @@
+"""A table: Parquet parts that a Delta log lists. Workers write parts, one driver commits them.
+
+A part's file is named ``<settings>-<inputs>-<content>-<nonce>.parquet``: the two digests of its fingerprint, the
+digest of its rows, and a nonce, so that no name is ever used twice and the log alone tells what is computed. Which
+unit of work a file holds stands in its Delta statistics (the columns of ``Table.unit`` are constant within a part).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ssld_pipeline.contracts import Table
+from ssld_pipeline.errors import UserError
+from ssld_pipeline.store import files
+from ssld_pipeline.store.fingerprints import Fingerprint, digest_rows
+
+_NAME = re.compile(r"(?P<settings>[0-9a-f]{16})-(?P<inputs>[0-9a-f]{16})-(?P<content>[0-9a-f]{16})-[0-9a-f]{12}\.parquet")
+_LOCATION_COLUMNS = ("uri",)  # where bytes lie is not what they are: moving an input changes no content digest
+_SETTINGS_KEY = b"ssld.settings"
+_ROOTS_KEY = b"ssld.roots"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A Parquet file of a table, committed or about to be. ``unit``: the values of ``Table.unit``, in its order."""
+
+    unit: tuple[str, ...]
+    fingerprint: Fingerprint
+    content: str
+    file: str
+    num_rows: int
+    size_bytes: int
+
+    @property
+    def name(self) -> str:
+        return self.unit[-1]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Part:
+        return cls(**{**value, "unit": tuple(value["unit"]), "fingerprint": Fingerprint(**value["fingerprint"])})
+
+
+class TableStore:
+    """One table of a workspace. Only ``commit`` changes what readers see."""
+
+    def __init__(self, workspace: str, contract: Table) -> None:
+        self.contract = contract
+        self.uri = files.join(workspace, contract.name)
+
+    def version(self) -> int | None:
+        """Version of the Delta log, None where there is no table yet."""
+        table = self._open()
+        return None if table is None else int(table.version())
+
+    def parts(self) -> dict[tuple[str, ...], Part]:
+        """Committed parts by unit. ValueError when a file in the log is not of this pipeline."""
+        table = self._open()
+        return {} if table is None else self._parts_of(table)
+
+    def uris(self, parts: Iterable[Part] | None = None) -> list[str]:
+        return [files.join(self.uri, p.file) for p in (self.parts().values() if parts is None else parts)]
+
+    def read(self, part: Part) -> pa.Table:
+        return read_parquet(files.join(self.uri, part.file)).cast(self.contract.schema())
+
+    def settings_of(self, part: Part) -> dict[str, Any]:
+        """The payload behind ``part.fingerprint.settings``."""
+        return dict(json.loads(self._metadata(part)[_SETTINGS_KEY]))
+
+    def roots_of(self, part: Part) -> dict[str, str]:
+        """Where the inputs lay when the part was written: input name -> root."""
+        return dict(json.loads(self._metadata(part)[_ROOTS_KEY]))
+
+    def write(
+        self, rows: pa.Table, unit: Mapping[str, str], fingerprint: Fingerprint, settings: Mapping[str, Any],
+        roots: Mapping[str, str],
+    ) -> Part:
+        """Write one part under a new name and return its receipt; nobody sees it before ``commit``.
+
+        ``rows`` lack the unit's columns or hold them; they are sorted by the table's key, so that a part's bytes do
+        not depend on the order of work. pa.ArrowInvalid or KeyError when they do not fit the contract.
+        """
+        for name, value in unit.items():
+            if name not in rows.column_names:
+                rows = rows.append_column(name, pa.array([value] * rows.num_rows, pa.string()))
+        schema = self.contract.schema()
+        rows = rows.select(schema.names).cast(schema).sort_by([(k, "ascending") for k in self.contract.key])
+        content = digest_rows(rows, without=_LOCATION_COLUMNS)
+        name = f"{fingerprint}-{content}-{uuid.uuid4().hex[:12]}.parquet"
+        metadata = {_SETTINGS_KEY: json.dumps(settings, sort_keys=True), _ROOTS_KEY: json.dumps(roots, sort_keys=True)}
+        size = _write_parquet(rows.replace_schema_metadata(metadata), files.join(self.uri, name))
+        return Part(tuple(unit[c] for c in self.contract.unit), fingerprint, content, name, rows.num_rows, size)
+
+    def commit(self, added: Iterable[Part], removed: Iterable[Part] = (), note: Mapping[str, Any] | None = None) -> None:
+        """Add and remove parts in one transaction. UserError when another run committed in between."""
+        from deltalake import CommitProperties, DeltaTable
+        from deltalake import Schema as DeltaSchema
+        from deltalake.exceptions import CommitFailedError, DeltaError
+        from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
+
+        now = int(time.time() * 1000)
+        adds = [AddAction(p.file, p.size_bytes, {}, now, True, self._statistics(p)) for p in added]
+        removes = [RemoveAction(p.file, True, now) for p in removed]
+        if not adds and not removes:
+            return
+        schema = DeltaSchema.from_arrow(self.contract.schema())
+        # No retries: a commit stands on the parts this driver has read, and must fail when somebody else changed them.
+        properties = CommitProperties(custom_metadata=dict(note or {}), max_commit_retries=0)
+        try:
+            if DeltaTable.is_deltatable(self.uri):
+                DeltaTable(self.uri).create_write_transaction(
+                    [*adds, *removes], mode="append", schema=schema, commit_properties=properties
+                )
+            else:
+                create_table_with_add_actions(
+                    self.uri, schema, adds, mode="error", name=self.contract.name, description=self.contract.row,
+                    commit_properties=properties,
+                )
+        except (CommitFailedError, DeltaError) as error:
+            raise UserError(
+                f"{self.uri}: the commit was refused, most likely because another run works on this workspace. "
+                f"Let one of them end, then run again: finished parts are kept. ({error})"
+            ) from error
+
+    def num_orphans_removed(self, older_than_hours: float) -> int:
+        """Delete part files that no version of the log names and that are old enough to be nobody's work in progress."""
+        if not files.is_local(self.uri) or not files.local_path(self.uri).is_dir():
+            return 0
+        named = self._files_ever_added()
+        limit = time.time() - older_than_hours * 3600
+        orphans = [
+            f for f in files.local_path(self.uri).glob("*.parquet") if f.name not in named and f.stat().st_mtime < limit
+        ]
+        for file in orphans:
+            file.unlink(missing_ok=True)
+        return len(orphans)
+
+    def _files_ever_added(self) -> set[str]:
+        names: set[str] = {p.file for p in self.parts().values()}
+        for log in (files.local_path(self.uri) / "_delta_log").glob("*.json"):
+            for line in log.read_text().splitlines():
+                if path := json.loads(line).get("add", {}).get("path"):
+                    names.add(path)
+        return names
+
+    def _open(self) -> Any:
+        from deltalake import DeltaTable
+
+        return DeltaTable(self.uri) if DeltaTable.is_deltatable(self.uri) else None
+
+    def _parts_of(self, table: Any) -> dict[tuple[str, ...], Part]:
+        parts: dict[tuple[str, ...], Part] = {}
+        for row in pa.table(table.get_add_actions(flatten=True)).to_pylist():
+            match = _NAME.fullmatch(row["path"])
+            if match is None:
+                raise UserError(
+                    f"{self.uri}: {row['path']} was not written by this pipeline (was the table compacted or edited?). "
+                    "Restore an earlier version of the table, or delete its folder to compute it again"
+                )
+            unit = tuple(row[f"min.{c}"] for c in self.contract.unit)
+            if unit in parts:
+                raise UserError(f"{self.uri}: part {unit} is there twice; delete the table's folder to compute it again")
+            parts[unit] = Part(unit, Fingerprint(match["settings"], match["inputs"]), match["content"], row["path"],
+                               row["num_records"], row["size_bytes"])
+        return parts
+
+    def _statistics(self, part: Part) -> str:
+        unit = dict(zip(self.contract.unit, part.unit, strict=True))
+        return json.dumps({"numRecords": part.num_rows, "minValues": unit, "maxValues": unit,
+                           "nullCount": dict.fromkeys(self.contract.unit, 0)})
+
+    def _metadata(self, part: Part) -> dict[bytes, bytes]:
+        with fsspec.open(files.join(self.uri, part.file), "rb") as file:
+            return dict(pq.read_schema(file).metadata or {})
+
+
+def read_parquet(uri: str) -> pa.Table:
+    """The rows of one Parquet file, without its schema metadata."""
+    with fsspec.open(uri, "rb") as file:
+        return pq.read_table(file).replace_schema_metadata(None)
+
+
+def _write_parquet(rows: pa.Table, uri: str) -> int:
+    """Size in bytes. Floats are split by byte before zstd: rounded mantissas then cost little."""
+    columns = {f.name: f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in rows.schema}
+    floats = [columns[f.name] for f in rows.schema if pa.types.is_floating(getattr(f.type, "value_type", f.type))]
+    others = [c for c in columns.values() if c not in floats]
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, compression="zstd", use_dictionary=others, use_byte_stream_split=floats or False)
+    data = sink.getvalue()
+    files.write_bytes(uri, data.to_pybytes())
+    return int(data.size)

@@ -1,0 +1,55 @@
+"""A workspace: its tables, its artifacts, and its tables as DuckDB views."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ssld_pipeline.contracts import TABLES
+from ssld_pipeline.store import files
+from ssld_pipeline.store.artifacts import ArtifactStore
+from ssld_pipeline.store.tables import TableStore
+
+if TYPE_CHECKING:
+    import duckdb
+
+MODEL_STAGES = ("fit_teacher", "baseline", "train", "finetune")
+
+
+class Workspace:
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.tables = {name: TableStore(uri, contract) for name, contract in TABLES.items()}
+
+    def artifact(self, stage: str) -> ArtifactStore:
+        return ArtifactStore(files.join(self.uri, "models" if stage in MODEL_STAGES else "artifacts"), stage)
+
+    def connect(self, *names: str, memory_limit: str | None = None) -> duckdb.DuckDBPyConnection:
+        """A DuckDB connection on which the named tables (default: all) are views of their committed parts.
+
+        A table without parts is an empty view with the contract's columns.
+        """
+        import duckdb
+
+        connection = duckdb.connect()
+        connection.execute("SET enable_progress_bar = false")
+        if memory_limit:
+            connection.execute(f"SET memory_limit = '{memory_limit}'")
+        for name in names or tuple(TABLES):
+            self._add_view(connection, name)
+        return connection
+
+    def _add_view(self, connection: duckdb.DuckDBPyConnection, name: str) -> None:
+        table = self.tables[name]
+        uris = table.uris()
+        if not uris:
+            connection.register(name, table.contract.schema().empty_table())
+        elif files.is_local(self.uri):
+            quoted = ", ".join("'" + u.replace("'", "''") + "'" for u in uris)
+            connection.execute(f'CREATE VIEW "{name}" AS SELECT * FROM read_parquet([{quoted}])')
+        else:  # DuckDB reads remote files through an extension that it would fetch at run time; Arrow needs none
+            import fsspec
+            import pyarrow.dataset as ds
+
+            filesystem, _ = fsspec.core.url_to_fs(self.uri)
+            paths = [filesystem._strip_protocol(u) for u in uris]
+            connection.register(name, ds.dataset(paths, filesystem=filesystem, format="parquet"))
