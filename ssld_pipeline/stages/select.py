@@ -1,7 +1,19 @@
+"""The manifest: the labelled images and, of each class, the mined images of which the teacher is surest."""
+
 from __future__ import annotations
-from typing import Literal
+
+from typing import TYPE_CHECKING, Literal
+
 from pydantic import Field
+
 from ssld_pipeline.settings import Settings
+from ssld_pipeline.stages.stage import QueryStage
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+    from ssld_pipeline.config import RunConfig
 
 
 class SelectConfig(Settings):
@@ -11,3 +23,37 @@ class SelectConfig(Settings):
     """top1: an image belongs to its most probable class."""
     min_score: float = Field(0.0, ge=0, le=1)
     """Images whose teacher probability is below this are not mined."""
+
+
+# Ties go to the smaller image_id, so that the manifest does not depend on the order of parts.
+_QUERY = """
+WITH ranked AS (
+    SELECT image_id, top1_class AS class_id, top1_prob AS score,
+           row_number() OVER (PARTITION BY top1_class ORDER BY top1_prob DESC, image_id) AS rank
+    FROM soft_labels WHERE view = 0 AND top1_prob >= $min_score
+)
+SELECT image_id, role, uri, "offset", size_bytes, r.class_id, score, rank::INTEGER AS rank, stamp
+FROM ranked r JOIN catalog c USING (image_id) WHERE rank <= $per_class AND c.role = 'pool'
+UNION ALL
+SELECT image_id, role, uri, "offset", size_bytes, class_id, NULL, NULL, stamp
+FROM catalog WHERE role = 'labeled' AND class_id IS NOT NULL
+"""
+
+
+def select(tables: duckdb.DuckDBPyConnection, config: RunConfig) -> pa.Table:
+    """Rows of ``manifest`` without ``part``, from the views ``catalog`` and ``soft_labels``.
+
+    Method: Yalniz et al., arXiv:1905.00546, top-k per class; the labelled set is always part of the manifest.
+    """
+    parameters = {"per_class": config.select.per_class, "min_score": config.select.min_score}
+    return tables.execute(_QUERY, parameters).to_arrow_table()
+
+
+STAGE = QueryStage(
+    name="select",
+    version=1,
+    table="manifest",
+    reads=("catalog", "soft_labels"),
+    settings=lambda config: config.select.model_dump(mode="json"),
+    query=select,
+)

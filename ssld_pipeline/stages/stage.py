@@ -9,6 +9,9 @@ Four shapes of work occur in the pipeline:
 
 A stage's ``settings`` are the config fields that can change a value: they, ``version``, and the digests of what is
 read make its fingerprint. Raise ``version`` by hand when the same settings come to mean another result.
+
+All four say what else they depend on: ``reads`` (tables), ``artifacts`` (of stages that are enabled), ``networks``
+("teacher", "student": the weights files of these config sections), ``uses_classes`` (the class list).
 """
 
 from __future__ import annotations
@@ -61,6 +64,26 @@ class Setup:
 
 
 @dataclass(frozen=True)
+class TrainData:
+    """What a training job may read, as URIs of Parquet parts, and how many images they hold.
+
+    ``manifest``: the manifest. ``labeled``, ``validation``, ``teacher``: catalog parts of the roles labeled, protected
+    and teacher; ``teacher`` equals ``labeled`` where the teacher has no data of its own.
+    """
+
+    manifest: tuple[str, ...]
+    labeled: tuple[str, ...]
+    validation: tuple[str, ...]
+    teacher: tuple[str, ...]
+    num_labeled: int
+    num_mined: int
+
+
+def _always(config: RunConfig) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
 class PartStage:
     """``open`` loads what all parts share (an index, a network) and returns the pure function over one part."""
 
@@ -71,6 +94,9 @@ class PartStage:
     settings: Callable[[RunConfig], dict[str, Json]]
     open: Callable[[Setup], Callable[[pa.Table], PartResult]]
     artifacts: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    uses_classes: bool = False
+    enabled: Callable[[RunConfig], bool] = _always
 
 
 @dataclass(frozen=True)
@@ -83,6 +109,9 @@ class ArtifactStage:
     settings: Callable[[RunConfig], dict[str, Json]]
     build: Callable[[Setup, pa.Table, Path], tuple[dict[str, Json], list[Reject]]]
     artifacts: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    uses_classes: bool = False
+    enabled: Callable[[RunConfig], bool] = _always
 
 
 @dataclass(frozen=True)
@@ -95,6 +124,10 @@ class QueryStage:
     reads: tuple[str, ...]
     settings: Callable[[RunConfig], dict[str, Json]]
     query: Callable[[duckdb.DuckDBPyConnection, RunConfig], pa.Table]
+    artifacts: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    uses_classes: bool = False
+    enabled: Callable[[RunConfig], bool] = _always
 
 
 @dataclass(frozen=True)
@@ -105,8 +138,11 @@ class TrainStage:
     version: int
     reads: tuple[str, ...]
     settings: Callable[[RunConfig], dict[str, Json]]
-    job: Callable[[Setup], TrainJob]
+    job: Callable[[Setup, TrainData], TrainJob]
     artifacts: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    uses_classes: bool = False
+    enabled: Callable[[RunConfig], bool] = _always
 
 
 Stage = PartStage | ArtifactStage | QueryStage | TrainStage

@@ -1,0 +1,43 @@
+"""The stages in order. Read this file first.
+
+    inputs --catalog--> catalog --index_protected--> index        (images the pool is checked against)
+    catalog, index --dedupe--> duplicates
+    labelled images --fit_teacher--> teacher --check_teacher--> (refuses a teacher that cannot tell the classes)
+    catalog - duplicates, teacher --label--> soft_labels --select--> manifest
+    labelled images --baseline--> student                         (for comparison; optional)
+    manifest, teacher --train--> student --finetune--> student --evaluate--> evaluations
+    any stage --> rejects
+"""
+
+from __future__ import annotations
+
+from ssld_pipeline.stages import (
+    baseline,
+    catalog,
+    check_teacher,
+    dedupe,
+    evaluate,
+    finetune,
+    fit_teacher,
+    index_protected,
+    label,
+    select,
+    train,
+)
+from ssld_pipeline.stages.stage import Stage
+
+STAGES: tuple[Stage, ...] = (
+    catalog.STAGE,
+    index_protected.STAGE,
+    dedupe.STAGE,
+    fit_teacher.STAGE,
+    check_teacher.STAGE,
+    label.STAGE,
+    select.STAGE,
+    baseline.STAGE,
+    train.STAGE,
+    finetune.STAGE,
+    evaluate.STAGE,
+)
+
+STAGE_NAMES = tuple(stage.name for stage in STAGES)
