@@ -56,4 +56,5 @@ STAGE = QueryStage(
     reads=("catalog", "soft_labels"),
     settings=lambda config: config.select.model_dump(mode="json"),
     query=select,
+    roles=lambda config: ("labeled", "pool"),
 )

@@ -11,7 +11,8 @@ A stage's ``settings`` are the config fields that can change a value: they, ``ve
 read make its fingerprint. Raise ``version`` by hand when the same settings come to mean another result.
 
 All four say what else they depend on: ``reads`` (tables), ``artifacts`` (of stages that are enabled), ``networks``
-("teacher", "student": the weights files of these config sections), ``uses_classes`` (the class list).
+("teacher", "student": the weights files of these config sections), ``uses_classes`` (the class list), and ``roles``:
+the roles, or names, of the inputs whose catalog rows they read.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import duckdb
@@ -83,9 +84,16 @@ def _always(config: RunConfig) -> bool:
     return True
 
 
+def _no_roles(config: RunConfig) -> tuple[str, ...]:
+    return ()
+
+
 @dataclass(frozen=True)
 class PartStage:
-    """``open`` loads what all parts share (an index, a network) and returns the pure function over one part."""
+    """``open`` loads what all parts share (an index, a network) and returns the pure function over one part.
+
+    ``per``: what one unit of work is: a shard of an input, a part of the catalog, or a whole input.
+    """
 
     name: str
     version: int
@@ -93,9 +101,11 @@ class PartStage:
     reads: tuple[str, ...]
     settings: Callable[[RunConfig], dict[str, Json]]
     open: Callable[[Setup], Callable[[pa.Table], PartResult]]
+    per: Literal["shard", "part", "input"] = "part"
     artifacts: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     uses_classes: bool = False
+    roles: Callable[[RunConfig], tuple[str, ...]] = _no_roles
     enabled: Callable[[RunConfig], bool] = _always
 
 
@@ -111,6 +121,7 @@ class ArtifactStage:
     artifacts: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     uses_classes: bool = False
+    roles: Callable[[RunConfig], tuple[str, ...]] = _no_roles
     enabled: Callable[[RunConfig], bool] = _always
 
 
@@ -127,6 +138,7 @@ class QueryStage:
     artifacts: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     uses_classes: bool = False
+    roles: Callable[[RunConfig], tuple[str, ...]] = _no_roles
     enabled: Callable[[RunConfig], bool] = _always
 
 
@@ -142,6 +154,7 @@ class TrainStage:
     artifacts: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     uses_classes: bool = False
+    roles: Callable[[RunConfig], tuple[str, ...]] = _no_roles
     enabled: Callable[[RunConfig], bool] = _always
 
 
