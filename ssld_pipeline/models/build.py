@@ -1,0 +1,63 @@
+"""Networks by name: timm's and torchvision's, with the run's classes and weights."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import timm
+import torchvision
+from torch import nn
+
+from ssld_pipeline.errors import UserError
+from ssld_pipeline.models.spec import ModelSpec
+from ssld_pipeline.models.weights import load_weights
+
+# What the spec itself decides; and nothing may be downloaded behind the user's back.
+_OWN_ARGUMENTS = ("num_classes", "pretrained", "pretrained_cfg", "checkpoint_path", "weights", "weights_backbone")
+
+
+def build(spec: ModelSpec) -> nn.Module:
+    """The network on the CPU in float32, in eval mode, with ``spec.weights`` loaded or at a random start.
+
+    UserError where the name is unknown, the constructor refuses ``model_args``, or the weights do not fit.
+    """
+    library, _, name = spec.model.partition(":")
+    _check(spec, library, name)
+    create = _create_timm if library == "timm" else _create_torchvision
+    try:
+        model = create(name, num_classes=spec.num_classes, **spec.model_args)
+    except (TypeError, ValueError, KeyError, AttributeError, AssertionError, RuntimeError) as error:
+        raise UserError(f"model {spec.model!r} cannot be built with model_args {spec.model_args}: {error}") from error
+    if spec.weights is not None:
+        load_weights(model, spec.weights, new_head=spec.new_head)
+    return model.float().eval()
+
+
+def _create_timm(name: str, **arguments: Any) -> nn.Module:
+    model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
+    return model
+
+
+def _create_torchvision(name: str, **arguments: Any) -> nn.Module:
+    model: nn.Module = torchvision.models.get_model(name, weights=None, **arguments)
+    return model
+
+
+def _check(spec: ModelSpec, library: str, name: str) -> None:
+    if library not in ("timm", "torchvision") or not name:
+        raise UserError(f"model {spec.model!r}: expected timm:<name> or torchvision:<name>")
+    if library == "timm":
+        # "name.tag" names pretrained weights; the file is given by `weights` here, so the tag says nothing.
+        known, wanted = timm.list_models(), name.partition(".")[0]
+    else:
+        known, wanted = torchvision.models.list_models(module=torchvision.models), name
+    if wanted not in known:
+        near = difflib.get_close_matches(wanted, known, n=3) or known[:3]
+        raise UserError(f"{library} has no model called {name!r}; the nearest names: {', '.join(near)}")
+    owned = [key for key in _OWN_ARGUMENTS if key in spec.model_args]
+    if owned:
+        raise UserError(
+            f"model_args of {spec.model!r} may not set {', '.join(owned)}: the number of classes is the run's, and "
+            f"weights are given by the key 'weights'"
+        )
