@@ -32,6 +32,15 @@ REJECT_REASONS = {
 
 
 @dataclass(frozen=True)
+class Reject:
+    """A row of ``rejects`` without its stage and part, which the runner knows."""
+
+    image_id: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class Column:
     """``type`` is one of the names in ``_ARROW_TYPES``; ``unit`` is empty where there is none."""
 

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ssld_pipeline.contracts import Reject as Reject
+
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
@@ -30,15 +32,6 @@ if TYPE_CHECKING:
     from ssld_pipeline.training.job import TrainJob
 
 Json = Any
-
-
-@dataclass(frozen=True)
-class Reject:
-    """A row of ``rejects`` without its stage and part, which the runner knows."""
-
-    image_id: str
-    reason: str
-    detail: str = ""
 
 
 @dataclass(frozen=True)
