@@ -27,7 +27,7 @@ class SoftLabels:
 
 
 def from_probs(probs: NDArray[np.floating], num_kept: int) -> SoftLabels:
-    """The ``num_kept`` most probable classes (all of them, where there are fewer) of each row of ``probs [N, classes]``.
+    """The ``num_kept`` most probable classes (or all there are) of each row of ``probs [N, classes]``.
 
     Rows must be finite, not negative and sum to 1 within 1e-3: ValueError otherwise, as it means a missing softmax or
     a network that diverged. Deterministic, and independent of the other rows.
@@ -80,5 +80,5 @@ def _check(probs: NDArray[np.float64]) -> None:
 
 def _entropy(probs: NDArray[np.float64]) -> NDArray[np.float64]:
     logs = np.log(probs, out=np.zeros_like(probs), where=probs > 0)
-    entropy: NDArray[np.float64] = np.abs((probs * logs).sum(axis=1))
-    return entropy
+    # Clipped, since a one-hot row of a softmax that rounds to more than 1 would give a negative zero or less.
+    return np.clip(-(probs * logs).sum(axis=1), 0.0, None)

@@ -51,8 +51,7 @@ def config_json(
 
 
 def _num_features(model: nn.Module, classifier: str) -> int:
-    layer = model.get_submodule(classifier)
-    size: int = getattr(model, "num_features", None) or getattr(layer, "in_features", 0)
+    size: int = getattr(model, "num_features", getattr(model.get_submodule(classifier), "in_features", 0))
     return size
 
 

@@ -11,8 +11,8 @@ def normalise(
 ) -> Tensor:
     """Float32 ``[N, 3, H, W]`` in channels_last memory: (pixel / 255 - mean) / std per channel, on the batch's device.
 
-    ``batch`` is uint8 RGB, ``[N, H, W, 3]`` or ``[N, 3, H, W]``; where both fit (H = W = 3), NHWC is assumed. uint8 goes
-    to the device and is spread there: a quarter of the bytes to copy. ValueError for another type or shape.
+    ``batch`` is uint8 RGB, ``[N, H, W, 3]`` or ``[N, 3, H, W]``; where both fit, NHWC is assumed. uint8 goes to
+    the device and is spread there: a quarter of the bytes to copy. ValueError for another type or shape.
     """
     if batch.dtype != torch.uint8 or batch.ndim != 4 or 3 not in (batch.shape[1], batch.shape[3]):
         raise ValueError(f"expected uint8 [N, H, W, 3] or [N, 3, H, W], got {batch.dtype} {tuple(batch.shape)}")
