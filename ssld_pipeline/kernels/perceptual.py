@@ -1,0 +1,85 @@
+"""Whole-picture likeness, for pictures with too few key points: a 64-bit pHash and a 16x16 thumbnail.
+
+Both only propose: at the scale of a pool, 64-bit hashes collide thousands of times. Each of the eight ways to turn and
+mirror a picture is tried on the pool side.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Grey = npt.NDArray[np.uint8]
+
+_HASH_INPUT_PX = 32
+_HASH_SIDE = 8
+_THUMBNAIL_PX = 16
+NUM_DIHEDRAL = 8
+
+
+class Looks(NamedTuple):
+    """``hashes``: uint64 [m]. ``thumbnails``: float32 [m, 256], each of mean 0 and norm 1 (0 if the image is flat)."""
+
+    hashes: npt.NDArray[np.uint64]
+    thumbnails: npt.NDArray[np.float32]
+
+
+def look(grey: Grey) -> Looks:
+    """Hash and thumbnail of the image as it stands, m = 1."""
+    return _looks([_squeeze(grey, _HASH_INPUT_PX)])
+
+
+def dihedral_looks(grey: Grey) -> Looks:
+    """Hash and thumbnail of the eight turned and mirrored forms, m = 8, in the order of ``dihedral_affine``."""
+    square = _squeeze(grey, _HASH_INPUT_PX)
+    return _looks([np.ascontiguousarray(np.rot90(side, k)) for side in (square, square[:, ::-1]) for k in range(4)])
+
+
+def dihedral_affine(form: int, pool_size: tuple[int, int], protected_size: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """[2, 3] in units of the longer side: the whole pool image, mirrored if form >= 4 and turned, onto the protected.
+
+    Sizes are (width, height).
+    """
+    to_square = np.diag([max(pool_size) / pool_size[0], max(pool_size) / pool_size[1], 1.0])
+    mirror = np.array([[-1.0, 0, 1], [0, 1, 0], [0, 0, 1]]) if form >= 4 else np.eye(3)
+    quarter = np.array([[0.0, 1, 0], [-1, 0, 1], [0, 0, 1]])  # np.rot90: counter-clockwise on the screen
+    longer = max(protected_size)
+    from_square = np.diag([protected_size[0] / longer, protected_size[1] / longer, 1.0])
+    return (from_square @ np.linalg.matrix_power(quarter, form % 4) @ mirror @ to_square)[:2]
+
+
+def hash_distances(pool: Looks, protected: Looks) -> npt.NDArray[np.int64]:
+    """[m, n]: differing bits of every pool and protected hash, 0 to 64."""
+    return np.bitwise_count(pool.hashes[:, None] ^ protected.hashes[None]).astype(np.int64)
+
+
+def propose(
+    pool: Looks, protected: Looks, max_distance: int, min_correlation: float, num_candidates: int
+) -> list[tuple[int, int]]:
+    """(protected row, dihedral form) of the most alike: by falling thumbnail correlation, each protected row once."""
+    correlation = pool.thumbnails @ protected.thumbnails.T
+    alike = (hash_distances(pool, protected) <= max_distance) | (correlation >= min_correlation)
+    rows = np.flatnonzero(alike.any(axis=0))
+    best = np.where(alike[:, rows], correlation[:, rows], -2.0)
+    order = np.lexsort((rows, -best.max(axis=0)))[:num_candidates] if len(rows) else rows
+    return [(int(rows[i]), int(best[:, i].argmax())) for i in order]
+
+
+def _looks(squares: list[npt.NDArray[np.uint8]]) -> Looks:
+    thumbnails = np.stack([cv2.resize(s, (_THUMBNAIL_PX,) * 2, interpolation=cv2.INTER_AREA).ravel() for s in squares])
+    centred = thumbnails.astype(np.float32) - thumbnails.mean(axis=1, dtype=np.float32, keepdims=True)
+    norm = np.linalg.norm(centred, axis=1, keepdims=True)
+    return Looks(np.array([_phash(s) for s in squares], np.uint64), centred / np.maximum(norm, 1e-6))
+
+
+def _phash(square: npt.NDArray[np.uint8]) -> int:
+    """The signs, about their median, of the 64 lowest DCT coefficients (Zauner 2010, section 3.2.1)."""
+    low = cv2.dct(square.astype(np.float32))[:_HASH_SIDE, :_HASH_SIDE]
+    return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
+
+
+def _squeeze(grey: Grey, side: int) -> npt.NDArray[np.uint8]:
+    return cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)

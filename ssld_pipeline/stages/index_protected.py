@@ -1,0 +1,209 @@
+"""Builds the index of every image that the pool is checked against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ssld_pipeline.errors import BadImage
+from ssld_pipeline.stages.stage import ArtifactStage, Json, Reject, Setup
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
+
+    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.inputs.read import ImageReader
+    from ssld_pipeline.kernels.perceptual import Looks
+    from ssld_pipeline.kernels.sift import KeyPoints
+    from ssld_pipeline.stages.dedupe import DedupeConfig
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+INDEX_FIELDS = ("against", "image_side", "protected_keypoints", "stop_recurrence")
+_IMAGES_AT_ONCE = 64
+_VECTORS_AT_ONCE = 65_536
+# Two descriptors of one thing seen twice are closer than this (Euclidean; a descriptor's norm is about 512).
+_RECURRENCE_DISTANCE = 200
+_NUM_PROBES = 4
+
+
+@dataclass(frozen=True)
+class _Portrait:
+    """What the index keeps of one image."""
+
+    width: int
+    height: int
+    frame: npt.NDArray[np.uint8]
+    looks: Looks
+    keypoints: KeyPoints
+
+
+@dataclass(frozen=True)
+class _Seen:
+    image_id: str
+    digest: bytes | None
+    portrait: _Portrait | None
+    reject: Reject | None
+
+
+def build(setup: Setup, rows: pa.Table, folder: Path) -> tuple[dict[str, Json], list[Reject]]:
+    """Fills ``folder`` (see ``protected_index``) from catalog rows; the result does not depend on their order.
+
+    Rejects: images that cannot be decoded. Their bytes are still recognised.
+    """
+    config = setup.config.dedupe
+    records = rows.select(["image_id", "uri", "offset", "size_bytes"]).sort_by("image_id").to_pylist()
+    rejects = _write_images(records, config, setup.num_threads, folder)
+    figures = _write_vectors(config, setup.num_threads, folder)
+    figures |= {"num_images": len(records) - len(rejects), "bytes": sum(f.stat().st_size for f in folder.iterdir())}
+    return figures, rejects
+
+
+def in_order(function: Callable[[Item], Result], items: Iterable[Item], num_threads: int) -> Iterator[Result]:
+    """``function`` of every item, in the items' order, on ``num_threads`` threads."""
+    import cv2
+
+    from ssld_pipeline.kernels.match import use_one_thread
+
+    cv2.setNumThreads(1)
+    items = list(items)
+    with ThreadPoolExecutor(num_threads, initializer=use_one_thread) as pool:
+        for start in range(0, len(items), _IMAGES_AT_ONCE * num_threads):
+            yield from pool.map(function, items[start : start + _IMAGES_AT_ONCE * num_threads])
+
+
+def _write_images(records: list[dict[str, Any]], config: DedupeConfig, num_threads: int, folder: Path) -> list[Reject]:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from ssld_pipeline.inputs.read import ImageReader
+    from ssld_pipeline.stages.protected_index import RowWriter
+
+    reader = ImageReader()
+    digests: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
+    rejects: list[Reject] = []
+    with ExitStack() as stack:
+        def writer(name: str, dtype: type[np.generic], *shape: int) -> RowWriter:
+            return stack.enter_context(RowWriter(folder / f"{name}.npy", dtype, shape))
+
+        frames, hashes = writer("frames", np.uint8, 64, 64), writer("hashes", np.uint64)
+        thumbnails, places = writer("thumbnails", np.float32, 256), writer("places", np.float32, 4)
+        mirrored, descriptors = writer("mirrored", np.bool_), writer("descriptors", np.uint8, 128)
+        for seen in in_order(lambda record: _see(record, reader, config), records, num_threads):
+            if seen.digest:
+                digests.append({"digest": seen.digest, "image_id": seen.image_id})
+            if seen.reject:
+                rejects.append(seen.reject)
+            if seen.portrait:
+                portrait, points = seen.portrait, seen.portrait.keypoints
+                images.append({"image_id": seen.image_id, "width": portrait.width, "height": portrait.height,
+                               "num_keypoints": len(points)})
+                frames.append(portrait.frame[None])
+                hashes.append(portrait.looks.hashes)
+                thumbnails.append(portrait.looks.thumbnails)
+                places.append(np.column_stack((points.positions, points.sizes, points.angles)))
+                mirrored.append(points.mirrored)
+                descriptors.append(points.descriptors)
+    pq.write_table(pa.Table.from_pylist(digests, pa.schema({"digest": pa.binary(16), "image_id": pa.string()})),
+                   folder / "digests.parquet")
+    numbers = {"width": pa.int64(), "height": pa.int64(), "num_keypoints": pa.int64()}
+    schema = pa.schema({"image_id": pa.string(), **numbers})
+    pq.write_table(pa.Table.from_pylist(images, schema), folder / "images.parquet")
+    return rejects
+
+
+def _see(record: dict[str, Any], reader: ImageReader, config: DedupeConfig) -> _Seen:
+    from ssld_pipeline.stages.protected_index import digest
+
+    image_id, own_digest = record["image_id"], None
+    try:
+        data = reader.read(record["uri"], record["offset"], record["size_bytes"])
+        own_digest = digest(data)
+        return _Seen(image_id, own_digest, _portray(data, config), None)
+    except BadImage as bad:
+        return _Seen(image_id, own_digest, None, Reject(image_id, bad.reason, bad.detail))
+
+
+def _portray(data: bytes, config: DedupeConfig) -> _Portrait:
+    from ssld_pipeline.kernels.block_agreement import protected_frame
+    from ssld_pipeline.kernels.images import decode
+    from ssld_pipeline.kernels.perceptual import look
+    from ssld_pipeline.kernels.sift import detect_at_scales, resize_grey
+
+    image = decode(data, min_short_side=config.image_side)
+    grey = resize_grey(image.pixels, config.image_side)
+    keypoints = detect_at_scales(grey, config.protected_keypoints)
+    return _Portrait(image.width, image.height, protected_frame(grey), look(grey), keypoints)
+
+
+def _write_vectors(config: DedupeConfig, num_threads: int, folder: Path) -> dict[str, Json]:
+    """Writes the FAISS index and the stop list."""
+    import faiss
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from ssld_pipeline.kernels.match import train_index
+    from ssld_pipeline.stages.protected_index import INDEX_FILE, open_index
+
+    descriptors = np.load(folder / "descriptors.npy", mmap_mode="r")
+    index = train_index(descriptors)
+    for start in range(0, len(descriptors), _VECTORS_AT_ONCE):
+        index.add(descriptors[start : start + _VECTORS_AT_ONCE].astype(np.float32))
+    faiss.write_index(index, str(folder / INDEX_FILE))
+    np.save(folder / "stopped.npy", np.zeros(len(descriptors), np.bool_))
+    counts = pq.read_table(folder / "images.parquet")["num_keypoints"].to_numpy()
+    opened, recurrence = open_index(folder, _NUM_PROBES), config.stop_recurrence
+    stopped = [np.zeros(0, np.bool_)]
+    stopped += in_order(lambda image: _recurring(opened, image, recurrence), range(len(counts)), num_threads)
+    np.save(folder / "stopped.npy", np.concatenate(stopped))
+    return {
+        "num_vectors": len(descriptors),
+        "num_without_keypoints": int((counts == 0).sum()),
+        "num_stopped": int(np.concatenate(stopped).sum()),
+    }
+
+
+def _recurring(index: Any, image: int, stop_recurrence: int) -> npt.NDArray[np.bool_]:
+    """bool per key point of ``image``: does it recur in ``stop_recurrence`` other protected images?
+
+    An image most of whose key points recur is itself repeated (a burst, copies); it keeps them all, or nothing of it
+    could be found.
+    """
+    import numpy as np
+
+    from ssld_pipeline.kernels.match import search
+
+    own = index.keypoints(image).descriptors
+    if not len(own):
+        return np.zeros(0, np.bool_)
+    _, rows = search(index.vectors, own, 2 * stop_recurrence + 2)
+    found = index.descriptors[np.maximum(rows, 0)].astype(np.int32)
+    near = ((found - own[:, None].astype(np.int32)) ** 2).sum(axis=2) <= _RECURRENCE_DISTANCE**2
+    others = np.where(near & (rows >= 0), index.image_of(rows), -1)
+    others = np.sort(np.where(others == image, -1, others), axis=1)
+    is_new = (others >= 0) & (np.diff(others, axis=1, prepend=-1) != 0)
+    recurs = is_new.sum(axis=1) >= stop_recurrence
+    return np.zeros_like(recurs) if recurs.mean() > 0.5 else np.asarray(recurs)
+
+
+def _settings(config: RunConfig) -> dict[str, Json]:
+    return config.dedupe.model_dump(mode="json", include=set(INDEX_FIELDS))
+
+
+STAGE = ArtifactStage(
+    name="index_protected",
+    version=1,
+    reads=("catalog",),
+    settings=_settings,
+    build=build,
+    roles=lambda config: config.dedupe.against,
+)

@@ -1,0 +1,138 @@
+"""The folder that holds the protected images in searchable form: how it is written and how it is read.
+
+    digests.parquet   digest, image_id       of every protected file, also of those that cannot be decoded
+    images.parquet    image_id, width, height, num_keypoints      row i is image i of all that follows
+    frames.npy        uint8 [images, 64, 64]         for the comparison of pixels
+    hashes.npy, thumbnails.npy                       perceptual.Looks of the images
+    places.npy        float32 [keypoints, 4]         x, y, size (longer side = 1), angle (radians)
+    mirrored.npy, stopped.npy                        bool [keypoints]; stopped: recurs in many protected images
+    descriptors.npy   uint8 [keypoints, 128]         mirror-canonical
+    descriptors.faiss                                index over them; vector id = row
+
+The arrays are memory-mapped: a worker holds the FAISS index (32 bytes per key point) and what it touches of the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ssld_pipeline.kernels.match import search, set_num_probes
+from ssld_pipeline.kernels.perceptual import Looks
+from ssld_pipeline.kernels.sift import KeyPoints
+
+if TYPE_CHECKING:
+    import faiss
+
+INDEX_FILE = "descriptors.faiss"
+
+
+def digest(data: bytes) -> bytes:
+    """16 bytes of BLAKE2b: equal for files of equal bytes."""
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+class RowWriter:
+    """Appends rows to a ``.npy`` file whose length is not known beforehand; use as a context manager."""
+
+    def __init__(self, path: Path, dtype: type[np.generic], row_shape: tuple[int, ...]) -> None:
+        self._file = path.open("w+b")
+        self._dtype, self._row_shape, self._num_rows = np.dtype(dtype), row_shape, 0
+        self._write_header()
+
+    def append(self, rows: npt.NDArray[Any]) -> None:
+        self._file.write(np.ascontiguousarray(rows, self._dtype).tobytes())
+        self._num_rows += len(rows)
+
+    def __enter__(self) -> RowWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.seek(0)
+        self._write_header()
+        self._file.close()
+
+    def _write_header(self) -> None:
+        # NumPy pads the header so that the first axis can grow to any number without moving the data.
+        np.lib.format.write_array_header_1_0(
+            self._file,
+            {"descr": self._dtype.str, "fortran_order": False, "shape": (self._num_rows, *self._row_shape)},
+        )
+
+
+@dataclass(frozen=True)
+class ProtectedIndex:
+    """The folder, opened. Threads may share it: nothing is written."""
+
+    image_ids: list[str]
+    sizes: npt.NDArray[np.int64]
+    """int64 [images, 2]: width and height in pixels."""
+    first_keypoints: npt.NDArray[np.int64]
+    """int64 [images + 1]: image i has the key points from item i up to item i + 1."""
+    by_digest: dict[bytes, str]
+    frames: npt.NDArray[np.uint8]
+    looks: Looks
+    places: npt.NDArray[np.float32]
+    mirrored: npt.NDArray[np.bool_]
+    stopped: npt.NDArray[np.bool_]
+    descriptors: npt.NDArray[np.uint8]
+    vectors: faiss.Index
+
+    def keypoints(self, image: int) -> KeyPoints:
+        """All key points of one image."""
+        rows = slice(self.first_keypoints[image], self.first_keypoints[image + 1])
+        place = np.array(self.places[rows])
+        return KeyPoints(
+            place[:, :2], place[:, 2], place[:, 3], np.array(self.mirrored[rows]), np.array(self.descriptors[rows])
+        )
+
+    def images_hit(self, descriptors: npt.NDArray[np.uint8], num_neighbours: int) -> npt.NDArray[np.int64]:
+        """[n, num_neighbours]: the image of each neighbour; -1 where there is none or it is on the stop list."""
+        _, rows = search(self.vectors, descriptors, num_neighbours)
+        images = self.image_of(rows)
+        images[(rows >= 0) & self.stopped[rows]] = -1
+        return images
+
+    def image_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The images that own these key points; -1 for row -1."""
+        images = np.searchsorted(self.first_keypoints, rows, side="right") - 1
+        return np.where(rows >= 0, images, -1)
+
+
+def open_index(folder: Path, num_probes: int) -> ProtectedIndex:
+    """``num_probes``: lists of the FAISS index visited per query."""
+    import faiss
+    import pyarrow.parquet as pq
+
+    digests = pq.read_table(folder / "digests.parquet")
+    images = pq.read_table(folder / "images.parquet")
+    vectors = faiss.read_index(str(folder / INDEX_FILE))
+    set_num_probes(vectors, num_probes)
+    counts = images["num_keypoints"].to_numpy()
+    return ProtectedIndex(
+        image_ids=images["image_id"].to_pylist(),
+        sizes=np.column_stack((images["width"].to_numpy(), images["height"].to_numpy())),
+        first_keypoints=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
+        # The first of several protected files with the same bytes stands for all of them.
+        by_digest=dict(zip(digests["digest"].to_pylist()[::-1], digests["image_id"].to_pylist()[::-1], strict=True)),
+        frames=_mapped(folder, "frames"),
+        looks=Looks(np.load(folder / "hashes.npy"), _mapped(folder, "thumbnails")),
+        places=_mapped(folder, "places"),
+        mirrored=_mapped(folder, "mirrored"),
+        stopped=np.load(folder / "stopped.npy"),
+        descriptors=_mapped(folder, "descriptors"),
+        vectors=vectors,
+    )
+
+
+def _mapped(folder: Path, name: str) -> Any:
+    path = folder / f"{name}.npy"
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    # Indexing a memmap makes a memmap; a plain view of it costs less per access.
+    return array.view(np.ndarray)
