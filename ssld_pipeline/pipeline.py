@@ -41,3 +41,8 @@ STAGES: tuple[Stage, ...] = (
 )
 
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
+
+
+def stage_named(name: str) -> Stage:
+    """KeyError for a name that is no stage."""
+    return {stage.name: stage for stage in STAGES}[name]

@@ -23,6 +23,15 @@ class Workspace:
     def artifact(self, stage: str) -> ArtifactStore:
         return ArtifactStore(files.join(self.uri, "models" if stage in MODEL_STAGES else "artifacts"), stage)
 
+    def recorded_roots(self, table: str) -> dict[str, str]:
+        """Where the inputs lay when ``table`` was last brought up to date: input name -> root."""
+        return dict((files.read_json(files.join(self.uri, ".roots.json")) or {}).get(table, {}))
+
+    def record_roots(self, table: str, roots: dict[str, str]) -> None:
+        if self.recorded_roots(table) != roots:
+            uri = files.join(self.uri, ".roots.json")
+            files.write_json(uri, {**(files.read_json(uri) or {}), table: roots})
+
     def connect(self, *names: str, memory_limit: str | None = None) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection on which the named tables (default: all) are views of their committed parts.
 

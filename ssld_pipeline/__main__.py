@@ -1,0 +1,3 @@
+from ssld_pipeline.cli import main
+
+main()

@@ -1,0 +1,282 @@
+"""``ssld``: the verbs. Exit codes: 0 done, 1 a bug or a broken law, 2 a user's mistake."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ssld_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.runner.engine import Engine
+    from ssld_pipeline.store.workspace import Workspace
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="SSLD as a pipeline: remove leaks from an image pool, mine it with a teacher, distil a small student.",
+)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="the run's YAML file")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a setting, e.g. select.per_class=400")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON for a script to read")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to connect to; default: RAY_ADDRESS, else this machine")]
+
+
+def main() -> None:
+    try:
+        app()
+    except UserError as error:
+        print(f"ssld: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("ssld: interrupted; finished parts are committed, run again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    only: Annotated[list[str] | None, typer.Option(help="only this stage (may be repeated), on what is committed upstream")] = None,
+    until: Annotated[str | None, typer.Option(help="stop after this stage")] = None,
+    overrides: Overrides = None,
+    address: Address = None,
+) -> None:
+    """Bring every stage up to date; only what changed is computed."""
+    _bring_up_to_date(_load(config, overrides), only or (), until, address)
+
+
+@app.command()
+def plan(config: ConfigPath, overrides: Overrides = None, json: AsJson = False) -> None:
+    """Say what `run` would do and why; touch nothing."""
+    from ssld_pipeline import console
+    from ssld_pipeline.runner.plan import plan as make_plan
+    from ssld_pipeline.runner.survey import survey
+
+    plans = make_plan(survey(_load(config, overrides)))
+    if json:
+        console.print_json([p.to_json() for p in plans])
+    else:
+        console.print_plan(plans)
+
+
+@app.command()
+def submit(
+    config: ConfigPath,
+    address: Annotated[str, typer.Option(help="dashboard of the cluster, http://HEAD:8265")],
+    follow: Annotated[bool, typer.Option("--follow", help="print the job's log and exit with its exit code")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Send the run to a Ray cluster as a job, this package along with it."""
+    from ssld_pipeline.runner import submit as jobs
+
+    job = jobs.submit(_load(config, overrides), address)
+    print(job.id)
+    if follow:
+        raise typer.Exit(jobs.follow(job))
+
+
+@app.command()
+def status(config: ConfigPath, overrides: Overrides = None, json: AsJson = False) -> None:
+    """Tables, models, rejects and accuracies that are there."""
+    from ssld_pipeline import browse, console
+
+    found = browse.status(_workspace(_load(config, overrides)))
+    if json:
+        console.print_json(found)
+        return
+    console.out.print(f"workspace {found['workspace']}", markup=False)
+    console.print_rows([{"table": name, **row} for name, row in found["tables"].items()])
+    for title in ("rejects", "evaluations"):
+        if found[title]:
+            console.print_rows(found[title], title)
+    for name, figures in found["artifacts"].items():
+        console.out.print(f"{name}: " + ", ".join(f"{k} {v}" for k, v in figures.items()), markup=False)
+
+
+@app.command()
+def inspect(
+    config: ConfigPath,
+    table: Annotated[str, typer.Argument(help="catalog, duplicates, soft_labels, manifest, rejects or evaluations")],
+    class_id: Annotated[int | None, typer.Option("--class", metavar="N", help="first and last rows of class N")] = None,
+    image: Annotated[str | None, typer.Option(metavar="ID", help="every row about one image_id, in every table")] = None,
+    overrides: Overrides = None,
+    json: AsJson = False,
+) -> None:
+    """Look into a table."""
+    from ssld_pipeline import browse, console
+
+    workspace = _workspace(_load(config, overrides))
+    summary = browse.table_summary(workspace, table) if image is None and class_id is None else None
+    if summary is not None and not json:
+        counts = f"{summary['rows']:,} rows, {summary['parts']} parts, {summary['bytes']:,} bytes, version {summary['version']}"
+        console.out.print(f"{table}: one row is {summary['row']}; {counts}", markup=False)
+        console.print_rows([{k: c[k] for k in ("name", "type", "unit", "meaning")} for c in summary["columns"]])
+        console.print_rows(summary["examples"])
+        return
+    if image is not None:
+        found = browse.rows_of_image(workspace, image)
+    else:
+        found = {table: browse.rows_of_class(workspace, table, class_id)} if class_id is not None else summary or {}
+    if json:
+        console.print_json(found)
+        return
+    for name, rows in found.items():
+        console.print_rows(rows, name)
+
+
+@app.command()
+def sql(
+    config: ConfigPath, query: Annotated[str, typer.Argument(metavar="SELECT")], overrides: Overrides = None, json: AsJson = False
+) -> None:
+    """Ask the tables in SQL (DuckDB)."""
+    from ssld_pipeline import browse, console
+
+    rows = browse.sql(_workspace(_load(config, overrides)), query).to_pylist()
+    if json:
+        console.print_json(rows)
+    else:
+        console.print_rows(rows)
+
+
+@app.command()
+def verify(config: ConfigPath, overrides: Overrides = None, json: AsJson = False) -> None:
+    """Check the laws of the tables; exit 1 when one is broken."""
+    from ssld_pipeline import console, laws
+
+    loaded = _load(config, overrides)
+    verdicts = laws.verify(_workspace(loaded), loaded.select.per_class)
+    if json:
+        console.print_json([
+            {"law": v.law.name, "says": v.law.says, "num_broken": v.num_broken, "examples": v.examples} for v in verdicts
+        ])
+    else:
+        console.print_verdicts(verdicts)
+    if any(v.num_broken for v in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    config: ConfigPath,
+    out: Annotated[Path | None, typer.Option(help="file to write; default: report.html in a local workspace")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Write one self-contained HTML page about the run."""
+    from ssld_pipeline.report.write import write_report
+
+    print(write_report(_load(config, overrides), out))
+
+
+@app.command()
+def evaluate(config: ConfigPath, overrides: Overrides = None, address: Address = None, json: AsJson = False) -> None:
+    """Measure the models that are there on the protected inputs."""
+    from ssld_pipeline import browse, console
+
+    loaded = _load(config, overrides)
+    _bring_up_to_date(loaded, ("catalog", "evaluate"), None, address, quiet=json)
+    rows = browse.sql(_workspace(loaded), "SELECT * EXCLUDE (part) FROM evaluations ORDER BY ALL").to_pylist()
+    if json:
+        console.print_json(rows)
+    else:
+        console.print_rows(rows)
+
+
+@app.command("fit-teacher")
+def fit_teacher(config: ConfigPath, overrides: Overrides = None, address: Address = None) -> None:
+    """Finetune the teacher to the run's classes and measure it, nothing else."""
+    loaded = _load(config, overrides)
+    if loaded.teacher.fit is None:
+        raise UserError("fit-teacher: the config has no section teacher.fit, so its teacher is used as it is")
+    _bring_up_to_date(loaded, ("catalog", "fit_teacher", "check_teacher"), None, address)
+
+
+@app.command()
+def export(
+    config: ConfigPath,
+    what: Annotated[str, typer.Argument(help="a model (finetune, train, baseline, fit_teacher) or a table (manifest, duplicates, ...)")],
+    out: Annotated[Path, typer.Option(help="folder (model) or file (table) to write")],
+    format: Annotated[str | None, typer.Option(help="model: timm or pt2; table: csv or parquet")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Write a model for use elsewhere, or a table as one file."""
+    from ssld_pipeline.export import export as write
+
+    for path in write(_load(config, overrides), what, out, format):
+        print(path)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="where the drawn images, tables and models go")] = Path("runs/demo"),
+) -> None:
+    """Draw a small world, run everything on it, and show what was gained."""
+    from ssld_pipeline import console
+    from ssld_pipeline.demo.summary import summary
+    from ssld_pipeline.demo.world import write_world
+    from ssld_pipeline.report.write import write_report
+
+    write_world(folder)
+    loaded = _load(folder / "demo.yaml", None)
+    changed = _bring_up_to_date(loaded, (), None, None)
+    console.print_rows(summary(folder, _workspace(loaded)))
+    page = folder / "workspace" / "report.html"
+    if changed or not page.exists():
+        write_report(loaded, page)
+    console.out.print(f"report: {page}" if changed else f"nothing had changed; report: {page}", markup=False)
+
+
+def _load(path: Path, overrides: Sequence[str] | None) -> RunConfig:
+    from ssld_pipeline.config import load_config
+
+    return load_config(path, tuple(overrides or ()))
+
+
+def _workspace(config: RunConfig) -> Workspace:
+    from ssld_pipeline.store.workspace import Workspace
+
+    return Workspace(config.workspace)
+
+
+def _bring_up_to_date(
+    config: RunConfig, only: Sequence[str], until: str | None, address: str | None, quiet: bool = False
+) -> bool:
+    """Whether anything was computed."""
+    from ssld_pipeline import console
+    from ssld_pipeline.runner.run import run as bring_up_to_date
+    from ssld_pipeline.runner.survey import survey
+
+    if quiet:
+        console.out.quiet = True
+    engines: list[Engine] = []
+
+    def engine() -> Engine:
+        engines.append(_engine(config, address))
+        return engines[0]
+
+    try:
+        with console.RunView() as view:
+            reports = bring_up_to_date(survey(config), engine, view, only=only, until=until)
+    finally:
+        for opened in engines:
+            opened.close()
+        console.out.quiet = False
+    return any(r.ran or r.removed or r.moved for r in reports)
+
+
+def _engine(config: RunConfig, address: str | None) -> Engine:
+    if config.placement.runner == "local":
+        from ssld_pipeline.runner.here import Here
+
+        return Here()
+    from ssld_pipeline.runner.cluster import Cluster
+
+    return Cluster(config.placement, address)
+
+
+if __name__ == "__main__":
+    main()

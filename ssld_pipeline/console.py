@@ -1,0 +1,115 @@
+"""What a run looks like on a terminal, and in a log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ssld_pipeline.laws import Verdict
+    from ssld_pipeline.runner.plan import StagePlan
+    from ssld_pipeline.runner.run import StageReport
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class RunView:
+    """Progress bars on a terminal, one line per stage elsewhere."""
+
+    def __init__(self) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description:16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+            console=out, transient=True, disable=not out.is_terminal,
+        )
+        self._task: Any = None
+
+    def __enter__(self) -> RunView:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bars.stop()
+
+    def started(self, plan: StagePlan, total: int) -> None:
+        for reason, count in plan.reasons()[:3]:
+            out.print(f"{plan.stage:16} {count} part(s): {reason}", markup=False)
+        self._task = self._bars.add_task(plan.stage, total=total or None) if plan.of("run") else None
+
+    def advanced(self, amount: int) -> None:
+        if self._task is not None:
+            self._bars.advance(self._task, amount)
+
+    def finished(self, report: StageReport) -> None:
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        out.print(_line(report), markup=False)
+
+
+def _line(report: StageReport) -> str:
+    counts = [f"parts run {report.ran}", f"reused {report.reused}"]
+    counts += [f"removed {report.removed}"] if report.removed else []
+    counts += [f"moved {report.moved}"] if report.moved else []
+    if report.ran:
+        counts += [f"rows {report.num_rows:,}", f"rejects {report.num_rejects:,}"]
+    figures = ", ".join(f"{k} {_figure(v)}" for k, v in report.figures.items() if isinstance(v, int | float))
+    return f"{report.stage:16} {', '.join(counts)}, {report.seconds:.1f} s" + (f"  [{figures}]" if figures else "")
+
+
+def _figure(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def print_plan(plans: Sequence[StagePlan]) -> None:
+    for plan in plans:
+        if not plan.enabled:
+            out.print(f"{plan.stage:16} off", markup=False)
+            continue
+        counts = [f"{name} {len(plan.of(name))}" for name in ("run", "reuse", "remove", "move") if plan.of(name)]  # type: ignore[arg-type]
+        out.print(f"{plan.stage:16} {', '.join(counts) or 'nothing to do'}", markup=False)
+        for reason, count in plan.reasons()[:5]:
+            out.print(f"{'':16}   {count} part(s): {reason}", markup=False)
+
+
+def print_rows(rows: Sequence[dict[str, Any]], title: str | None = None) -> None:
+    if not rows:
+        out.print("no rows")
+        return
+    table = Table(title=title, title_justify="left")
+    for name in rows[0]:
+        table.add_column(name, justify="right" if _is_number(rows, name) else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    out.print(table)
+
+
+def _is_number(rows: Sequence[dict[str, Any]], name: str) -> bool:
+    return all(isinstance(r[name], int | float) or r[name] is None for r in rows)
+
+
+def _cell(value: Any) -> str:
+    from rich.markup import escape
+
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, list):
+        return escape("[" + ", ".join(_cell(v) for v in value[:6]) + (", …]" if len(value) > 6 else "]"))
+    return "" if value is None else escape(str(value))
+
+
+def print_verdicts(verdicts: Sequence[Verdict]) -> None:
+    for verdict in verdicts:
+        mark = "ok    " if not verdict.num_broken else "BROKEN"
+        out.print(f"{mark} {verdict.law.name:20} {verdict.law.says}", markup=False)
+        if verdict.num_broken:
+            out.print(f"       {verdict.num_broken:,} row(s), for example: {'; '.join(verdict.examples)}", markup=False)
+
+
+def print_json(value: Any) -> None:
+    """Plain JSON on standard output, whatever the terminal."""
+    print(json.dumps(value, indent=1, default=str, ensure_ascii=False))

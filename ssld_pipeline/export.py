@@ -1,0 +1,89 @@
+"""Results for use elsewhere: a model as a folder, a table as one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssld_pipeline.config import RunConfig
+from ssld_pipeline.contracts import TABLES
+from ssld_pipeline.errors import UserError
+from ssld_pipeline.store import files
+from ssld_pipeline.store.workspace import MODEL_STAGES, Workspace
+
+if TYPE_CHECKING:
+    import torch
+
+_MODEL_FORMATS = ("timm", "pt2")
+_TABLE_FORMATS = ("csv", "parquet")
+
+
+def export(config: RunConfig, what: str, out: Path, format: str | None) -> list[Path]:
+    """The files written. UserError for an unknown name or format, or when there is nothing to export yet."""
+    if what in MODEL_STAGES:
+        return _export_model(config, what, out, _one_of(format, _MODEL_FORMATS))
+    if what in TABLES:
+        return [_export_table(Workspace(config.workspace), what, out, _one_of(format, _TABLE_FORMATS))]
+    raise UserError(f"export {what}: neither a model ({', '.join(MODEL_STAGES)}) nor a table ({', '.join(TABLES)})")
+
+
+def _one_of(given: str | None, known: tuple[str, ...]) -> str:
+    if given is not None and given not in known:
+        raise UserError(f"export --format {given}: expected {' or '.join(known)}")
+    return given or known[0]
+
+
+def _export_table(workspace: Workspace, name: str, out: Path, format: str) -> Path:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    quoted = str(out).replace("'", "''")
+    options = "HEADER, DELIMITER ','" if format == "csv" else "FORMAT parquet, COMPRESSION zstd"
+    with workspace.connect(name) as tables:
+        tables.execute(f"COPY (SELECT * FROM \"{name}\" ORDER BY ALL) TO '{quoted}' ({options})")
+    return out
+
+
+def _export_model(config: RunConfig, stage: str, out: Path, format: str) -> list[Path]:
+    """timm: weights, config.json and provenance.json. pt2: additionally a torch.export program, checked against the model."""
+    artifact = Workspace(config.workspace).artifact(stage)
+    record = artifact.record()
+    if record is None:
+        raise UserError(f"export {stage}: no such model yet; make it with: ssld run CONFIG --until {stage}")
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for source, target in (("student.safetensors", "model.safetensors"), ("config.json", "config.json")):
+        files.copy(files.join(artifact.folder(record.fingerprint), source), str(out / target))
+        written.append(out / target)
+    provenance = {"stage": stage, "fingerprint": str(record.fingerprint), "files": record.files, "settings": record.settings,
+                  "figures": record.figures, "teacher": {"model": config.teacher.model, "licence": config.teacher.licence}}
+    files.write_json(str(out / "provenance.json"), provenance)
+    written.append(out / "provenance.json")
+    if format == "pt2":
+        written.append(_export_program(config, stage, out))
+    return written
+
+
+def _export_program(config: RunConfig, stage: str, out: Path) -> Path:
+    """``model.pt2``: takes float32 [N,3,S,S], normalised, gives logits [N,C]; refused when it differs from the model."""
+    import torch
+
+    from ssld_pipeline.models.build import build
+    from ssld_pipeline.models.spec import ModelSpec
+
+    network: Any = config.teacher if stage == "fit_teacher" else config.student
+    size = config.teacher.image_size if stage == "fit_teacher" else config.train.image_size
+    num_classes = files.read_json(str(out / "config.json"))["num_classes"]
+    model = build(ModelSpec(network.model, num_classes, network.model_args, str(out / "model.safetensors"))).eval()
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    _check_same(model, program.module(), images)
+    torch.export.save(program, out / "model.pt2")
+    return out / "model.pt2"
+
+
+def _check_same(model: torch.nn.Module, exported: torch.nn.Module, images: torch.Tensor) -> None:
+    import torch
+
+    with torch.inference_mode():
+        difference = (model(images) - exported(images)).abs().max().item()
+    if difference > 1e-4:
+        raise RuntimeError(f"the exported program differs from the model by {difference} in its logits")

@@ -1,0 +1,25 @@
+"""What the run needs from whatever executes it; ``here`` and ``cluster`` are the two that exist."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from ssld_pipeline.runner.units import Unit
+from ssld_pipeline.runner.work import Receipt, WorkerSpec
+from ssld_pipeline.store.tables import Part
+from ssld_pipeline.training.job import TrainJob
+
+
+class Engine(Protocol):
+    def work(self, spec: WorkerSpec, units: Sequence[Unit]) -> Iterator[Receipt]:
+        """Receipts in the order in which units are finished. UserError, or the stage's own exception, ends it."""
+
+    def build(self, spec: WorkerSpec, unit: Unit) -> tuple[dict[str, Any], Part | None]:
+        """An artifact's figures and its part of rejects."""
+
+    def fit(self, spec: WorkerSpec, job: TrainJob, folder: str, fingerprint: str) -> dict[str, Any]:
+        """The final metrics of a training run that leaves its files in ``folder`` and goes on from what is there."""
+
+    def close(self) -> None:
+        """Give back what the engine holds."""

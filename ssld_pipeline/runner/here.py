@@ -1,0 +1,33 @@
+"""Everything in this process, one unit after another: for debugging, and for machines without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ssld_pipeline.runner.units import Unit
+from ssld_pipeline.runner.work import PartWorker, Receipt, WorkerSpec, build_artifact
+from ssld_pipeline.store.tables import Part
+from ssld_pipeline.training.job import TrainJob
+
+
+class Here:
+    def work(self, spec: WorkerSpec, units: Sequence[Unit]) -> Iterator[Receipt]:
+        worker = PartWorker(spec)
+        for unit in units:
+            yield worker.do(unit)
+
+    def build(self, spec: WorkerSpec, unit: Unit) -> tuple[dict[str, Any], Part | None]:
+        return build_artifact(spec, unit)
+
+    def fit(self, spec: WorkerSpec, job: TrainJob, folder: str, fingerprint: str) -> dict[str, Any]:
+        from ssld_pipeline.training.fit import fit
+
+        placement = spec.config.placement
+        return fit(
+            job, folder, fingerprint=fingerprint, num_threads=spec.num_threads, loader_threads=placement.loader_threads,
+            device=spec.device, amp=placement.amp, checkpoint_every_s=placement.checkpoint_every_s,
+        )
+
+    def close(self) -> None:
+        pass

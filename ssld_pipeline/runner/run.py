@@ -1,0 +1,263 @@
+"""Bring every stage up to date, in order: plan it, do what is missing, commit, go on."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pyarrow as pa
+
+from ssld_pipeline.errors import UserError
+from ssld_pipeline.pipeline import STAGE_NAMES, STAGES
+from ssld_pipeline.runner.plan import StagePlan, UnitPlan, plan_stage
+from ssld_pipeline.runner.survey import Survey, WeightsDigests
+from ssld_pipeline.runner.units import State, Unit
+from ssld_pipeline.runner.work import Receipt, WorkerSpec, write_reject_rows
+from ssld_pipeline.stages.stage import ArtifactStage, PartStage, QueryStage, Reject, Stage, TrainStage
+from ssld_pipeline.store import files
+from ssld_pipeline.store.fingerprints import Fingerprint
+from ssld_pipeline.store.tables import Part
+from ssld_pipeline.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ssld_pipeline.runner.engine import Engine
+
+_COMMIT_EVERY_S = 2.0
+_MODEL_FILES = ("student.safetensors", "config.json", "metrics.jsonl")
+_FEW_REJECTS = 10  # a share means nothing in a part of thirty images
+
+
+@dataclass
+class StageReport:
+    """What a stage did. ``num_rows`` and ``num_rejects`` are of this run; ``figures`` are the stage's own."""
+
+    stage: str
+    ran: int = 0
+    reused: int = 0
+    removed: int = 0
+    moved: int = 0
+    num_rows: int = 0
+    num_rejects: int = 0
+    seconds: float = 0.0
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+class Progress(Protocol):
+    """Who watches a run. ``started`` is told the number of images, or of training steps, ahead; 0 where unknown."""
+
+    def started(self, plan: StagePlan, total: int) -> None: ...
+    def advanced(self, amount: int) -> None: ...
+    def finished(self, report: StageReport) -> None: ...
+
+
+def run(
+    survey: Survey, engine: Callable[[], Engine], progress: Progress, *, only: Sequence[str] = (), until: str | None = None
+) -> list[StageReport]:
+    """Do what ``plan`` announces, stage by stage. ``engine`` is called once, when the first work is found.
+
+    ``only``: these stages, on what is committed upstream; none: all. Raises UserError for a stage that cannot go on;
+    what was committed stays.
+    """
+    _check_names([*(("--only", name) for name in only), *([("--until", until)] if until else [])])
+    runner = _Run(survey, engine, progress)
+    reports = []
+    for stage in STAGES:
+        if (not only or stage.name in only) and stage.enabled(survey.config):
+            reports.append(runner.bring_up_to_date(stage))
+        if stage.name == until:
+            break
+    return reports
+
+
+def _check_names(given: Sequence[tuple[str, str]]) -> None:
+    for option, name in given:
+        if name not in STAGE_NAMES:
+            raise UserError(f"{option} {name}: no such stage; stages are {', '.join(STAGE_NAMES)}")
+
+
+class _Run:
+    def __init__(self, survey: Survey, engine: Callable[[], Engine], progress: Progress) -> None:
+        self.survey, self.config, self.progress = survey, survey.config, progress
+        self.workspace = Workspace(survey.config.workspace)
+        self.weights = WeightsDigests(survey.config.workspace)
+        self._make_engine, self._engine = engine, None
+
+    @property
+    def engine(self) -> Engine:
+        self._engine = self._engine or self._make_engine()
+        return self._engine
+
+    def bring_up_to_date(self, stage: Stage) -> StageReport:
+        started = time.monotonic()
+        state = State(self.survey, self.workspace, self.weights)
+        plan = plan_stage(stage, state)
+        self.weights.remember()
+        report = StageReport(stage.name, reused=len(plan.of("reuse")))
+        work = plan.of("run")
+        self.progress.started(plan, sum(u.unit.num_rows for u in work if u.unit))
+        if isinstance(stage, PartStage):
+            self._move(stage, plan.of("move"), report)
+            self._do_parts(stage, plan, report)
+            if stage.per == "shard":
+                self._commit_listing_rejects(stage)
+        elif isinstance(stage, QueryStage):
+            self._query(stage, [*work, *plan.of("move")], state, report)
+        elif isinstance(stage, ArtifactStage):
+            self._build(stage, work, report)
+        else:
+            self._train(stage, work, state, report)
+        if isinstance(stage, PartStage | QueryStage):
+            self.workspace.record_roots(stage.table, self.survey.roots)
+        report.seconds = time.monotonic() - started
+        self.progress.finished(report)
+        return report
+
+    def _spec(self, stage: Stage) -> WorkerSpec:
+        import os
+
+        return WorkerSpec(stage.name, self.config, self.survey.classes, self.survey.roots, os.cpu_count() or 1, "cpu")
+
+    # parts
+
+    def _do_parts(self, stage: PartStage, plan: StagePlan, report: StageReport) -> None:
+        stale = {u.name: u.committed for u in plan.units}
+        gone = plan.of("remove")
+        if gone:
+            self._remove(stage, gone)
+            report.removed = len(gone)
+        units = [u.unit for u in plan.of("run") if u.unit]
+        if not units:
+            return
+        refused: list[Receipt] = []
+        batch: list[Receipt] = []
+        last = time.monotonic()
+        try:
+            for receipt in self.engine.work(self._spec(stage), units):
+                (refused if self._loses_too_much(stage, receipt) else batch).append(receipt)
+                self.progress.advanced(receipt.num_images)
+                if time.monotonic() - last > _COMMIT_EVERY_S:
+                    self._commit(stage, batch, stale, report)
+                    batch, last = [], time.monotonic()
+        finally:  # what is finished is kept, whatever ended the loop
+            self._commit(stage, batch, stale, report)
+        if refused:
+            raise UserError(self._explain_refusal(stage, refused))
+
+    def _commit(
+        self, stage: PartStage, receipts: Sequence[Receipt], stale: dict[str, tuple[Part, ...]], report: StageReport
+    ) -> None:
+        """Rejects first: a crash in between leaves a part to be redone, which replaces them."""
+        if not receipts:
+            return
+        self._commit_rejects(stage.name, {r.unit: r.rejects for r in receipts})
+        removed = [part for r in receipts for part in stale.get(r.unit, ())]
+        self.workspace.tables[stage.table].commit([p for r in receipts for p in r.parts], removed, {"ssld.stage": stage.name})
+        report.ran += len(receipts)
+        report.num_rows += sum(r.num_rows for r in receipts)
+        report.num_rejects += sum(r.num_rejects for r in receipts)
+
+    def _commit_rejects(self, stage: str, parts: dict[str, Part | None]) -> None:
+        table = self.workspace.tables["rejects"]
+        committed = table.parts()
+        stale = [committed[stage, name] for name in parts if (stage, name) in committed]
+        table.commit([p for p in parts.values() if p], stale, {"ssld.stage": stage})
+
+    def _remove(self, stage: PartStage, gone: Sequence[UnitPlan]) -> None:
+        self._commit_rejects(stage.name, {u.name: None for u in gone})
+        self.workspace.tables[stage.table].commit([], [p for u in gone for p in u.committed], {"ssld.stage": stage.name})
+
+    def _commit_listing_rejects(self, stage: Stage) -> None:
+        """What could not even be listed, one part of rejects per input, replaced when it changes."""
+        committed = self.workspace.tables["rejects"].parts()
+        for name, rejects in self.survey.listing_rejects.items():
+            rows = [[r.image_id, r.reason, r.detail] for r in rejects]
+            fingerprint = Fingerprint.of({"stage": stage.name, "input": name}, {"rejects": rows})
+            present = committed.get((stage.name, name))
+            if (present is None and rows) or (present is not None and present.fingerprint != fingerprint):
+                part = write_reject_rows(self.workspace, stage.name, name, fingerprint, {}, list(rejects))
+                self._commit_rejects(stage.name, {name: part})
+
+    def _loses_too_much(self, stage: PartStage, receipt: Receipt) -> bool:
+        limit = getattr(getattr(self.config, stage.name, None), "max_reject_share", 1.0)
+        return receipt.num_rejects > max(_FEW_REJECTS, limit * receipt.num_images)
+
+    def _explain_refusal(self, stage: PartStage, refused: Sequence[Receipt]) -> str:
+        reasons: Counter[str] = Counter()
+        for receipt in refused:
+            reasons.update(receipt.reasons)
+        worst = ", ".join(f"{r.unit} ({r.num_rejects} of {r.num_images})" for r in refused[:5])
+        return (
+            f"{stage.name}: {len(refused)} part(s) lost more images than {stage.name}.max_reject_share allows and were not "
+            f"committed: {worst}. Reasons: {dict(reasons.most_common())}. Mend the input, or raise {stage.name}.max_reject_share"
+        )
+
+    def _move(self, stage: PartStage, moved: Sequence[UnitPlan], report: StageReport) -> None:
+        """The input lies elsewhere: write the ``uri`` column anew, keep fingerprint and content."""
+        table = self.workspace.tables[stage.table]
+        added, removed = [], []
+        if "uri" not in table.contract.schema().names:
+            report.reused += len(moved)
+            return
+        for part in (p for u in moved for p in u.committed):
+            rows, settings, old = table.read(part), table.settings_of(part), table.roots_of(part)
+            name = part.name.split("/", 1)[0]
+            was, now = old[name], self.survey.roots[name]
+            uris = [now + uri.removeprefix(was) if uri.startswith(was) else uri for uri in rows["uri"].to_pylist()]
+            rows = rows.set_column(rows.column_names.index("uri"), "uri", pa.array(uris, pa.string()))
+            unit = dict(zip(table.contract.unit, part.unit, strict=True))
+            added.append(table.write(rows, unit, part.fingerprint, settings, self.survey.roots))
+            removed.append(part)
+        table.commit(added, removed, {"ssld.stage": stage.name, "ssld.moved": True})
+        report.moved = len(moved)
+
+    # whole tables, artifacts, models
+
+    def _query(self, stage: QueryStage, work: Sequence[UnitPlan], state: State, report: StageReport) -> None:
+        for planned in work:
+            assert planned.unit is not None
+            unit, table = planned.unit, self.workspace.tables[stage.table]
+            with self.workspace.connect(*stage.reads) as connection:
+                rows = stage.query(connection, self.config)
+            part = table.write(rows, {"part": unit.name}, unit.fingerprint, unit.settings, self.survey.roots)
+            table.commit([part], planned.committed, {"ssld.stage": stage.name})
+            report.num_rows += part.num_rows
+            report.ran += planned.action == "run"
+            report.moved += planned.action == "move"
+
+    def _build(self, stage: ArtifactStage, work: Sequence[UnitPlan], report: StageReport) -> None:
+        for planned in work:
+            assert planned.unit is not None
+            started = time.monotonic()
+            figures, rejects = self.engine.build(self._spec(stage), planned.unit)
+            self._commit_rejects(stage.name, {planned.unit.name: rejects})
+            report.num_rejects += rejects.num_rows if rejects else 0
+            self._commit_artifact(stage, planned.unit, figures, (), time.monotonic() - started)
+            report.ran, report.figures, report.num_rows = report.ran + 1, figures, planned.unit.num_rows
+
+    def _train(self, stage: TrainStage, work: Sequence[UnitPlan], state: State, report: StageReport) -> None:
+        for planned in work:
+            assert planned.unit is not None
+            started = time.monotonic()
+            spec = self._spec(stage)
+            job = stage.job(spec.setup(), state.train_data())
+            folder = self.workspace.artifact(stage.name).folder(planned.unit.fingerprint)
+            metrics = self.engine.fit(spec, job, folder, str(planned.unit.fingerprint))
+            bad = [Reject(r["image_id"], r["reason"], r["detail"]) for r in metrics.pop("rejects", [])]
+            unit = planned.unit
+            part = write_reject_rows(self.workspace, stage.name, unit.name, unit.fingerprint, unit.settings, bad)
+            self._commit_rejects(stage.name, {unit.name: part})
+            self._commit_artifact(stage, unit, metrics, _MODEL_FILES, time.monotonic() - started)
+            report.ran, report.figures, report.num_rejects = report.ran + 1, metrics, len(bad)
+            report.num_rows = unit.num_rows
+
+    def _commit_artifact(
+        self, stage: Stage, unit: Unit, figures: dict[str, Any], published: tuple[str, ...], seconds: float
+    ) -> None:
+        artifact = self.workspace.artifact(stage.name)
+        names = published or tuple(files.list_files(artifact.folder(unit.fingerprint)))
+        artifact.commit(unit.fingerprint, unit.settings, figures, names=names, published=published, seconds=seconds)
+        if not published:
+            artifact.remove_others(unit.fingerprint)

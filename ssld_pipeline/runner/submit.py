@@ -1,0 +1,63 @@
+"""Send a run to a Ray cluster as a job: the config with absolute paths, and this package, travel along."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.job_submission as jobs
+
+import ssld_pipeline
+from ssld_pipeline.config import RunConfig
+from ssld_pipeline.errors import UserError
+
+_ENTRYPOINT = "python -m ssld_pipeline run config.yaml"
+
+
+@dataclass(frozen=True)
+class Job:
+    id: str
+    client: Any
+
+
+def submit(config: RunConfig, address: str) -> Job:
+    """The job, queued. UserError when nobody answers at ``address`` or the cluster refuses the caller."""
+    client = _client(address)
+    with tempfile.TemporaryDirectory() as folder:
+        # JSON is YAML; the paths are absolute, since a job's working directory is a copy somewhere on the cluster.
+        text = json.dumps(config.model_dump(mode="json"), indent=1)
+        Path(folder, "config.yaml").write_text(text, encoding="utf-8")
+        environment = {"working_dir": folder, "py_modules": [str(Path(ssld_pipeline.__file__).parent)]}
+        return Job(client.submit_job(entrypoint=_ENTRYPOINT, runtime_env=environment), client)
+
+
+def follow(job: Job) -> int:
+    """Print the job's log until it ends; the exit code of its process, 1 where the cluster lost it."""
+
+    async def tail() -> None:
+        async for lines in job.client.tail_job_logs(job.id):
+            print(lines, end="", flush=True)
+
+    asyncio.run(tail())
+    info = job.client.get_job_info(job.id)
+    if info.status == jobs.JobStatus.SUCCEEDED:
+        return 0
+    print(f"job {job.id}: {info.status} {info.message or ''}".rstrip())
+    return info.driver_exit_code or 1
+
+
+def _client(address: str) -> Any:
+    try:
+        return jobs.JobSubmissionClient(address)
+    except ConnectionError as error:
+        raise UserError(f"no Ray dashboard answers at {address}; is the head node up, and the port 8265? ({error})") from None
+    except RuntimeError as error:
+        if "401" in str(error) or "403" in str(error) or "auth" in str(error).lower():
+            raise UserError(
+                f"{address} asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH ({error})"
+            ) from None
+        raise

@@ -1,0 +1,132 @@
+"""What lies in front of a run: the inputs as they are now, the class list, the digests of weights files.
+
+Reads listings and file stamps only, never an image; raises UserError for what makes a run impossible.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssld_pipeline.errors import UserError
+from ssld_pipeline.store import files
+from ssld_pipeline.store.fingerprints import digest, digest_file
+
+if TYPE_CHECKING:
+    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.inputs.listing import Shard
+    from ssld_pipeline.stages.stage import Reject
+
+
+@dataclass(frozen=True)
+class Survey:
+    """``listing_rejects``: by input name, what could not even be listed. ``roots``: input name -> where it lies."""
+
+    config: RunConfig
+    classes: tuple[str, ...]
+    shards: tuple[Shard, ...]
+    listing_rejects: dict[str, tuple[Reject, ...]]
+    roots: dict[str, str]
+
+    def inputs_of(self, roles: tuple[str, ...]) -> tuple[str, ...]:
+        """Names of the inputs that a list of roles or names means."""
+        return tuple(n for n, (role, _) in self.config.named_inputs().items() if role in roles or n in roles)
+
+
+def survey(config: RunConfig) -> Survey:
+    from ssld_pipeline.inputs.listing import list_shards
+
+    shards: list[Shard] = []
+    rejects: dict[str, tuple[Reject, ...]] = {}
+    named = config.named_inputs()
+    _check_roles(config)
+    for name, (role, item) in named.items():
+        found, bad = list_shards(name, role, item.uri, item.format, config.catalog.images_per_part)
+        shards += found
+        rejects[name] = tuple(bad)
+    return Survey(config, class_names(config), tuple(shards), rejects, {n: item.uri for n, (_, item) in named.items()})
+
+
+def _check_roles(config: RunConfig) -> None:
+    for role in ("labeled", "protected", "pool"):
+        if not getattr(config.inputs, role):
+            raise UserError(f"inputs.{role}: missing. Every run needs a labeled, a protected and a pool input")
+    known = {name for name in config.named_inputs()} | {"labeled", "protected"}
+    for entry in config.dedupe.against:
+        if entry not in known:
+            raise UserError(f"dedupe.against: {entry!r} is neither a role nor an input; known: {', '.join(sorted(known))}")
+
+
+def class_names(config: RunConfig) -> tuple[str, ...]:
+    """Line i names class i. UserError for an empty list, a repeated name, or no way to know the classes."""
+    if config.classes is not None:
+        names = _lines(config.classes)
+        origin = config.classes
+    else:
+        folders = [i for i in config.inputs.labeled if i.format == "folder"]
+        if not folders:
+            raise UserError("classes: missing. Give a text file with one class a line, or a labeled input of class folders")
+        names = tuple(sorted({name for item in folders for name in _class_folders(item.uri)}))
+        origin = f"class folders of {', '.join(i.uri for i in folders)}"
+    repeated = sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < len(names) else []
+    if repeated:
+        raise UserError(f"classes: {repeated[0]!r} stands more than once in {origin}")
+    if len(names) < 2:
+        raise UserError(f"classes: expected at least 2 in {origin}, got {len(names)}")
+    return names
+
+
+def _lines(uri: str) -> tuple[str, ...]:
+    try:
+        text = files.read_bytes(uri).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"classes: {uri} cannot be read: {error}") from None
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _class_folders(uri: str) -> list[str]:
+    import fsspec
+
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    try:
+        entries = filesystem.ls(path, detail=True)
+    except OSError as error:
+        raise UserError(f"inputs.labeled: {uri} cannot be listed: {error}") from None
+    return [e["name"].rstrip("/").rsplit("/", 1)[-1] for e in entries if e["type"] == "directory"]
+
+
+class WeightsDigests:
+    """Digests of weights files, remembered by path, size and time in ``<workspace>/.digests.json``."""
+
+    def __init__(self, workspace: str) -> None:
+        self._uri = files.join(workspace, ".digests.json")
+        self._known: dict[str, str] = files.read_json(self._uri) or {}
+        self._found: dict[str, str] = {}
+
+    def of(self, uri: str, section: str) -> str:
+        """UserError when there is no such file; ``section`` is the config section that names it."""
+        key = self._key(uri, section)
+        if key not in self._found:
+            self._found[key] = self._known.get(key) or digest_file(uri)
+        return self._found[key]
+
+    def remember(self) -> None:
+        if self._found.items() - self._known.items():
+            files.write_json(self._uri, self._found)
+
+    def _key(self, uri: str, section: str) -> str:
+        if not files.is_local(uri):
+            import fsspec
+
+            filesystem, path = fsspec.core.url_to_fs(uri)
+            try:
+                info: dict[str, Any] = filesystem.info(path)
+            except OSError as error:
+                raise UserError(f"{section}.weights: {uri} cannot be read: {error}") from None
+            return digest([uri, info.get("size"), str(info.get("ETag") or info.get("mtime") or info.get("LastModified"))])
+        path = Path(files.local_path(uri))
+        if not path.is_file():
+            raise UserError(f"{section}.weights: {path} does not exist or is no file")
+        status = path.stat()
+        return digest([str(path), status.st_size, status.st_mtime_ns])

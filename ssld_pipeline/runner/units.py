@@ -1,0 +1,161 @@
+"""The units of work of each stage, and what each of them reads, as digests: the material of fingerprints."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssld_pipeline.pipeline import stage_named
+from ssld_pipeline.runner.survey import Survey, WeightsDigests
+from ssld_pipeline.stages.stage import PartStage, QueryStage, Setup, Stage, TrainData, TrainStage
+from ssld_pipeline.store import files
+from ssld_pipeline.store.fingerprints import Fingerprint, digest
+from ssld_pipeline.store.tables import Part
+from ssld_pipeline.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One piece of work. ``listing``: the shard to scan (catalog); ``files``: catalog parts to read, as URIs;
+    ``excluded``: image_ids among their rows that are left out."""
+
+    name: str
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    files: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    num_rows: int = 0
+    listing: pa.Table | None = field(default=None, compare=False)
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        return Fingerprint.of(self.settings, self.inputs)
+
+
+class State:
+    """A survey beside what the workspace holds at this moment; made anew before each stage."""
+
+    def __init__(self, survey: Survey, workspace: Workspace, weights: WeightsDigests) -> None:
+        self.survey, self.workspace, self.weights = survey, workspace, weights
+        self.config = survey.config
+
+    @cached_property
+    def catalog(self) -> dict[str, Part]:
+        return {p.name: p for p in self.workspace.tables["catalog"].parts().values()}
+
+    def catalog_parts(self, roles: tuple[str, ...]) -> list[Part]:
+        inputs = self.survey.inputs_of(roles)
+        return [self.catalog[name] for name in sorted(self.catalog) if name.split("/", 1)[0] in inputs]
+
+    def catalog_uris(self, *roles: str) -> tuple[str, ...]:
+        return tuple(self.workspace.tables["catalog"].uris(self.catalog_parts(roles)))
+
+    @cached_property
+    def excluded(self) -> dict[str, tuple[str, ...]]:
+        """Catalog part -> image_ids that dedupe kept out: confirmed duplicates and images it could not decode."""
+        query = """SELECT DISTINCT part, image_id FROM duplicates WHERE is_duplicate
+                   UNION SELECT part, image_id FROM rejects WHERE stage = 'dedupe' ORDER BY ALL"""
+        found = defaultdict(list)
+        with self.workspace.connect("duplicates", "rejects") as connection:
+            for part, image_id in connection.execute(query).fetchall():
+                found[part].append(image_id)
+        return {part: tuple(ids) for part, ids in found.items()}
+
+    def train_data(self) -> TrainData:
+        manifest = self.workspace.tables["manifest"]
+        parts = list(manifest.parts().values())
+        labeled = self.catalog_uris("labeled")
+        num_labeled = sum(p.num_rows for p in self.catalog_parts(("labeled",)))
+        return TrainData(
+            manifest=tuple(manifest.uris(parts)), labeled=labeled, validation=self.catalog_uris("protected"),
+            teacher=self.catalog_uris("teacher") or labeled, num_labeled=num_labeled,
+            num_mined=max(0, sum(p.num_rows for p in parts) - num_labeled),
+        )
+
+    def setup(self, stage: Stage, artifacts: Mapping[str, Path], num_threads: int = 1, device: str = "cpu") -> Setup:
+        return Setup(self.config, self.survey.classes, artifacts, num_threads, device)
+
+
+def units_of(stage: Stage, state: State) -> list[Unit]:
+    """What the stage has to have done, in the order of names."""
+    settings = settings_payload(stage, state)
+    if isinstance(stage, PartStage) and stage.per == "shard":
+        return [
+            Unit(s.name, settings, {"listing": s.digest}, num_rows=s.listing.num_rows, listing=s.to_table())
+            for s in state.survey.shards
+        ]
+    if isinstance(stage, PartStage) and stage.per == "part":
+        return [_part_unit(stage, state, settings, part) for part in state.catalog_parts(stage.roles(state.config))]
+    if isinstance(stage, PartStage):
+        return [_whole_unit(stage, state, settings, name, (name,)) for name in state.survey.inputs_of(stage.roles(state.config))]
+    unit = _whole_unit(stage, state, settings, stage.name, stage.roles(state.config))
+    return [_with_steps(stage, state, unit)] if isinstance(stage, TrainStage) else [unit]
+
+
+def settings_payload(stage: Stage, state: State) -> dict[str, Any]:
+    """Everything but the rows that can change the stage's result, by name."""
+    payload: dict[str, Any] = {"stage": stage.name, "version": stage.version, "config": stage.settings(state.config)}
+    artifacts = {name: _artifact_content(name, state) for name in stage.artifacts if _is_enabled(name, state)}
+    if artifacts:
+        payload["artifacts"] = artifacts
+    networks = {name: _weights_digest(name, state) for name in stage.networks if not (name == "teacher" and "fit_teacher" in artifacts)}
+    if networks:
+        payload["weights"] = networks
+    if stage.uses_classes:
+        payload["classes"] = digest(state.survey.classes)
+    return payload
+
+
+def _is_enabled(name: str, state: State) -> bool:
+    return stage_named(name).enabled(state.config)
+
+
+def _artifact_content(name: str, state: State) -> str | None:
+    record = state.workspace.artifact(name).record()
+    return record.content if record else None
+
+
+def _weights_digest(section: str, state: State) -> str | None:
+    uri = getattr(state.config, section).weights
+    return None if uri is None else state.weights.of(uri, section)
+
+
+def _part_unit(stage: Stage, state: State, settings: Mapping[str, Any], part: Part) -> Unit:
+    inputs: dict[str, Any] = {"catalog": part.content}
+    excluded = state.excluded.get(part.name, ()) if "duplicates" in stage.reads else ()
+    if "duplicates" in stage.reads:
+        inputs["excluded"] = digest(excluded)
+    uris = tuple(state.workspace.tables["catalog"].uris([part]))
+    return Unit(part.name, settings, inputs, uris, excluded, part.num_rows - len(excluded))
+
+
+def _whole_unit(stage: Stage, state: State, settings: Mapping[str, Any], name: str, roles: tuple[str, ...]) -> Unit:
+    inputs, parts = {}, state.catalog_parts(roles)
+    for table in stage.reads:
+        read = parts if table == "catalog" else list(state.workspace.tables[table].parts().values())
+        inputs[table] = digest(sorted([*p.unit, p.content] for p in read))
+    uris = tuple(state.workspace.tables["catalog"].uris(parts))
+    return Unit(name, settings, inputs, uris, num_rows=sum(p.num_rows for p in parts))
+
+
+def _with_steps(stage: TrainStage, state: State, unit: Unit) -> Unit:
+    """Epochs mean another number of steps when the number of images changes, even where those images are not read."""
+    folders = {name: Path(files.join("artifacts", name)) for name in stage.artifacts if _is_enabled(name, state)}
+    job = stage.job(state.setup(stage, folders), state.train_data())
+    return Unit(unit.name, unit.settings, {**unit.inputs, "steps": job.settings.steps}, unit.files, num_rows=unit.num_rows)
+
+
+def committed_units(stage: PartStage | QueryStage, workspace: Workspace) -> dict[str, list[Part]]:
+    """Committed parts of a table stage by the unit that wrote them; a shard of the catalog may have written several."""
+    found: dict[str, list[Part]] = defaultdict(list)
+    for part in workspace.tables[stage.table].parts().values():
+        per_shard = isinstance(stage, PartStage) and stage.per == "shard"
+        found[part.name.rsplit("#", 1)[0] if per_shard else part.name].append(part)
+    return found

@@ -1,0 +1,155 @@
+"""One unit of work of a part stage, done wherever the runner likes: read, compute, write, hand back a receipt."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ssld_pipeline.config import RunConfig
+from ssld_pipeline.contracts import CATALOG, REJECT_REASONS
+from ssld_pipeline.pipeline import stage_named
+from ssld_pipeline.runner.units import Unit
+from ssld_pipeline.stages.stage import ArtifactStage, PartStage, Reject, Setup
+from ssld_pipeline.store import files
+from ssld_pipeline.store.fingerprints import Fingerprint
+from ssld_pipeline.store.tables import Part, read_parquet
+from ssld_pipeline.store.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What was written for a unit and awaits its commit. ``num_images``: rows and rejects together."""
+
+    unit: str
+    parts: tuple[Part, ...]
+    rejects: Part | None
+    num_images: int
+    reasons: Mapping[str, int]
+    seconds: float
+
+    @property
+    def num_rejects(self) -> int:
+        return sum(self.reasons.values())
+
+    @property
+    def num_rows(self) -> int:
+        return sum(p.num_rows for p in self.parts)
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """All that a process anywhere needs to take part in a stage."""
+
+    stage: str
+    config: RunConfig
+    classes: tuple[str, ...]
+    roots: Mapping[str, str]
+    num_threads: int
+    device: str
+
+    def setup(self) -> Setup:
+        """With the stage's artifacts on this machine's disk."""
+        workspace = Workspace(self.config.workspace)
+        cache = Path(self.config.placement.cache or Path(tempfile.gettempdir()) / "ssld-cache")
+        folders = {}
+        for name in stage_named(self.stage).artifacts:
+            if stage_named(name).enabled(self.config) and (record := workspace.artifact(name).record()):
+                folders[name] = workspace.artifact(name).fetch(record, cache)
+        return Setup(self.config, self.classes, folders, self.num_threads, self.device)
+
+
+class PartWorker:
+    """Opens a stage once, then works on one unit after another."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        import cv2
+
+        cv2.setNumThreads(1)  # a worker has the cores it was given; OpenCV would take them all
+        stage = stage_named(spec.stage)
+        assert isinstance(stage, PartStage)
+        self._stage, self._roots = stage, spec.roots
+        self._workspace = Workspace(spec.config.workspace)
+        self._work = stage.open(spec.setup())
+
+    def do(self, unit: Unit) -> Receipt:
+        started = time.monotonic()
+        rows = read_unit(unit)
+        result = self._work(rows)
+        parts = write_parts(self._workspace, self._stage, unit, result.rows, self._roots)
+        rejects = write_rejects(self._workspace, self._stage.name, unit, result.rejects)
+        num_images = result.rows.num_rows + len(result.rejects) if self._stage.per == "shard" else rows.num_rows
+        reasons = Counter(r.reason for r in result.rejects)
+        return Receipt(unit.name, parts, rejects, num_images, reasons, time.monotonic() - started)
+
+
+def build_artifact(spec: WorkerSpec, unit: Unit) -> tuple[dict[str, Any], Part | None]:
+    """Fill the artifact's folder; figures for people and the part of rejects, neither committed yet."""
+    stage = stage_named(spec.stage)
+    assert isinstance(stage, ArtifactStage)
+    workspace = Workspace(spec.config.workspace)
+    target = workspace.artifact(stage.name).folder(unit.fingerprint)
+    files.remove(target)  # what a killed build left
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = files.local_path(target) if files.is_local(target) else Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        figures, rejects = stage.build(spec.setup(), read_unit(unit), folder)
+        if not files.is_local(target):
+            for name in files.list_files(scratch):
+                files.copy(files.join(scratch, name), files.join(target, name))
+    return figures, write_rejects(workspace, stage.name, unit, rejects)
+
+
+def read_unit(unit: Unit) -> pa.Table:
+    """The rows the unit is about: a shard's listing, or catalog rows without the excluded images."""
+    if unit.listing is not None:
+        return unit.listing
+    if not unit.files:
+        return CATALOG.schema().empty_table()
+    rows = pa.concat_tables([read_parquet(uri) for uri in unit.files])
+    if unit.excluded:
+        rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], pa.array(unit.excluded, pa.string()))))
+    return rows
+
+
+def write_parts(
+    workspace: Workspace, stage: PartStage, unit: Unit, rows: pa.Table, roots: Mapping[str, str]
+) -> tuple[Part, ...]:
+    """One part, or one per value of ``part`` where the stage names parts itself (a shard may hold several)."""
+    table = workspace.tables[stage.table]
+    if stage.per != "shard":
+        return (table.write(rows, {"part": unit.name}, unit.fingerprint, unit.settings, roots),)
+    names = sorted(set(rows["part"].to_pylist())) or [f"{unit.name}#0"]
+    return tuple(
+        table.write(rows.filter(pc.equal(rows["part"], name)), {"part": name}, unit.fingerprint, unit.settings, roots)
+        for name in names
+    )
+
+
+def write_rejects(workspace: Workspace, stage: str, unit: Unit, rejects: list[Reject]) -> Part | None:
+    return write_reject_rows(workspace, stage, unit.name, unit.fingerprint, unit.settings, rejects)
+
+
+def write_reject_rows(
+    workspace: Workspace, stage: str, part: str, fingerprint: Fingerprint, settings: Mapping[str, Any], rejects: list[Reject]
+) -> Part | None:
+    """One part of ``rejects``, or None when there is nothing to tell."""
+    unknown = {r.reason for r in rejects} - REJECT_REASONS.keys()
+    if unknown:
+        raise ValueError(f"stage {stage} rejects with reasons that are not in the contract: {sorted(unknown)}")
+    if not rejects:
+        return None
+    rows = pa.table({
+        "image_id": pa.array([r.image_id for r in rejects], pa.string()),
+        "reason": pa.array([r.reason for r in rejects], pa.string()),
+        "detail": pa.array([r.detail for r in rejects], pa.string()),
+    })
+    return workspace.tables["rejects"].write(rows, {"stage": stage, "part": part}, fingerprint, settings, {})
+
