@@ -1,0 +1,36 @@
+"""Inputs that are packed files: the tar or Parquet files of a folder, of a glob, or a single one."""
+
+from __future__ import annotations
+
+from ssld_pipeline.contracts import Reject
+from ssld_pipeline.errors import UserError
+from ssld_pipeline.inputs.location import filesystem
+from ssld_pipeline.inputs.shard import Listed, Shard, Source
+from ssld_pipeline.inputs.walk import Found, files_of, look_up, walk
+
+_COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
+
+
+def list_shards(source: Source, uri: str, suffix: str) -> tuple[list[Shard], list[Reject]]:
+    """One shard per file, called by its path within the input. Raises OSError when the root cannot be listed."""
+    found = _find(source, uri)
+    compressed = [f.relative for f in found.files if f.relative.lower().endswith(_COMPRESSED_TARS)]
+    if suffix == ".tar" and compressed:
+        raise UserError(
+            f"inputs.{source.role}: {uri} holds {compressed[0]} ({len(compressed)} compressed in all). Images are read"
+            " at an offset within their tar, which a compressed one does not allow: unpack it to a plain .tar"
+        )
+    wanted = [f for f in found.files if f.relative.lower().endswith(suffix)]
+    return [Shard.of(source, f.relative, [f]) for f in wanted], found.rejects
+
+
+def _find(source: Source, uri: str) -> Found:
+    if is_glob(uri):
+        return Found(files_of(uri))
+    entry = look_up(uri)
+    return walk(source.root) if entry.is_folder else Found([Listed(uri, entry.name, entry.size_bytes, entry.stamp)])
+
+
+def is_glob(uri: str) -> bool:
+    files, path = filesystem(uri)
+    return any(c in path for c in "*?[") and not files.exists(path)

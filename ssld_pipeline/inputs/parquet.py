@@ -1,0 +1,106 @@
+"""Parquet inputs: a column of encoded images, or Hugging Face's image struct, and a label column where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ssld_pipeline.contracts import Reject
+from ssld_pipeline.errors import UserError
+from ssld_pipeline.inputs.candidates import Candidate
+from ssld_pipeline.inputs.location import filesystem
+from ssld_pipeline.inputs.shard import Shard
+
+IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes", "content")
+LABEL_COLUMNS = ("label", "cls", "class", "class_id", "fine_label")
+_BATCH_ROWS = 64
+
+
+class Columns(NamedTuple):
+    """``image``: path of the leaf that holds the bytes, such as ``image.bytes``."""
+
+    image: str
+    label: str | None
+
+
+def open_parquet(uri: str) -> pq.ParquetFile:
+    """Raises OSError or pa.ArrowInvalid. Pages are streamed: a row group may hold more than memory does."""
+    files, path = filesystem(uri)
+    return pq.ParquetFile(files.open(path, "rb"), pre_buffer=False, buffer_size=1 << 20)
+
+
+def find_columns(schema: pa.Schema) -> Columns | None:
+    label = next((name for name in LABEL_COLUMNS if name in schema.names), None)
+    for name in IMAGE_COLUMNS:
+        if name in schema.names:
+            kind = schema.field(name).type
+            if _is_bytes(kind):
+                return Columns(name, label)
+            if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+                return Columns(f"{name}.bytes", label)
+    return None
+
+
+def require_image_column(shard: Shard) -> None:
+    """Raises UserError when the first file of an input shows that its columns are others than ours."""
+    uri = shard.listing["path"][0].as_py()
+    try:
+        with open_parquet(uri) as file:
+            schema = file.schema_arrow
+    except (OSError, pa.ArrowInvalid):
+        return  # a damaged file is a reject of the scan
+    if find_columns(schema) is None:
+        raise UserError(
+            f"inputs.{shard.role}: {uri} has no column of images. Expected one of {', '.join(IMAGE_COLUMNS)}, of bytes"
+            f" or a struct with the field bytes, got {', '.join(f'{f.name} ({f.type})' for f in schema)}."
+            " Rename the column"
+        )
+
+
+def image_batches(
+    file: pq.ParquetFile, columns: list[str], row_groups: list[int] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Batches of 64 rows, in order."""
+    return iter(file.iter_batches(batch_size=_BATCH_ROWS, columns=columns, row_groups=row_groups, use_threads=False))
+
+
+def image_array(batch: pa.RecordBatch, columns: Columns) -> pa.Array:
+    name, _, inner = columns.image.partition(".")
+    return pc.struct_field(batch.column(name), inner) if inner else batch.column(name)
+
+
+def scan(shard: Shard) -> tuple[list[Candidate], list[Reject]]:
+    """Candidates in the order of the rows; a row without bytes has size 0, which the stage that reads it rejects."""
+    listed = shard.listing.to_pylist()[0]
+    candidates: list[Candidate] = []
+    try:
+        with open_parquet(listed["path"]) as file:
+            columns = find_columns(file.schema_arrow)
+            if columns is None:
+                return [], [Reject(shard.name, "unreadable", "no column of images")]
+            for size, labels in _rows(file, columns):
+                row = len(candidates)
+                candidates.append(Candidate(f"{shard.name}/{row}", listed["path"], row, size, listed["stamp"], labels))
+    except pa.ArrowInvalid as error:
+        return candidates, [Reject(shard.name, "truncated_archive", str(error))]
+    except OSError as error:
+        reason = "unreadable" if error.errno else "truncated_archive"  # Arrow reports broken pages as bare OSError
+        return candidates, [Reject(shard.name, reason, str(error))]
+    return candidates, []
+
+
+def _rows(file: pq.ParquetFile, columns: Columns) -> Iterator[tuple[int, tuple[str, ...]]]:
+    wanted = [columns.image, *([columns.label] if columns.label else [])]
+    for batch in image_batches(file, wanted):
+        sizes = pc.fill_null(pc.binary_length(image_array(batch, columns)), 0).to_pylist()
+        labels = batch.column(columns.label).to_pylist() if columns.label else [None] * len(sizes)
+        for size, label in zip(sizes, labels, strict=True):
+            yield size, () if label is None else (str(label),)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))

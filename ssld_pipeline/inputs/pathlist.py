@@ -1,0 +1,74 @@
+"""List inputs: a text file with a path and, where there is one, a label in each line, as PaddleClas has them."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from ssld_pipeline.contracts import Reject
+from ssld_pipeline.inputs.candidates import Candidate
+from ssld_pipeline.inputs.location import filesystem, join
+from ssld_pipeline.inputs.names import IMAGE_SUFFIXES, Ids, escaped, is_utf8, printable
+from ssld_pipeline.inputs.shard import Listed, Shard, Source
+from ssld_pipeline.inputs.slices import slices
+from ssld_pipeline.inputs.walk import look_up
+
+
+def list_shards(source: Source, uri: str, images_per_part: int) -> tuple[list[Shard], list[Reject]]:
+    """Slices of the list, called ``<list file>#<slice>``; rejects for repeated, missing and undecodable paths.
+
+    Raises OSError when the list itself cannot be read. Rejects: image_ids relative to the input.
+    """
+    ids = Ids()
+    files: list[Listed] = []
+    rejects: list[Reject] = []
+    for path, label in _lines(uri):
+        relative = posixpath.normpath(path.removeprefix(source.root + "/")).lstrip("/")
+        repeated = printable(relative) in ids
+        image_id = ids.unique(printable(relative))
+        where = path if path.startswith("/") or "://" in path else join(source.root, posixpath.normpath(path))
+        if not is_utf8(relative):
+            rejects.append(Reject(image_id, "undecodable_name", escaped(relative)))
+        elif repeated:
+            rejects.append(Reject(image_id, "duplicate_name", f"{relative} is listed twice; the first is used"))
+        else:
+            try:
+                files.append(_look_up(where, relative, label))
+            except OSError as error:
+                rejects.append(Reject(image_id, "unreadable", error.strerror or str(error)))
+    name = uri.rsplit("/", 1)[-1]
+    cut = slices([f.relative for f in files], images_per_part)
+    return [Shard.of(source, f"{name}#{k}", [files[i] for i in members]) for k, members in cut.items()], rejects
+
+
+def candidates(shard: Shard) -> Iterator[Candidate]:
+    for row in shard.listing.to_pylist():
+        labels = () if row["label"] is None else (row["label"],)
+        image_id = f"{shard.input_name}/{row['relative']}"
+        yield Candidate(image_id, row["path"], 0, row["size_bytes"], row["stamp"], labels)
+
+
+def split_line(line: str) -> tuple[str, str | None]:
+    """(path, label). The label stands behind a tab, or is the last word, unless that word is itself an image's name."""
+    path, tab, label = line.rpartition("\t")
+    if not tab:
+        path, _, label = line.rpartition(" ")
+    if not path or PurePosixPath(label).suffix.lower() in IMAGE_SUFFIXES:
+        return line, None
+    return path.strip(), label.strip() or None
+
+
+def _lines(uri: str) -> Iterator[tuple[str, str | None]]:
+    files, path = filesystem(uri)
+    text = files.cat_file(path).decode("utf-8", "surrogateescape")
+    for line in text.removeprefix("\ufeff").split("\n"):
+        if line.strip():
+            yield split_line(line.strip())
+
+
+def _look_up(path: str, relative: str, label: str | None) -> Listed:
+    entry = look_up(path)
+    if entry.is_folder or entry.problem:
+        raise OSError(entry.problem or "a folder")
+    return Listed(path, relative, entry.size_bytes, entry.stamp, label)
