@@ -37,6 +37,7 @@ class Survey:
 def survey(config: RunConfig) -> Survey:
     from ssld_pipeline.inputs.listing import list_shards
 
+    classes = class_names(config)
     shards: list[Shard] = []
     rejects: dict[str, tuple[Reject, ...]] = {}
     named = config.named_inputs()
@@ -45,7 +46,8 @@ def survey(config: RunConfig) -> Survey:
         found, bad = list_shards(name, role, item.uri, item.format, config.catalog.images_per_part)
         shards += found
         rejects[name] = tuple(bad)
-    return Survey(config, class_names(config), tuple(shards), rejects, {n: item.uri for n, (_, item) in named.items()})
+    roots = {s.input_name: s.root for s in shards}
+    return Survey(config, classes, tuple(shards), rejects, roots)
 
 
 def _check_roles(config: RunConfig) -> None:
@@ -85,15 +87,13 @@ def _lines(uri: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _class_folders(uri: str) -> list[str]:
-    import fsspec
+def _class_folders(uri: str) -> tuple[str, ...]:
+    from ssld_pipeline.inputs.listing import class_folders
 
-    filesystem, path = fsspec.core.url_to_fs(uri)
     try:
-        entries = filesystem.ls(path, detail=True)
+        return class_folders(uri)
     except OSError as error:
-        raise UserError(f"inputs.labeled: {uri} cannot be listed: {error}") from None
-    return [e["name"].rstrip("/").rsplit("/", 1)[-1] for e in entries if e["type"] == "directory"]
+        raise UserError(f"inputs.labeled: {uri} cannot be listed: {error.strerror or error}") from None
 
 
 class WeightsDigests:

@@ -26,6 +26,10 @@ from ssld_pipeline.store.fingerprints import Fingerprint, digest_rows
 
 _NAME = re.compile(r"(?P<settings>[0-9a-f]{16})-(?P<inputs>[0-9a-f]{16})-(?P<content>[0-9a-f]{16})-[0-9a-f]{12}\.parquet")
 _LOCATION_COLUMNS = ("uri",)  # where bytes lie is not what they are: moving an input changes no content digest
+_ANOTHER_RUN = (
+    "{uri}: the commit was refused, most likely because another run works on this workspace. "
+    "Let one of them end, then run again: finished parts are kept. ({detail})"
+)
 _SETTINGS_KEY = b"ssld.settings"
 _ROOTS_KEY = b"ssld.roots"
 
@@ -105,23 +109,29 @@ class TableStore:
         return Part(tuple(unit[c] for c in self.contract.unit), fingerprint, content, name, rows.num_rows, size)
 
     def commit(self, added: Iterable[Part], removed: Iterable[Part] = (), note: Mapping[str, Any] | None = None) -> None:
-        """Add and remove parts in one transaction. UserError when another run committed in between."""
+        """Add and remove parts in one transaction. UserError when another run committed in between.
+
+        Whatever is committed of an added part's unit must be among ``removed``, so that no unit is ever there twice.
+        """
         from deltalake import CommitProperties, DeltaTable
         from deltalake import Schema as DeltaSchema
         from deltalake.exceptions import CommitFailedError, DeltaError
         from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
+        added, removed = list(added), list(removed)
         now = int(time.time() * 1000)
         adds = [AddAction(p.file, p.size_bytes, {}, now, True, self._statistics(p)) for p in added]
         removes = [RemoveAction(p.file, True, now) for p in removed]
         if not adds and not removes:
             return
         schema = DeltaSchema.from_arrow(self.contract.schema())
-        # No retries: a commit stands on the parts this driver has read, and must fail when somebody else changed them.
+        # No retries: between the look at what is live and the commit nobody else may have changed it.
         properties = CommitProperties(custom_metadata=dict(note or {}), max_commit_retries=0)
         try:
             if DeltaTable.is_deltatable(self.uri):
-                DeltaTable(self.uri).create_write_transaction(
+                table = DeltaTable(self.uri)
+                self._refuse_foreign_changes(self._parts_of(table), added, removed)
+                table.create_write_transaction(
                     [*adds, *removes], mode="append", schema=schema, commit_properties=properties
                 )
             else:
@@ -130,10 +140,14 @@ class TableStore:
                     commit_properties=properties,
                 )
         except (CommitFailedError, DeltaError) as error:
-            raise UserError(
-                f"{self.uri}: the commit was refused, most likely because another run works on this workspace. "
-                f"Let one of them end, then run again: finished parts are kept. ({error})"
-            ) from error
+            raise UserError(_ANOTHER_RUN.format(uri=self.uri, detail=error)) from error
+
+    def _refuse_foreign_changes(self, live: Mapping[tuple[str, ...], Part], added: list[Part], removed: list[Part]) -> None:
+        going = {p.file for p in removed}
+        gone = going - {p.file for p in live.values()}
+        taken = [p.unit for p in added if p.unit in live and live[p.unit].file not in going]
+        if gone or taken:
+            raise UserError(_ANOTHER_RUN.format(uri=self.uri, detail=f"changed meanwhile: {sorted(gone)[:3]} {taken[:3]}"))
 
     def num_orphans_removed(self, older_than_hours: float) -> int:
         """Delete part files that no version of the log names and that are old enough to be nobody's work in progress."""
