@@ -6,7 +6,7 @@ from ssld_pipeline.contracts import Reject
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.inputs.location import filesystem
 from ssld_pipeline.inputs.shard import Listed, Shard, Source
-from ssld_pipeline.inputs.walk import Found, files_of, look_up, walk
+from ssld_pipeline.inputs.walk import Found, look_up, match, walk
 
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
 
@@ -26,7 +26,7 @@ def list_shards(source: Source, uri: str, suffix: str) -> tuple[list[Shard], lis
 
 def _find(source: Source, uri: str) -> Found:
     if is_glob(uri):
-        return Found(files_of(uri))
+        return match(uri)
     entry = look_up(uri)
     return walk(source.root) if entry.is_folder else Found([Listed(uri, entry.name, entry.size_bytes, entry.stamp)])
 

@@ -6,6 +6,7 @@ from ssld_pipeline.contracts import Reject
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.inputs import archives, folder, parquet, pathlist
 from ssld_pipeline.inputs.location import filesystem, full_uri
+from ssld_pipeline.inputs.names import Ids
 from ssld_pipeline.inputs.shard import Shard as Shard
 from ssld_pipeline.inputs.shard import Source
 from ssld_pipeline.inputs.walk import glob_root, list_folder, look_up
@@ -37,9 +38,10 @@ def list_shards(name: str, role: str, uri: str, format: str, images_per_part: in
         raise UserError(
             f"inputs.{role}: {uri} holds nothing to read. Expected {_EXPECTED[format]} (format: {format}), got "
             + (f"{len(rejects)} unusable entries, the first: {rejects[0].image_id}: {rejects[0].reason}" if rejects else
-               "no such file") + ". Correct the uri or the format"
+               "none") + ". Correct the uri or the format"
         )
-    return shards, [Reject(f"{name}/{r.image_id}", r.reason, r.detail) for r in rejects]
+    ids = Ids()
+    return shards, [Reject(ids.unique(f"{name}/{r.image_id}"), r.reason, r.detail) for r in rejects]
 
 
 def class_folders(uri: str) -> tuple[str, ...]:

@@ -8,16 +8,24 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from ssld_pipeline.errors import UserError
+
 
 def is_local(uri: str) -> bool:
     return "://" not in uri or uri.startswith("file://")
 
 
 def filesystem(uri: str) -> tuple[Any, str]:
-    """(fsspec filesystem, path on it). ``::`` in a local path means nothing, unlike in fsspec's own chained URLs."""
+    """(fsspec filesystem, path on it); UserError for a protocol that is unknown or not installed.
+
+    ``::`` in a local path means nothing, unlike in fsspec's own chained URLs.
+    """
     if is_local(uri):
         return LocalFileSystem(), str(Path(uri.removeprefix("file://")).absolute())
-    found, path = fsspec.core.url_to_fs(uri)
+    try:
+        found, path = fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{uri} cannot be opened: {error}") from None
     return found, path.rstrip("/")
 
 

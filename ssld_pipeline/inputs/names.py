@@ -59,14 +59,14 @@ def sort_out(names: Iterable[str]) -> tuple[list[str], list[str]]:
     are passed over in silence: hidden files, ``COMPANION_SUFFIXES``, and whatever shares its stem with an image, as
     webdataset's components do. The rest (a video, an archive) is for the caller to count.
     """
-    images, doubtful = [], []
+    images: list[str] = []
+    doubtful: list[str] = []
     for name in names:
         path = PurePosixPath(name)
         suffix = path.suffix.lower()
-        if suffix in IMAGE_SUFFIXES or (not suffix and not path.name.startswith(".")):
-            images.append(name)
-        elif not path.name.startswith(".") and suffix not in COMPANION_SUFFIXES:
-            doubtful.append(name)
+        if path.name.startswith(".") or suffix in COMPANION_SUFFIXES:
+            continue
+        (images if not suffix or suffix in IMAGE_SUFFIXES else doubtful).append(name)
     if not doubtful:
         return images, []
     accompanied = {key for name in images for key in (stem(name), webdataset_key(name))}

@@ -128,7 +128,7 @@ class _OpenParquet:
         if columns is None:
             raise OSError("no column of images")
         self._columns = columns
-        self._next_row = 0
+        self._next_row = -1  # not started
         self._batches: Iterator[pa.RecordBatch] = iter(())
         self._recent: deque[tuple[int, pa.Array]] = deque(maxlen=_RECENT_BATCHES)
 
@@ -155,8 +155,7 @@ class _OpenParquet:
         raise BadImage("truncated_archive", f"no row {number}")
 
     def _start(self, group: int, first_row: int) -> None:
-        groups = list(range(group, self._file.num_row_groups))
-        self._batches, self._next_row = image_batches(self._file, [self._columns.image], groups), first_row
+        self._batches, self._next_row = image_batches(self._file, [self._columns.image], group), first_row
 
     def _group_of(self, number: int) -> tuple[int, int]:
         first = 0

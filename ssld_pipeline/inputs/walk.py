@@ -65,12 +65,8 @@ def enter(root: str, folder: str) -> tuple[Found, list[str]]:
         relative = join(folder, entry.name) if folder else entry.name
         if entry.is_folder:
             folders += [] if entry.name.startswith(".") else [relative]
-        elif not is_utf8(relative):
-            found.rejects.append(Reject(printable(relative), "undecodable_name", escaped(relative)))
-        elif entry.problem:
-            found.rejects.append(Reject(relative, "unreadable", entry.problem))
         else:
-            found.files.append(Listed(join(root, relative), relative, entry.size_bytes, entry.stamp))
+            _take(found, root, relative, entry)
     return found, folders
 
 
@@ -90,18 +86,30 @@ def look_up(uri: str) -> Entry:
     return _remote_entry(files.info(path))
 
 
-def files_of(uri: str) -> list[Listed]:
+def match(uri: str) -> Found:
     """What a glob matches, sorted; ``relative`` is the path below the part of the glob that has no wildcard."""
     files, pattern = filesystem(uri)
     root = full_uri(files, glob_root(pattern))
-    matched = sorted(full_uri(files, path) for path in files.glob(pattern))
-    entries = [(path, look_up(path)) for path in matched]
-    return [Listed(p, p[len(root):].lstrip("/"), e.size_bytes, e.stamp) for p, e in entries if not e.is_folder]
+    found = Found()
+    for path in sorted(full_uri(files, path) for path in files.glob(pattern)):
+        entry = look_up(path)
+        if not entry.is_folder:
+            _take(found, root, path[len(root) :].lstrip("/"), entry)
+    return found
 
 
 def glob_root(pattern: str) -> str:
     wild = min(pattern.find(c) for c in "*?[" if c in pattern)
     return pattern[:wild].rpartition("/")[0]
+
+
+def _take(found: Found, root: str, relative: str, entry: Entry) -> None:
+    if not is_utf8(relative):
+        found.rejects.append(Reject(printable(relative), "undecodable_name", escaped(relative)))
+    elif entry.problem:
+        found.rejects.append(Reject(relative, "unreadable", entry.problem))
+    else:
+        found.files.append(Listed(join(root, relative), relative, entry.size_bytes, entry.stamp))
 
 
 def _list_local(path: str) -> Iterator[Entry]:

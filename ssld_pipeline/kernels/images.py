@@ -32,7 +32,7 @@ Pixels = npt.NDArray[np.uint8]
 # Our own limit is checked from the header; Pillow's would warn on stderr at 89 million pixels and raise at 179.
 PillowImage.MAX_IMAGE_PIXELS = None
 
-_FORMATS = ("PNG", "WEBP", "BMP", "GIF", "JPEG", "MPO")
+_FORMATS = ("PNG", "WEBP", "BMP", "GIF", "JPEG")
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_GAP_BYTES = 64 * 1024
@@ -70,6 +70,8 @@ def decode(data: bytes, *, min_short_side: int | None = None) -> Image:
         return _decode_jpeg(data, min_short_side)
     if data.startswith(_PNG_SIGNATURE):
         _require_complete_png(data)
+    elif data.startswith(b"RIFF") and len(data) < 8 + int.from_bytes(data[4:8], "little"):
+        raise BadImage("truncated_image", f"{len(data)} bytes, fewer than the RIFF header announces")
     elif _JPEG_SIGNATURE.startswith(data) or _PNG_SIGNATURE.startswith(data):
         raise BadImage("truncated_image", f"{len(data)} bytes")
     return _decode_with_pillow(data)
@@ -81,7 +83,7 @@ def center_crop_box(width: int, height: int, image_size: int, crop_pct: float) -
     The short side is resized to round(image_size / crop_pct) and the centre image_size x image_size is cut out, at the
     whole-pixel position torchvision's CenterCrop takes.
     """
-    short = max(image_size, round(image_size / crop_pct))
+    short = round(image_size / crop_pct)
     if width <= height:
         resized_width, resized_height = short, int(short * height / width)
     else:
@@ -142,7 +144,7 @@ def _turn_upright(pixels: Pixels, orientation: int) -> Pixels:
 def _read_jpeg_header(data: bytes) -> _JpegHeader:
     """Size and orientation; raises BadImage unless the end-of-image marker follows the first scan."""
     frame: tuple[int, int, int] | None = None
-    orientation = 1
+    orientation = 0
     for marker, start, end in _segments(data):
         if marker == _SOS:
             if frame is None:
@@ -151,13 +153,13 @@ def _read_jpeg_header(data: bytes) -> _JpegHeader:
             # and neither that of an embedded thumbnail nor that of something appended.
             if data.find(b"\xff\xd9", end) < 0:
                 raise BadImage("truncated_image", "no end-of-image marker")
-            return _JpegHeader(*frame, orientation)
+            return _JpegHeader(*frame, orientation or 1)
         if marker in _SOF and frame is None:
             if end - start < 6:
                 raise BadImage("corrupt_image", "short frame header")
             height, width, num_components = struct.unpack_from(">xHHB", data, start)
             frame = (width, height, num_components)
-        elif marker == _APP1 and data.startswith(b"Exif\x00", start):
+        elif marker == _APP1 and not orientation and data.startswith(b"Exif\x00", start):
             orientation = _exif_orientation(data[start:end])
     raise BadImage("corrupt_image", "end-of-image marker before any scan")
 
