@@ -39,7 +39,7 @@ def sql(workspace: Workspace, query: str) -> pa.Table:
 
     with workspace.connect() as tables:
         try:
-            return tables.execute(query).to_arrow_table()
+            return tables.sql(query).to_arrow_table()
         except duckdb.Error as error:
             raise UserError(f"sql: {error}") from None
 

@@ -168,8 +168,10 @@ def report(
 ) -> None:
     """Write one self-contained HTML page about the run."""
     from ssld_pipeline.report.write import write_report
+    from ssld_pipeline.runner.survey import class_names
 
-    print(write_report(_load(config, overrides), out))
+    loaded = _load(config, overrides)
+    print(write_report(loaded, class_names(loaded), out))
 
 
 @app.command()
@@ -216,18 +218,19 @@ def demo(
 ) -> None:
     """Draw a small world, run everything on it, and show what was gained."""
     from ssld_pipeline import console
-    from ssld_pipeline.demo.summary import summary
+    from ssld_pipeline.demo.outcome import outcome
     from ssld_pipeline.demo.world import write_world
     from ssld_pipeline.report.write import write_report
+    from ssld_pipeline.runner.survey import class_names
 
-    write_world(folder)
+    truth = write_world(folder)
     loaded = _load(folder / "demo.yaml", None)
     changed = _bring_up_to_date(loaded, (), None, None)
-    console.print_rows(summary(folder, _workspace(loaded)))
+    console.print_rows(outcome(truth, _workspace(loaded)))
     page = folder / "workspace" / "report.html"
     if changed or not page.exists():
-        write_report(loaded, page)
-    console.out.print(f"report: {page}" if changed else f"nothing had changed; report: {page}", markup=False)
+        write_report(loaded, class_names(loaded), page)
+    console.out.print(("" if changed else "nothing had changed, nothing was computed; ") + f"report: {page}", markup=False)
 
 
 def _load(path: Path, overrides: Sequence[str] | None) -> RunConfig:

@@ -157,7 +157,7 @@ class _Pool:
                 try:
                     result = _get(reference)
                 except RayActorError as error:
-                    self._lose(busy, waiting, str(error).strip().splitlines()[0])
+                    self._lose(busy, waiting, str(error).strip())
                     continue
                 self._idle.append(busy.actor)
                 if busy.unit is not None:

@@ -46,7 +46,7 @@ def select(tables: duckdb.DuckDBPyConnection, config: RunConfig) -> pa.Table:
     Method: Yalniz et al., arXiv:1905.00546, top-k per class; the labelled set is always part of the manifest.
     """
     parameters = {"per_class": config.select.per_class, "min_score": config.select.min_score}
-    return tables.execute(_QUERY, parameters).to_arrow_table()
+    return tables.sql(_QUERY, params=parameters).to_arrow_table()
 
 
 STAGE = QueryStage(

@@ -1,0 +1,54 @@
+"""Writes the report of a workspace, wherever the workspace lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssld_pipeline.report.page import render
+from ssld_pipeline.store import files
+from ssld_pipeline.store.workspace import MODEL_STAGES, Workspace
+
+if TYPE_CHECKING:
+    from ssld_pipeline.config import RunConfig
+
+
+def write_report(config: RunConfig, classes: tuple[str, ...], out: Path | None) -> str:
+    """Where the page was written: ``out``, or report.html in the workspace."""
+    workspace = Workspace(config.workspace)
+    target = str(out) if out else files.join(config.workspace, "report.html")
+    with workspace.connect() as tables:
+        page = render(
+            tables, _metrics(workspace), title=f"SSLD: {Path(config.workspace).parent.name or config.workspace}", classes=classes,
+            stages=_stages(workspace), licence=config.teacher.licence,
+            facts={"workspace": config.workspace, "teacher": config.teacher.model, "student": config.student.model},
+        )
+    files.write_bytes(target, page.encode())
+    return target
+
+
+def _metrics(workspace: Workspace) -> dict[str, str]:
+    found = {}
+    for stage in MODEL_STAGES:
+        record = workspace.artifact(stage).record()
+        if record:
+            folder = workspace.artifact(stage).folder(record.fingerprint)
+            found[stage] = files.read_bytes(files.join(folder, "metrics.jsonl")).decode()
+    return found
+
+
+def _stages(workspace: Workspace) -> list[dict[str, Any]]:
+    """Tables first, then what was made as files, each in the order of the pipeline."""
+    rejects: dict[str, int] = {}
+    for (stage, _), part in workspace.tables["rejects"].parts().items():
+        rejects[stage] = rejects.get(stage, 0) + part.num_rows
+    makers = {"catalog": "catalog", "dedupe": "duplicates", "label": "soft_labels", "select": "manifest", "evaluate": "evaluations"}
+    rows = []
+    for stage, table in makers.items():
+        parts = workspace.tables[table].parts().values()
+        rows.append({"stage": stage, "parts": len(parts), "rows": sum(p.num_rows for p in parts), "rejects": rejects.get(stage, 0)})
+    for stage in ("index_protected", "check_teacher", *MODEL_STAGES):
+        record = workspace.artifact(stage).record()
+        if record:
+            rows.append({"stage": stage, "parts": 1, "rejects": rejects.get(stage, 0), "seconds": record.seconds})
+    return rows

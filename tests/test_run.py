@@ -1,0 +1,210 @@
+"""A whole run on drawn images, and what reruns after each kind of change."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mini
+import pytest
+
+from ssld_pipeline.browse import sql
+from ssld_pipeline.config import RunConfig, load_config
+from ssld_pipeline.errors import UserError
+from ssld_pipeline.laws import verify
+from ssld_pipeline.runner.engine import Engine
+from ssld_pipeline.runner.here import Here
+from ssld_pipeline.runner.plan import StagePlan, plan
+from ssld_pipeline.runner.run import StageReport, run
+from ssld_pipeline.runner.survey import survey
+from ssld_pipeline.store.workspace import Workspace
+
+PART_STAGES = ("catalog", "dedupe", "label")
+
+
+class Silent:
+    def started(self, plan: StagePlan, total: int) -> None: ...
+    def advanced(self, amount: int) -> None: ...
+    def finished(self, report: StageReport) -> None: ...
+
+
+def bring(config: RunConfig, **options: Any) -> dict[str, StageReport]:
+    return {r.stage: r for r in run(survey(config), Here, Silent(), **options)}
+
+
+def ran(reports: dict[str, StageReport]) -> dict[str, int]:
+    return {name: r.ran for name, r in reports.items() if r.ran or r.moved or r.removed}
+
+
+def planned(config: RunConfig) -> dict[str, StagePlan]:
+    return {p.stage: p for p in plan(survey(config))}
+
+
+def no_engine() -> Engine:
+    raise AssertionError("nothing was to be done, and yet an engine was asked for")
+
+
+def assert_lawful(config: RunConfig) -> None:
+    broken = [(v.law.name, v.examples) for v in verify(Workspace(config.workspace), config.select.per_class) if v.num_broken]
+    assert not broken
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which everything has run once."""
+    folder = tmp_path_factory.mktemp("done") / "runs"
+    bring(load_config(mini.write_world(folder)))
+    return folder
+
+
+@pytest.fixture
+def folder(done: Path, tmp_path: Path) -> Path:
+    """A copy of it, moved to another parent, times kept."""
+    target = tmp_path / "elsewhere"
+    shutil.copytree(done, target, copy_function=shutil.copy2)
+    return target
+
+
+def test_everything_runs_and_obeys_the_laws(done: Path) -> None:
+    config = load_config(done / "config.yaml")
+    assert_lawful(config)
+    workspace = Workspace(config.workspace)
+    counts = {name: sum(p.num_rows for p in t.parts().values()) for name, t in workspace.tables.items()}
+    assert counts["catalog"] == 24 + 12 + 26
+    assert sql(workspace, "SELECT image_id FROM duplicates WHERE is_duplicate ORDER BY 1")["image_id"].to_pylist() == [
+        "pool/pool-0.tar/copy.jpg", "pool/pool-1.tar/copy.jpg"]
+    assert counts["soft_labels"] == 24 and counts["rejects"] == 0
+    assert {"train", "finetune", "baseline", "teacher"} == set(sql(workspace, "SELECT model FROM evaluations")["model"].to_pylist())
+    for model in ("train", "finetune", "baseline"):
+        names = {p.name for p in (Path(config.workspace) / "models" / model).iterdir() if p.is_file()}
+        assert {"student.safetensors", "config.json", "metrics.jsonl", "record.json"} <= names
+
+
+def test_the_second_run_does_nothing_and_starts_nothing(done: Path) -> None:
+    config = load_config(done / "config.yaml")
+    assert not any(p.changes for p in plan(survey(config)))
+    reports = run(survey(config), no_engine, Silent())
+    assert not any(r.ran or r.removed or r.moved for r in reports)
+
+
+def test_a_moved_folder_and_placement_rerun_nothing(folder: Path) -> None:
+    config = load_config(folder / "config.yaml", ("placement.loader_threads=1", "placement.num_workers=1"))
+    reports = run(survey(config), no_engine, Silent())
+    assert not any(r.ran for r in reports)
+    assert [r.stage for r in reports if r.moved] == ["catalog", "select"]
+    assert_lawful(config)
+    uris = sql(Workspace(config.workspace), "SELECT uri FROM catalog UNION SELECT uri FROM manifest")["uri"].to_pylist()
+    assert all(Path(uri).exists() and str(folder) in uri for uri in uris)
+    assert not any(r.moved for r in run(survey(config), no_engine, Silent()))
+
+
+def test_a_new_tar_costs_its_own_parts_and_what_stands_on_the_whole(folder: Path) -> None:
+    mini.write_tar(folder / "inputs/pool/pool-2.tar", mini.pool_tar(2))
+    config = load_config(folder / "config.yaml")
+    foreseen = planned(config)
+    assert [u.name for u in foreseen["catalog"].of("run")] == ["pool/pool-2.tar"]
+    assert [u.name for u in foreseen["label"].of("run")] == ["pool/pool-2.tar"]
+    assert not foreseen["index_protected"].changes and foreseen["train"].changes
+    reports = ran(bring(config))
+    assert {k: reports[k] for k in PART_STAGES} == {"catalog": 1, "dedupe": 3, "label": 3}
+    assert "index_protected" not in reports and "check_teacher" not in reports
+    assert {"select", "train", "finetune"} <= reports.keys()
+    assert_lawful(config)
+
+
+def test_a_tar_taken_away_takes_its_rows_with_it(folder: Path) -> None:
+    (folder / "inputs/pool/pool-1.tar").unlink()
+    config = load_config(folder / "config.yaml")
+    assert [u.name for u in planned(config)["catalog"].of("remove")] == ["pool/pool-1.tar"]
+    reports = bring(config)
+    assert reports["catalog"].removed == 1 and reports["label"].removed == 3 and reports["label"].ran == 0
+    tables = Workspace(config.workspace)
+    for name in ("catalog", "duplicates", "soft_labels", "manifest"):
+        assert sql(tables, f"SELECT image_id FROM {name} WHERE image_id LIKE '%pool-1%'").num_rows == 0
+    assert_lawful(config)
+
+
+def test_per_class_reruns_nothing_upstream_and_the_plan_says_why(folder: Path) -> None:
+    config = load_config(folder / "config.yaml", ("select.per_class=3",))
+    assert planned(config)["select"].reasons() == [("config.per_class: 6 -> 3", 1)]
+    reports = ran(bring(config, until="select"))
+    assert reports.keys() - {"catalog"} == {"select"} and not reports["catalog"]
+    assert_lawful(config)
+
+
+def test_other_teacher_weights_rerun_labels_and_not_dedupe(folder: Path) -> None:
+    mini.write_teacher(folder / "teacher.safetensors", seed=1)
+    config = load_config(folder / "config.yaml")
+    reason = planned(config)["label"].reasons()[0][0]
+    assert reason.startswith("weights.teacher: ") and "->" in reason
+    reports = ran(bring(config, until="label"))
+    assert reports.keys() - {"catalog"} == {"check_teacher", "label"}
+
+
+def test_a_dedupe_change_that_removes_the_same_images_keeps_the_labels(folder: Path) -> None:
+    config = load_config(folder / "config.yaml")
+    bring(config)
+    os.utime(folder / "inputs/validation/disc/0.jpg", ns=(1, 1))  # another version of a protected image, same pixels
+    reports = ran(bring(config, until="label"))
+    assert reports["index_protected"] == 1 and "label" not in reports
+
+
+def test_a_changed_image_of_the_same_size_is_noticed(folder: Path) -> None:
+    path = folder / "inputs/train/disc/0.jpg"
+    data = path.read_bytes()
+    path.write_bytes(data[:-20] + bytes(18) + data[-2:])
+    reports = ran(bring(load_config(folder / "config.yaml")))
+    assert {"catalog", "select", "baseline", "train", "finetune"} <= reports.keys() and "label" not in reports
+
+
+def test_a_killed_commit_between_rejects_and_rows_is_healed(folder: Path) -> None:
+    config = load_config(folder / "config.yaml")
+    bring(config)
+    table = Workspace(config.workspace).tables["soft_labels"]
+    part = next(iter(table.parts().values()))
+    table.commit([], [part])
+    reports = ran(bring(config))
+    assert reports == {"label": 1}, "the same labels give the same manifest, so nothing downstream reruns"
+    assert_lawful(config)
+
+
+def test_a_part_that_loses_too_much_is_refused_and_the_rest_kept(folder: Path) -> None:
+    mini.write_tar(folder / "inputs/pool/pool-2.tar", {f"{k}.jpg": b"no image" for k in range(40)})
+    config = load_config(folder / "config.yaml", ("catalog.images_per_part=5000",))
+    with pytest.raises(UserError, match=r"dedupe\.max_reject_share.*pool/pool-2\.tar#0 \(40 of 40\).*not_an_image"):
+        bring(config)
+    kept = {p.name for p in Workspace(config.workspace).tables["duplicates"].parts().values()}
+    assert kept == {"pool/pool-0.tar#0", "pool/pool-1.tar#0"}
+
+
+def test_results_do_not_depend_on_how_the_pool_is_cut(folder: Path) -> None:
+    before = load_config(folder / "config.yaml")
+    query = "SELECT * EXCLUDE (part) FROM soft_labels ORDER BY image_id"
+    labels = sql(Workspace(before.workspace), query)
+    bring(load_config(folder / "config.yaml", ("catalog.images_per_part=100",)), until="label")
+    again = sql(Workspace(before.workspace), query)
+    assert again["image_id"] == labels["image_id"] and again["class_ids"] == labels["class_ids"]
+    for one, other in zip(labels["probs"].to_pylist(), again["probs"].to_pylist(), strict=True):
+        assert one == pytest.approx(other, rel=2**-9)
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("teacher.weights=nowhere.safetensors", "teacher.weights.*nowhere.safetensors does not exist"),
+    ("inputs.pool={uri: nowhere, format: tar}", "inputs.pool.*nowhere"),
+    ("classes=nowhere.txt", "classes.*nowhere.txt"),
+    ("dedupe.against=[validation]", "dedupe.against.*'validation'.*known"),
+    ("teacher.min_top1=0.99", "0.99"),
+])
+def test_a_mistake_is_one_clear_message_before_the_work(world: Path, override: str, message: str) -> None:
+    config = load_config(world, (override,))
+    with pytest.raises(UserError, match=message):
+        bring(config, until="label")
+
+
+def test_a_teacher_of_other_classes_is_refused(world: Path) -> None:
+    (world.parent / "inputs/train/fourth").mkdir()
+    (world.parent / "inputs/train/fourth/a.jpg").write_bytes(mini.jpeg(mini.draw(0, 9)))
+    with pytest.raises(UserError, match=r"(?s)3.*4|4.*3"):
+        bring(load_config(world), until="label")
