@@ -1,0 +1,113 @@
+"""The report: a workspace's tables and training metrics in, one self-contained HTML page out."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from ssld_pipeline.report import curves, figures, formats, mined, pairs, svg
+from ssld_pipeline.report.classes import class_section
+from ssld_pipeline.report.pictures import Album, Read
+from ssld_pipeline.report.waterfall import waterfall
+
+if TYPE_CHECKING:
+    import duckdb
+
+MAX_IMAGES = 600
+MINED_EACH = 6
+
+
+def render(
+    tables: duckdb.DuckDBPyConnection,
+    models: Mapping[str, str],
+    *,
+    title: str,
+    classes: Sequence[str],
+    stages: Sequence[Mapping[str, Any]] = (),
+    licence: str | None = None,
+    facts: Mapping[str, str] | None = None,
+    read: Read | None = None,
+    max_images: int = MAX_IMAGES,
+) -> str:
+    """The page as HTML; it asks for nothing outside itself.
+
+    ``tables``: a connection on which every table of ``contracts.TABLES`` is a view; any may be empty.
+    ``models``: text of metrics.jsonl by the stage that wrote it (fit_teacher, baseline, train, finetune).
+    ``classes``: line i names class i. ``stages``: in the order they ran, mappings of ``stage`` and, where known,
+    ``parts``, ``rows``, ``rejects``, ``seconds``. ``licence``: of the teacher's weights.
+    ``facts``: short lines for under the title, such as the workspace and the models' names.
+    ``read``: (uri, offset, size_bytes) to bytes; raises BadImage or OSError; default: an ``ImageReader``.
+    ``max_images``: embedded pictures, at most 2,000; a page of 600 stays below 6 MB.
+    """
+    album = Album(read or _reader(), max_images)
+    environment = _environment()
+    style, script = _asset("style.css"), _asset("page.js")
+    rows = figures.class_rows(tables, classes)
+    counts = figures.counts(tables)
+    evaluations = figures.evaluations(tables)
+    return str(environment.get_template("page.html").render(
+        title=title, style=style, script=script, script_digest=_digest(script), licence=licence, facts=facts or {},
+        counts=counts, headline=figures.headline_models(evaluations), evaluations=evaluations,
+        stages=stages, inputs=figures.inputs(tables), waterfall=waterfall(counts),
+        **_training(models), **class_section(rows), **_soft_labels(tables, len(rows)),
+        mined=_mined(tables, rows, album), mined_each=MINED_EACH, pairs=_pairs(tables, album),
+        rejects=figures.rejects(tables),
+    ))
+
+
+def _reader() -> Read:
+    from ssld_pipeline.inputs.read import ImageReader
+
+    return ImageReader().read
+
+
+def _environment() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("ssld_pipeline.report", "."), autoescape=True,
+                                     trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters.update(num=formats.num, percent=formats.percent, share=formats.share,
+                               size=formats.size, seconds=formats.seconds)
+    return environment
+
+
+def _asset(name: str) -> str:
+    return resources.files("ssld_pipeline.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _digest(script: str) -> str:
+    """What the page's content security policy calls its own script by, so that no other can run."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _training(models: Mapping[str, str]) -> dict[str, Any]:
+    runs = curves.read_runs(models)
+    return {"curves": curves.charts(runs), "runs": [curves.summary(stage, run) for stage, run in runs.items()]}
+
+
+def _soft_labels(tables: duckdb.DuckDBPyConnection, num_classes: int) -> dict[str, Any]:
+    ceiling = math.log(max(num_classes, 2))
+    drawn = {"top1_prob": ("top-1 probability", 1.0, "c0"), "entropy": ("entropy, nats", ceiling, "c2")}
+    charts = []
+    for column, (name, high, style) in drawn.items():
+        found = figures.distribution(tables, column, high)
+        if found:
+            chart = svg.histogram(found.counts, low=found.low, high=found.high, label=f"Histogram of {name}", x=name,
+                                  y="images", style=style)
+            charts.append({"name": name, "svg": chart, "quartiles": found.quartiles})
+    return {"soft_labels": charts, "max_entropy": ceiling}
+
+
+def _mined(tables: duckdb.DuckDBPyConnection, rows: Sequence[figures.ClassRow], album: Album) -> list[mined.MinedClass]:
+    """At most two fifths of the page's pictures, so that pairs get theirs."""
+    classes = mined.worth_a_look(rows)
+    each = min(MINED_EACH, int(0.4 * album.left) // (2 * len(classes))) if classes else 0
+    return mined.ends(tables, classes, album, each) if each else []
+
+
+def _pairs(tables: duckdb.DuckDBPyConnection, album: Album) -> list[pairs.Pair]:
+    return [pairs.draw(row, album) for row in pairs.border_cases(tables, album.left // pairs.PICTURES_PER_PAIR)]

@@ -1,0 +1,474 @@
+"""The report page: its figures against the tables, and what a hostile, empty or damaged workspace does to it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import cv2
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from ssld_pipeline.contracts import TABLES
+from ssld_pipeline.inputs.read import ImageReader
+from ssld_pipeline.report import curves, figures, pairs, svg
+from ssld_pipeline.report.page import render
+from ssld_pipeline.report.pictures import MAX_BYTES, Album, Picture
+from ssld_pipeline.report.transform import transform
+from ssld_pipeline.report.waterfall import waterfall
+
+SECTIONS = ["headline", "way", "evaluation", "training", "classes", "soft-labels", "mined", "duplicates", "rejects"]
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+CLASSES = ["cat", "dog"]
+
+
+class Page(HTMLParser):
+    """Balanced tags or an error; keeps every element's attributes and each section's text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: dict[str, str] = {}
+        self.script = ""
+        self._open: list[tuple[str, str]] = []
+        self.feed(html)
+        self.close()
+        assert not self._open, f"never closed: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append((tag, dict(attrs).get("id") or ""))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open and self._open[-1][0] == tag, f"</{tag}> closes {self._open[-1:]}"
+        self._open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1][0] == "script":
+            self.script += data
+        for tag, name in self._open:
+            if tag == "section":
+                self.text[name] = self.text.get(name, "") + " " + " ".join(data.split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def squeezed(self, section: str) -> str:
+        return " ".join(self.text[section].split())
+
+
+def picture(seed: int, width: int = 160, height: int = 120) -> np.ndarray:
+    """Smooth coloured blobs, so that a warp can be compared and a JPEG is small."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def catalogued(
+    folder: Path, image_id: str, role: str, pixels: np.ndarray, class_id: int | None = None
+) -> dict[str, Any]:
+    """Writes the image as PNG and returns its row."""
+    path = folder / (re.sub(r"\W", "_", image_id) + ".png")
+    cv2.imwrite(str(path), pixels)
+    return {
+        "image_id": image_id,
+        "role": role,
+        "uri": str(path),
+        "offset": 0,
+        "size_bytes": path.stat().st_size,
+        "class_id": class_id,
+        "stamp": "1",
+        "part": "p",
+    }
+
+
+def pair_row(
+    image_id: str, protected_id: str, score: float, confirmed: bool, h: np.ndarray | None = None
+) -> dict[str, Any]:
+    return {
+        "image_id": image_id,
+        "protected_id": protected_id,
+        "method": "sift",
+        "num_matches": 40,
+        "num_inliers": 17,
+        "score": score,
+        "homography": None if h is None else h.ravel().tolist(),
+        "flipped": False,
+        "is_duplicate": confirmed,
+        "part": "p",
+    }
+
+
+def soft_row(image_id: str, prob: float, view: int = 0) -> dict[str, Any]:
+    return {
+        "image_id": image_id,
+        "view": view,
+        "top1_class": 0,
+        "top1_prob": prob,
+        "entropy": 1 - prob,
+        "class_ids": [0],
+        "probs": [prob],
+        "tail_prob": 1 - prob,
+        "crop_left": 0.0,
+        "crop_top": 0.0,
+        "crop_width": 9.0,
+        "crop_height": 9.0,
+        "flipped": False,
+        "part": "p",
+    }
+
+
+def manifest_row(
+    row: dict[str, Any], class_id: int, score: float | None = None, rank: int | None = None
+) -> dict[str, Any]:
+    kept = {k: row[k] for k in ("image_id", "role", "uri", "offset", "size_bytes", "part")}
+    return {**kept, "class_id": class_id, "score": score, "rank": rank}
+
+
+def database(**tables: list[dict[str, Any]]) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    for name, table in TABLES.items():
+        connection.register(name, pa.Table.from_pylist(tables.get(name, []), schema=table.schema()))
+    return connection
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> dict[str, list[dict[str, Any]]]:
+    """12 pool images: 2 copies (one confirmed), 1 rejected, 10 labelled, 6 mined; 3 labeled, 2 protected."""
+    pool = [catalogued(tmp_path, f"pool/{i}.png", "pool", picture(i)) for i in range(12)]
+    labeled = [catalogued(tmp_path, f"labeled/{i}.png", "labeled", picture(50 + i), i % 2) for i in range(3)]
+    protected = [catalogued(tmp_path, f"val/{i}.png", "protected", picture(i), 0) for i in range(2)]
+    mined = [manifest_row(r, i % 2, score=0.9 - i / 10, rank=i // 2 + 1) for i, r in enumerate(pool[2:8])]
+    return {
+        "catalog": pool + labeled + protected,
+        "duplicates": [
+            pair_row("pool/0.png", "val/0.png", 0.8, True, np.eye(3)),
+            pair_row("pool/1.png", "val/1.png", 0.3, False, np.eye(3)),
+        ],
+        "soft_labels": [soft_row(r["image_id"], 0.05 + i / 11) for i, r in enumerate(pool[1:11])]
+        + [soft_row("pool/1.png", 0.99, view=1)],
+        "manifest": mined + [manifest_row(r, r["class_id"]) for r in labeled],
+        "rejects": [
+            {"image_id": i, "stage": s, "reason": r, "detail": "no end-of-image marker", "part": "p"}
+            for i, s, r in [
+                ("pool/11.png", "dedupe", "truncated_image"),
+                ("pool/11.png", "label", "truncated_image"),
+                ("pool/gone.tar", "catalog", "unreadable"),
+            ]
+        ],
+        "evaluations": [
+            {
+                "model": m,
+                "input": "val",
+                "num_images": 1000,
+                "top1": t,
+                "top5": 0.9,
+                "num_parameters": 1234567,
+                "part": "p",
+            }
+            for m, t in [("train", 0.61), ("baseline", 0.5), ("teacher", 0.8)]
+        ],
+    }
+
+
+def html_of(tables: dict[str, list[dict[str, Any]]], **options: Any) -> str:
+    return render(database(**tables), options.pop("models", {}), **{"title": "T", "classes": CLASSES, **options})
+
+
+def test_figures_of_the_page_are_those_of_the_tables(workspace: dict[str, Any]) -> None:
+    page = Page(html_of(workspace, stages=[{"stage": "label", "rows": 10, "parts": 2, "seconds": 75.0}]))
+    headline = page.squeezed("headline")
+    assert "61.0 %" in headline and "+11.0 points over the baseline" in headline and "teacher 80.0 %" in headline
+    for label, value in (
+        ("Pool", 12),
+        ("Copies removed", 1),
+        ("Rejected", 3),
+        ("Labelled", 10),
+        ("Mined", 6),
+        ("Manifest", 9),
+    ):
+        assert re.search(rf"{label} {value}\b", headline), label
+    assert "label rows 10 parts 2 time 1 min" in page.squeezed("way")
+    assert "1,234,567" in page.squeezed("evaluation")
+    assert re.search(r"cat .*?2 3 0\.500", page.squeezed("classes"))
+    assert re.search(r"dog .*?1 3 0\.400", page.squeezed("classes"))
+    assert "dedupe truncated_image" in page.squeezed("rejects")
+    assert list(page.text) == SECTIONS
+
+
+def test_pool_is_fully_accounted_for(workspace: dict[str, Any]) -> None:
+    steps = waterfall(figures.counts(database(**workspace)))
+    assert [(s.name, s.num) for s in steps] == [
+        ("pool", 12),
+        ("copies of protected images", -1),
+        ("rejected", -1),
+        ("labelled by the teacher", 10),
+        ("not selected", -4),
+        ("mined", 6),
+        ("labeled images", 3),
+        ("manifest", 9),
+    ]
+    for before, after in itertools.pairwise(steps):
+        edge = before.start if before.kind == "loss" else before.end
+        assert after.end == pytest.approx(edge) or after.start == pytest.approx(edge)
+
+
+def test_images_a_run_under_way_has_not_labelled_are_named(workspace: dict[str, Any]) -> None:
+    workspace["soft_labels"] = workspace["soft_labels"][:4]
+    assert "not labelled yet −6" in Page(html_of(workspace)).squeezed("way")
+
+
+def test_empty_tables_say_so_in_every_section() -> None:
+    page = Page(html_of({}, classes=[]))
+    assert list(page.text) == SECTIONS
+    for section in SECTIONS:
+        assert re.search(r"\b(No|empty|has labelled no|no image)\b.*\.", page.squeezed(section)), section
+
+
+def test_text_from_data_cannot_become_markup(workspace: dict[str, Any], tmp_path: Path) -> None:
+    evil = "\"><script>alert(1)</script><img src=x onerror=alert(1)>'"
+    row = catalogued(tmp_path, f"pool/{evil}", "pool", picture(0))
+    workspace["catalog"].append(row)
+    workspace["manifest"].append(manifest_row(row, 0, score=0.99, rank=0))
+    workspace["duplicates"].append(pair_row(row["image_id"], f"val/{evil}", 0.9, True, np.eye(3)))
+    workspace["rejects"].append({"image_id": evil, "stage": evil, "reason": evil, "detail": evil, "part": "p"})
+    workspace["evaluations"].append({**workspace["evaluations"][0], "model": evil, "input": evil, "num_images": 10**6})
+    metrics = {evil: json.dumps({"step": 1, "loss": 1.0})}
+    page = Page(
+        html_of(
+            workspace,
+            title=evil,
+            classes=[evil, evil],
+            licence=evil,
+            facts={evil: evil},
+            models=metrics,
+            stages=[{"stage": evil, "rows": 1}],
+        )
+    )
+    assert len(page.all("script")) == 1
+    assert not [a for _, attributes in page.elements for a in attributes if a.startswith("on")]
+    assert all((a["src"] or "").startswith("data:image/jpeg;base64,") for a in page.all("img"))
+    assert evil in page.text["mined"]
+
+
+def test_page_asks_for_nothing_outside_itself(workspace: dict[str, Any]) -> None:
+    page = Page(html_of(workspace))
+    for _, attributes in page.elements:
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/")), attributes
+    (policy,) = [a["content"] or "" for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    digest = base64.b64encode(hashlib.sha256(page.script.encode()).digest()).decode()
+    assert "default-src 'none'" in policy and f"script-src 'sha256-{digest}'" in policy
+
+
+def test_page_can_be_read_without_seeing_it(workspace: dict[str, Any]) -> None:
+    page = Page(html_of(workspace, models={"train": '{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}'}))
+    assert all(a.get("alt") for a in page.all("img"))
+    assert all(a.get("aria-label") for a in page.all("svg"))
+    assert len(page.all("caption")) == len(page.all("table")) > 3
+    ids = {a["id"] for _, a in page.elements if a.get("id")}
+    assert {(a["href"] or "")[1:] for a in page.all("a")} <= ids
+
+
+def test_unreadable_image_leaves_its_reason_in_its_place(workspace: dict[str, Any]) -> None:
+    by_id = {r["image_id"]: r for r in workspace["catalog"]}
+    Path(by_id["pool/0.png"]["uri"]).unlink()
+    Path(by_id["val/1.png"]["uri"]).write_bytes(b"\x89PNG\r\n\x1a\nhalf".ljust(by_id["val/1.png"]["size_bytes"], b"."))
+    workspace["duplicates"].append(pair_row("pool/never.png", "val/0.png", 0.2, False))
+    text = Page(html_of(workspace)).squeezed("duplicates")
+    assert "unreadable: No such file or directory" in text
+    assert "truncated_image: no IEND chunk" in text
+    assert "not in the catalog" in text
+
+
+def test_many_pairs_stay_within_the_bounds(workspace: dict[str, Any], tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (144, 144, 3), dtype=np.uint8)
+    row = catalogued(tmp_path, "pool/noise.png", "pool", noise)
+    workspace["catalog"].append(row)
+    workspace["duplicates"] += [
+        pair_row("pool/noise.png", f"val/{i % 2}.png", i / 2000, i > 900, np.eye(3)) for i in range(2000)
+    ]
+    html = html_of(workspace)
+    assert html.count("data:image/jpeg") <= 600
+    assert len(html) < 6e6
+    page = Page(html)
+    assert "2,002 pairs were proposed" in page.squeezed("duplicates")
+    assert f"Shown: {len(page.all('article')) - 2}," in page.squeezed("duplicates")
+    assert html_of(workspace, max_images=30).count("data:image/jpeg") <= 30
+    without = html_of(workspace, max_images=0)
+    assert "data:image/jpeg" not in without and without.count("The page has no room") == 2
+
+
+def test_noise_is_embedded_within_the_bytes_of_one_picture() -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (144, 144, 3), dtype=np.uint8)
+    src = Album(ImageReader().read, 1).embed(noise).src
+    assert src is not None and len(base64.b64decode(src.partition(",")[2])) <= MAX_BYTES
+
+
+def test_pairs_nearest_to_the_decision_come_first() -> None:
+    scores = [(0.95, True), (0.55, True), (0.7, True), (0.1, False), (0.45, False)]
+    rows = [pair_row(f"pool/{i}", "val/0", s, d) for i, (s, d) in enumerate(scores)]
+    found = pairs.border_cases(database(duplicates=rows), limit=4)
+    assert [round(r["score"], 2) for r in found] == [0.55, 0.45, 0.7, 0.1]
+
+
+def similarity(
+    scale: float, degrees: float, mirrored: bool, protected: tuple[int, int], pool: tuple[int, int]
+) -> np.ndarray:
+    """Protected pixels to pool pixels: mirror, turn clockwise on the screen, scale, all about the centres."""
+    a = math.radians(degrees)
+    turn = (
+        scale
+        * np.array([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]])
+        @ np.diag([-1 if mirrored else 1, 1])
+    )
+    centre = np.array(pool) / 2 - turn @ (np.array(protected) / 2)
+    return np.vstack([np.c_[turn, centre], [0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("scale", "degrees", "mirrored"), [(1, 0, False), (0.5, 30, False), (2, -90, True), (0.7, 12, True)]
+)
+def test_homography_is_taken_apart_into_what_was_done(scale: float, degrees: float, mirrored: bool) -> None:
+    size = (160, 120)
+    found = transform(np.linalg.inv(similarity(scale, degrees, mirrored, size, size)), size, size)
+    assert found is not None
+    assert (found.mirrored, found.scale, found.rotation_deg) == (mirrored, pytest.approx(scale), pytest.approx(degrees))
+    assert found.stretch == pytest.approx(1)
+
+
+def test_words_say_how_much_of_the_protected_image_is_left() -> None:
+    crop = np.array([[1.0, 0, 40], [0, 1, 0], [0, 0, 1]])  # pool pixel x is protected pixel x + 40
+    found = transform(crop, (120, 120), (160, 120))
+    assert found is not None and found.words() == ["shows 75 % of the protected image"]
+    assert transform(np.eye(3), (160, 120), (160, 120)).words() == ["same framing"]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("h", [None, [1.0] * 9, [math.nan] + [0.0] * 8, [1.0, 0, 0, 0, 1, 0]])
+def test_pair_with_a_useless_homography_is_shown_without_a_warp(
+    h: list[float] | None, workspace: dict[str, Any]
+) -> None:
+    workspace["duplicates"] = [{**pair_row("pool/0.png", "val/0.png", 0.8, True), "homography": h}]
+    (row,) = pairs.border_cases(database(**workspace), 1)
+    pair = pairs.draw(row, Album(ImageReader().read, 9))
+    assert pair.pool.src and pair.protected.src and pair.warped is None and pair.outline is None
+
+
+def pixels_of(image: Picture | None) -> np.ndarray:
+    assert image is not None and image.src is not None
+    return cv2.imdecode(np.frombuffer(base64.b64decode(image.src.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
+
+
+def test_warped_pool_image_lies_over_the_protected_one(tmp_path: Path) -> None:
+    source, size = picture(7, 320, 240), (200, 200)
+    to_pool = similarity(0.6, 20, True, (320, 240), size)
+    rows = [
+        catalogued(tmp_path, "val/a.png", "protected", source),
+        catalogued(tmp_path, "pool/a.png", "pool", cv2.warpPerspective(source, to_pool, size, flags=cv2.INTER_AREA)),
+    ]
+    database_ = database(
+        catalog=rows, duplicates=[pair_row("pool/a.png", "val/a.png", 0.9, True, np.linalg.inv(to_pool))]
+    )
+    pair = pairs.draw(pairs.border_cases(database_, 1)[0], Album(ImageReader().read, 9))
+    warped, protected = pixels_of(pair.warped).astype(int), pixels_of(pair.protected).astype(int)
+    inside = (slice(30, 78), slice(40, 104))
+    assert np.abs(warped - protected)[inside].mean() < 6
+    assert np.abs(warped[:, ::-1] - protected)[inside].mean() > 20
+    assert pair.outline is not None
+    corners = np.array([[float(v) for v in p.split(",")] for p in pair.outline.points.split()])
+    expected = cv2.perspectiveTransform(np.array([[[0, 0], [320, 0], [320, 240], [0, 240]]], dtype=float), to_pool)[0]
+    assert corners == pytest.approx(expected * 144 / 200, abs=0.1)
+
+
+@given(st.integers(1, 100_000), st.floats(0, 1))
+def test_wilson_interval_is_scipys(num: int, share: float) -> None:
+    hits = round(num * share)
+    expected = binomtest(hits, num).proportion_ci(method="wilson")
+    assert figures.wilson(hits / num, num) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@given(st.floats(-1e9, 1e9), st.floats(1e-3, 1e9))
+def test_ticks_are_few_round_and_within(low: float, span: float) -> None:
+    marks = svg.ticks(low, low + span)
+    slack = 1e-6 * max(abs(low), span)
+    assert 1 <= len(marks) <= 7
+    assert low - slack <= marks[0] and marks[-1] <= low + span + slack
+    steps = np.diff(marks)
+    assert np.allclose(steps, steps[:1] if len(steps) else 0, atol=slack)
+
+
+def test_histogram_counts_what_numpy_counts() -> None:
+    values = np.concatenate([np.linspace(0, 1, 100), [0.5, 0.5, np.nan]]).astype(np.float32)
+    rows = [soft_row(f"pool/{i}", float(v)) for i, v in enumerate(values)] + [soft_row("pool/0", 0.5, view=1)]
+    found = figures.distribution(database(soft_labels=rows), "top1_prob", 1.0)
+    assert found is not None
+    expected, _ = np.histogram(values[np.isfinite(values)], bins=figures.BINS, range=(0, 1))
+    assert sum(found.counts) == 102 and np.abs(np.array(found.counts) - expected).max() <= 1  # float32 at bin edges
+    assert found.quartiles == pytest.approx(np.nanquantile(values, [0.25, 0.5, 0.75]), abs=1e-6)
+
+
+def test_thousand_classes_are_a_profile_and_the_extremes(workspace: dict[str, Any]) -> None:
+    html = html_of(workspace, classes=[f"class {i:04d}" for i in range(1000)])
+    page = Page(html)
+    assert page.text["classes"].count("class 0") <= 20
+    assert any("1000 classes" in (a["aria-label"] or "") for a in page.all("svg"))
+    assert "998 classes have no mined image" in page.squeezed("classes")
+
+
+def test_few_interesting_classes_are_named_as_such(workspace: dict[str, Any]) -> None:
+    mined = [r for r in workspace["manifest"] if r["role"] == "pool"]
+    workspace["manifest"] = [
+        {**mined[i % 6], "image_id": f"pool/{i}", "class_id": i, "rank": 1, "score": 1 - i / 50} for i in range(40)
+    ]
+    text = Page(html_of(workspace, classes=[f"class {i}" for i in range(40)])).squeezed("mined")
+    assert "12 of 40 classes with mined images" in text
+    assert "class 39 1 mined" in text and "class 28 1 mined" in text and "class 27 1 mined" not in text
+
+
+def test_metrics_of_a_killed_and_resumed_run_are_read() -> None:
+    lines = [
+        '{"step": 10, "loss": 3.0}',
+        '{"step": 20, "loss": 2.0}',
+        '{"step": 20, "validation_top1": 0.4}',
+        "[1]",
+        '{"step": 10, "loss": 2.5}',
+        '{"step": 3',
+    ]
+    text = "\n".join(lines)
+    assert curves.records(text) == [{"step": 10, "loss": 2.5}, {"step": 20, "loss": 2.0, "validation_top1": 0.4}]
+
+
+def test_loss_that_is_not_finite_is_reported_and_left_out_of_the_curve() -> None:
+    page = Page(html_of({}, models={"train": '{"step": 1, "loss": 1.5}\n{"step": 2, "loss": NaN}'}))
+    assert "train logged 1 values that are not finite" in page.squeezed("training")
+    assert not [a for _, e in page.elements for a in e.values() if a and "nan" in a.split()]
+
+
+def test_finetune_is_drawn_from_where_train_ends() -> None:
+    line = "\n".join(json.dumps({"step": s, "loss": 1.0}) for s in (50, 100))
+    series = {s.name: s.points for s in curves.charts(curves.read_runs({"finetune": line, "train": line}))[0].series}
+    assert [x for x, _ in series["train"]] == [50, 100]
+    assert [x for x, _ in series["finetune"]] == [150, 200]
+
+
+def test_long_curve_is_thinned_to_its_means() -> None:
+    text = "\n".join(json.dumps({"step": s, "loss": float(s)}) for s in range(1, 10_001))
+    (series,) = curves.charts({"train": curves.records(text)})[0].series
+    assert len(series.points) <= curves.MAX_POINTS
+    assert all(x == pytest.approx(y) for x, y in series.points)
