@@ -45,9 +45,10 @@ def measure(divergence, z_s, z_t, temperature=1.0, dtype=torch.float64) -> tuple
 def test_symmetric_kl_is_paddleclas_jsdiv(paddleclas, case):
     z = paddleclas
     value, gradient = measure(symmetric_kl, z[f"{case}/z_s"], z[f"{case}/z_t"])
-    # The official 1e-12 within the logarithm moves value and gradient by some 1e-12 / p; `test_closed_forms` is exact.
+    # The official 1e-12 within the logarithm moves value and gradient by some 1e-12 / p, and the smallest p of these
+    # cases are 1e-8; `test_closed_forms` and `test_symmetric_kl_gradient_formula` are exact.
     np.testing.assert_allclose(value, z[f"{case}/dml"], rtol=1e-7, atol=1e-11)
-    np.testing.assert_allclose(gradient, z[f"{case}/dml_grad_s"], rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(gradient, z[f"{case}/dml_grad_s"], rtol=2e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("case", ORDINARY)  # at logits of 80 Paddle's softmax clips at e^-64

@@ -70,5 +70,5 @@ def open_predictor(spec: ModelSpec, device: str = "cpu", *, amp: bool = False, n
     """
     if device == "cpu":
         torch.set_num_threads(num_threads)
-    model = build(spec).to(device, memory_format=torch.channels_last)
+    model = build(spec).to(memory_format=torch.channels_last).to(device)
     return Predictor(spec, model, device, amp and device != "cpu", _BATCH_SIZE[device])

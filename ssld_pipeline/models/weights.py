@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ from ssld_pipeline.models.classifier import classifier_keys
 
 # The averaged weights come first: whoever kept both published figures of the average.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+
+# What the two readers raise on bytes that are no weights; torch's unpickler does not check its own stack.
+_DAMAGED = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError,
+            AttributeError, struct.error)
 
 
 def load_weights(model: nn.Module, path: str | Path, new_head: bool = False) -> None:
@@ -57,7 +62,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         content = load_file(path) if is_safetensors else _load_checkpoint(path)
     except OSError as error:
         raise UserError(f"weights {path} cannot be read: {error.strerror or error}") from None
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+    except _DAMAGED as error:
         raise UserError(
             f"weights {path} are neither a whole safetensors file nor a checkpoint of tensors and plain values alone, "
             f"which is all that is read, for safety: {str(error).splitlines()[0] if str(error) else error!r}"
