@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 
 from ssld_pipeline.contracts import Reject
 from ssld_pipeline.inputs.candidates import Candidate
-from ssld_pipeline.inputs.names import IMAGE_SUFFIXES, printable, sort_out
+from ssld_pipeline.inputs.names import IMAGE_SUFFIXES, printable, sort_out, suffix
 from ssld_pipeline.inputs.shard import Listed, Shard, Source
 from ssld_pipeline.inputs.slices import slices
 from ssld_pipeline.inputs.walk import Found, enter, walk
@@ -42,7 +41,7 @@ def images_of(found: Found) -> tuple[list[Listed], list[Reject]]:
 
 
 def no_image_by_name(name: str) -> str:
-    return f"{PurePosixPath(name).suffix!r} is the suffix of no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
+    return f"{suffix(name)!r} is the suffix of no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
 
 
 def candidates(shard: Shard) -> Iterator[Candidate]:

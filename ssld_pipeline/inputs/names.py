@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import PurePosixPath
 
 IMAGE_SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
@@ -36,10 +35,15 @@ def is_utf8(name: str) -> bool:
     return True
 
 
+def suffix(name: str) -> str:
+    """``a/b.jpg`` -> ``.jpg``, as pathlib's, at a tenth of its time: a pool has millions of names."""
+    dot = name.rfind(".")
+    return name[dot:] if name.rfind("/") + 1 < dot < len(name) - 1 else ""
+
+
 def stem(name: str) -> str:
     """``a/b.jpg`` -> ``a/b``: what an image and its companions share."""
-    suffix = PurePosixPath(name).suffix
-    return name.removesuffix(suffix)
+    return name.removesuffix(suffix(name))
 
 
 def webdataset_key(name: str) -> str:
@@ -62,11 +66,10 @@ def sort_out(names: Iterable[str]) -> tuple[list[str], list[str]]:
     images: list[str] = []
     doubtful: list[str] = []
     for name in names:
-        path = PurePosixPath(name)
-        suffix = path.suffix.lower()
-        if path.name.startswith(".") or suffix in COMPANION_SUFFIXES:
+        ending = suffix(name).lower()
+        if ending in COMPANION_SUFFIXES or name.startswith(".", name.rfind("/") + 1):
             continue
-        (images if not suffix or suffix in IMAGE_SUFFIXES else doubtful).append(name)
+        (images if not ending or ending in IMAGE_SUFFIXES else doubtful).append(name)
     if not doubtful:
         return images, []
     accompanied = {key for name in images for key in (stem(name), webdataset_key(name))}

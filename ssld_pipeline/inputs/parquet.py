@@ -62,7 +62,7 @@ def require_image_column(shard: Shard) -> None:
 
 
 def image_batches(file: pq.ParquetFile, columns: list[str], first_group: int = 0) -> Iterator[pa.RecordBatch]:
-    """Batches of at most 64 rows, in order, none across row groups: damage in one group leaves those before it whole."""
+    """Batches of at most 64 rows, in order, none across row groups: those before a damaged one stay whole."""
     for group in range(first_group, file.num_row_groups):
         yield from file.iter_batches(batch_size=_BATCH_ROWS, columns=columns, row_groups=[group], use_threads=False)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 
 from ssld_pipeline.contracts import Reject
 from ssld_pipeline.inputs.candidates import Candidate
 from ssld_pipeline.inputs.location import filesystem, join
-from ssld_pipeline.inputs.names import IMAGE_SUFFIXES, Ids, escaped, is_utf8, printable
+from ssld_pipeline.inputs.names import IMAGE_SUFFIXES, Ids, escaped, is_utf8, printable, suffix
 from ssld_pipeline.inputs.shard import Listed, Shard, Source
 from ssld_pipeline.inputs.slices import slices
 from ssld_pipeline.inputs.walk import look_up
@@ -54,7 +53,7 @@ def split_line(line: str) -> tuple[str, str | None]:
     path, tab, label = line.rpartition("\t")
     if not tab:
         path, _, label = line.rpartition(" ")
-    if not path or PurePosixPath(label).suffix.lower() in IMAGE_SUFFIXES:
+    if not path or suffix(label).lower() in IMAGE_SUFFIXES:
         return line, None
     return path.strip(), label.strip() or None
 

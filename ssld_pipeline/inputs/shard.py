@@ -80,7 +80,5 @@ class Shard:
 
 def _digest(source: Source, listing: pa.Table) -> str:
     """Of what the catalog's rows follow from, but not of where the input lies."""
-    found = hashlib.sha256(json.dumps([source.name, source.role, source.format]).encode())
-    for row in zip(*(listing[name].to_pylist() for name in ("relative", "size_bytes", "stamp", "label")), strict=True):
-        found.update(json.dumps(row).encode())
-    return found.hexdigest()
+    columns = [listing[name].to_pylist() for name in ("relative", "size_bytes", "stamp", "label")]
+    return hashlib.sha256(json.dumps([source.name, source.role, source.format, columns]).encode()).hexdigest()
