@@ -11,14 +11,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.stages.predictions import predict_rows
 from ssld_pipeline.stages.stage import ArtifactStage, Reject, Setup
 from ssld_pipeline.stages.teacher import teacher_settings, teacher_spec
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
 
@@ -61,6 +59,8 @@ def sample(rows: pa.Table, count: int) -> pa.Table:
 
     The order of ``rows`` and the rows of other roles do not matter, so neither does how the inputs were cut into parts.
     """
+    import numpy as np
+
     class_ids = np.array([-1 if c is None else c for c in rows["class_id"].to_pylist()], dtype=np.int64)
     labelled = np.flatnonzero((class_ids >= 0) & np.isin(np.array(rows["role"].to_pylist(), dtype=str), _ROLES))
     drawn = np.array([_draw(i) for i in rows["image_id"].take(labelled).to_pylist()], dtype=np.uint64)
@@ -76,7 +76,10 @@ def _draw(image_id: str) -> int:
 
 
 def _measure(setup: Setup, rows: pa.Table, rejects: list[Reject]) -> dict[str, Any]:
+    import numpy as np
+
     from ssld_pipeline.models.predict import open_predictor
+    from ssld_pipeline.stages.predictions import predict_rows
 
     teacher, placement = setup.config.teacher, setup.config.placement
     predictor = open_predictor(teacher_spec(setup), setup.device, amp=placement.amp, num_threads=setup.num_threads)
@@ -95,7 +98,8 @@ def _measure(setup: Setup, rows: pa.Table, rejects: list[Reject]) -> dict[str, A
 
 def _rank_of(labels: NDArray[np.int64], probs: NDArray[np.float64]) -> NDArray[np.int64]:
     """How many classes are more probable than the label; a tie counts against it, so that constant output scores 0."""
-    rank: NDArray[np.int64] = (probs >= probs[np.arange(len(labels)), labels][:, None]).sum(axis=1) - 1
+    of_label = probs[range(len(labels)), labels]
+    rank: NDArray[np.int64] = (probs >= of_label[:, None]).sum(axis=1) - 1
     return rank
 
 

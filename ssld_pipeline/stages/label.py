@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
 from pydantic import Field
 
 from ssld_pipeline.contracts import SOFT_LABELS
 from ssld_pipeline.settings import Settings
-from ssld_pipeline.stages.predictions import predict_rows
 from ssld_pipeline.stages.stage import PartResult, PartStage, Reject, Setup
 from ssld_pipeline.stages.teacher import teacher_settings, teacher_spec
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    import pyarrow as pa
 
     from ssld_pipeline.config import RunConfig
     from ssld_pipeline.kernels.soft_label import SoftLabels
     from ssld_pipeline.models.predict import Predictor
+    from ssld_pipeline.stages.predictions import Predictions
 
 
 class LabelConfig(Settings):
@@ -54,35 +52,46 @@ def open_label(setup: Setup) -> Callable[[pa.Table], PartResult]:
 
 
 def _label(rows: pa.Table, predictor: Predictor, config: RunConfig) -> PartResult:
+    import pyarrow as pa
+
     from ssld_pipeline.kernels.soft_label import from_probs
+    from ssld_pipeline.stages.predictions import predict_rows
 
     rejects: list[Reject] = []
     teacher, num_threads = config.teacher, config.placement.loader_threads
-    tables = [_table([], np.zeros((0, 4), np.float32), from_probs(np.zeros((0, 1)), config.label.num_kept))]
+    tables = [_schema().empty_table()]
     for batch in predict_rows(rows, predictor, teacher.image_size, teacher.crop_pct, num_threads, rejects):
         image_ids = rows["image_id"].take(batch.numbers).to_pylist()
-        tables.append(_table(image_ids, batch.boxes, from_probs(batch.probs, config.label.num_kept)))
+        tables.append(_table(image_ids, batch, from_probs(batch.probs, config.label.num_kept)))
     return PartResult(pa.concat_tables(tables).combine_chunks(), rejects)
 
 
-def _table(image_ids: list[str], boxes: NDArray[np.float32], labels: SoftLabels) -> pa.Table:
-    """Rows of ``soft_labels`` for the evaluation view (view 0), without ``part``."""
-    schema = SOFT_LABELS.schema()
+def _schema() -> pa.Schema:
+    """That of ``soft_labels`` without ``part``, which the runner adds."""
+    import pyarrow as pa
+
+    return pa.schema([field for field in SOFT_LABELS.schema() if field.name != "part"])
+
+
+def _table(image_ids: list[str], batch: Predictions, labels: SoftLabels) -> pa.Table:
+    import numpy as np
+    import pyarrow as pa
+
     num_rows, num_kept = labels.class_ids.shape
     starts = np.arange(num_rows + 1, dtype=np.int32) * num_kept
     columns = {
         "image_id": image_ids,
-        "view": np.zeros(num_rows, np.int32),
+        "view": np.zeros(num_rows, np.int32),  # the evaluation view
         "top1_class": labels.top1_class,
         "top1_prob": labels.top1_prob,
         "entropy": labels.entropy,
         "class_ids": pa.ListArray.from_arrays(starts, labels.class_ids.ravel()),
         "probs": pa.ListArray.from_arrays(starts, labels.probs.ravel()),
         "tail_prob": labels.tail_prob,
-        **dict(zip(("crop_left", "crop_top", "crop_width", "crop_height"), boxes.T, strict=True)),
+        **dict(zip(("crop_left", "crop_top", "crop_width", "crop_height"), batch.boxes.T, strict=True)),
         "flipped": np.zeros(num_rows, bool),
     }
-    return pa.table(columns, schema=pa.schema([field for field in schema if field.name != "part"]))
+    return pa.table(columns, schema=_schema())
 
 
 STAGE = PartStage(
