@@ -92,7 +92,15 @@ class TeacherConfig(Settings):
     min_top1: float = Field(0.5, ge=0, le=1)
     """Lowest accuracy on labelled images with which labelling may start; wrong weights or class order give chance."""
     fit: FitConfig | None = None
-    """First finetune the weights to the run's classes."""
+    """First finetune the weights to the run's classes. image_size and crop_pct are the teacher's unless given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fit_at_own_size(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("fit"), dict):
+            sizes = {k: data[k] for k in ("image_size", "crop_pct") if k in data}
+            return {**data, "fit": {**sizes, **data["fit"]}}
+        return data
 
 
 class StudentConfig(Settings):
@@ -101,7 +109,7 @@ class StudentConfig(Settings):
     model_args: dict[str, Any] = {}
     """Keyword arguments of the model's constructor."""
     weights: str | None = None
-    """Start from these weights; null: from scratch, as the publication does."""
+    """Start from these weights, with a fresh classifier; null: from scratch, as the publication does."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Per channel (RGB), for pixels scaled to [0,1]."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)

@@ -21,13 +21,11 @@ class Here:
         return build_artifact(spec, unit)
 
     def fit(self, spec: WorkerSpec, job: TrainJob, folder: str, fingerprint: str) -> dict[str, Any]:
-        from ssld_pipeline.training.fit import fit
+        from ssld_pipeline.training.fit import Means, fit
 
         placement = spec.config.placement
-        return fit(
-            job, folder, fingerprint=fingerprint, num_threads=spec.num_threads, loader_threads=placement.loader_threads,
-            device=spec.device, amp=placement.amp, checkpoint_every_s=placement.checkpoint_every_s,
-        )
+        means = Means(spec.num_threads, placement.loader_threads, spec.device, placement.amp, placement.checkpoint_every_s)
+        return fit(job, folder, fingerprint=fingerprint, means=means)
 
     def close(self) -> None:
         pass

@@ -79,7 +79,7 @@ def _measure(setup: Setup, rows: pa.Table, rejects: list[Reject]) -> dict[str, A
     import numpy as np
 
     from ssld_pipeline.models.predict import open_predictor
-    from ssld_pipeline.stages.predictions import predict_rows
+    from ssld_pipeline.training.predictions import predict_rows
 
     teacher, placement = setup.config.teacher, setup.config.placement
     predictor = open_predictor(teacher_spec(setup), setup.device, amp=placement.amp, num_threads=setup.num_threads)

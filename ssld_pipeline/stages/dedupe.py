@@ -14,7 +14,7 @@ from pydantic import Field
 
 from ssld_pipeline.errors import BadImage
 from ssld_pipeline.settings import Settings
-from ssld_pipeline.stages.index_protected import in_order
+from ssld_pipeline.stages.index_protected import in_reading_order, on_threads
 from ssld_pipeline.stages.stage import Json, PartResult, PartStage, Reject, Setup
 
 if TYPE_CHECKING:
@@ -50,14 +50,16 @@ class DedupeConfig(Settings):
     """Most protected images looked at per pool image, by votes; and again by whole-picture likeness."""
     max_match_distance: float = Field(300, gt=0)
     """Largest Euclidean distance of two matched descriptors, whose norm is about 512."""
-    min_inliers: int = Field(5, ge=3)
+    min_inliers: int = Field(8, ge=4)
     """Matches at distinct positions that must agree on one transform."""
     max_hash_distance: int = Field(10, ge=0, le=64)
     """Perceptual hashes that differ in at most this many of 64 bits propose a pair."""
     min_thumbnail_correlation: float = Field(0.94, gt=0, le=1)
     """16x16 thumbnails at least this correlated propose a pair."""
-    min_score: float = Field(0.5, gt=0, le=1)
+    min_score: float = Field(0.55, gt=0, le=1)
     """Share of pixel blocks that must agree for a pair to be a copy."""
+    min_perceptual_score: float = Field(0.8, gt=0, le=1)
+    """The same for a pair that no key points support."""
     min_blocks: int = Field(6, gt=0, le=64)
     """Pixel blocks, of the protected image's 64, that must be comparable."""
     max_reject_share: float = Field(0.05, ge=0, le=1)
@@ -66,14 +68,14 @@ class DedupeConfig(Settings):
 
 @dataclass(frozen=True)
 class Pair:
-    """A pool image beside protected image number ``protected``; ``affine`` in units of the longer sides."""
+    """A pool image beside protected image number ``protected``; ``homography``: in units of the longer sides."""
 
     protected: int
     method: str
     num_matches: int
     num_inliers: int
     score: float
-    affine: npt.NDArray[np.float64]
+    homography: npt.NDArray[np.float64]
     is_duplicate: bool
 
 
@@ -92,8 +94,8 @@ def open_dedupe(setup: Setup) -> Callable[[pa.Table], PartResult]:
     index = open_index(setup.artifacts["index_protected"], config.num_probes)
 
     def work(rows: pa.Table) -> PartResult:
-        records = rows.select(["image_id", "uri", "offset", "size_bytes"]).sort_by("image_id").to_pylist()
-        checked = list(in_order(lambda record: _check(record, reader, index, config), records, setup.num_threads))
+        records = in_reading_order(rows)
+        checked = list(on_threads(lambda record: _check(record, reader, index, config), records, setup.num_threads))
         found = [row for one in checked for row in one.rows]
         return PartResult(_table(found), [one.reject for one in checked if one.reject])
 
@@ -145,27 +147,27 @@ def _pairs_by_keypoints(grey: npt.NDArray[np.uint8], index: ProtectedIndex, conf
         transform = estimate_transform(pool[left], protected[right])
         if transform is not None and transform.num_inliers >= config.min_inliers:
             counts = len(left), transform.num_inliers
-            pairs.append(_compare(grey, int(image), transform.affine, "sift", counts, index, config))
+            pairs.append(_compare(grey, int(image), transform.homography, "sift", counts, index, config))
     return pairs
 
 
 def _pairs_by_looks(grey: npt.NDArray[np.uint8], index: ProtectedIndex, config: DedupeConfig) -> list[Pair]:
-    from ssld_pipeline.kernels.perceptual import dihedral_affine, dihedral_looks, propose
+    from ssld_pipeline.kernels.perceptual import dihedral_homography, dihedral_looks, propose
 
     proposed = propose(dihedral_looks(grey), index.looks, config.max_hash_distance, config.min_thumbnail_correlation,
                        config.num_candidates)
     pool_size = (grey.shape[1], grey.shape[0])
     pairs = []
     for image, form in proposed:
-        affine = dihedral_affine(form, pool_size, _size(index, image))
-        pairs.append(_compare(grey, image, affine, "perceptual", (0, 0), index, config))
+        homography = dihedral_homography(form, pool_size, _size(index, image))
+        pairs.append(_compare(grey, image, homography, "perceptual", (0, 0), index, config))
     return pairs
 
 
 def _compare(
     grey: npt.NDArray[np.uint8],
     image: int,
-    affine: npt.NDArray[np.float64],
+    homography: npt.NDArray[np.float64],
     method: str,
     counts: tuple[int, int],
     index: ProtectedIndex,
@@ -173,9 +175,10 @@ def _compare(
 ) -> Pair:
     from ssld_pipeline.kernels.block_agreement import compare_pixels
 
-    agreement = compare_pixels(grey, index.frames[image], affine, _size(index, image))
-    is_duplicate = agreement.score >= config.min_score and agreement.num_blocks >= config.min_blocks
-    return Pair(image, method, *counts, agreement.score, affine, is_duplicate)
+    agreement, aligned = compare_pixels(grey, index.frames[image], homography, _size(index, image))
+    min_score = config.min_score if method == "sift" else config.min_perceptual_score
+    is_duplicate = agreement.score >= min_score and agreement.num_blocks >= config.min_blocks
+    return Pair(image, method, *counts, agreement.score, aligned, is_duplicate)
 
 
 def _size(index: ProtectedIndex, image: int) -> tuple[int, int]:
@@ -193,11 +196,11 @@ def _row(image_id: str, size: tuple[int, int], pair: Pair, index: ProtectedIndex
 
     from ssld_pipeline.kernels.verify_geometry import pixel_homography
 
-    homography = pixel_homography(pair.affine, size, _size(index, pair.protected))
+    homography = pixel_homography(pair.homography, size, _size(index, pair.protected))
     return {"image_id": image_id, "protected_id": index.image_ids[pair.protected], "method": pair.method,
             "num_matches": pair.num_matches, "num_inliers": pair.num_inliers, "score": pair.score,
-            "homography": (homography / homography[2, 2]).ravel().tolist(),
-            "flipped": bool(np.linalg.det(pair.affine[:, :2]) < 0), "is_duplicate": pair.is_duplicate}
+            "homography": homography.ravel().tolist(),
+            "flipped": bool(np.linalg.det(pair.homography) < 0), "is_duplicate": pair.is_duplicate}
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:

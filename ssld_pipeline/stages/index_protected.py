@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +26,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 INDEX_FIELDS = ("against", "image_side", "protected_keypoints", "stop_recurrence")
-_IMAGES_AT_ONCE = 64
 _VECTORS_AT_ONCE = 65_536
-# Two descriptors of one thing seen twice are closer than this (Euclidean; a descriptor's norm is about 512).
-_RECURRENCE_DISTANCE = 200
+# Euclidean; a descriptor's norm is about 512. On product photographs 5 % of all key points recur in 8 others within
+# 125, 21 % within 200, which is no longer a watermark's doing.
+_RECURRENCE_DISTANCE = 125
 _NUM_PROBES = 4
 
 
@@ -59,24 +58,36 @@ def build(setup: Setup, rows: pa.Table, folder: Path) -> tuple[dict[str, Json], 
     Rejects: images that cannot be decoded. Their bytes are still recognised.
     """
     config = setup.config.dedupe
-    records = rows.select(["image_id", "uri", "offset", "size_bytes"]).sort_by("image_id").to_pylist()
+    records = in_reading_order(rows)
     rejects = _write_images(records, config, setup.num_threads, folder)
     figures = _write_vectors(config, setup.num_threads, folder)
     figures |= {"num_images": len(records) - len(rejects), "bytes": sum(f.stat().st_size for f in folder.iterdir())}
     return figures, rejects
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item], num_threads: int) -> Iterator[Result]:
-    """``function`` of every item, in the items' order, on ``num_threads`` threads."""
+def in_reading_order(rows: pa.Table) -> list[dict[str, Any]]:
+    """Catalog rows, file by file and forwards within each, whatever the order of ``rows``."""
+    records = rows.select(["image_id", "uri", "offset", "size_bytes"]).sort_by("image_id").to_pylist()
+    first: dict[str, int] = {}
+    for number, record in enumerate(records):
+        first.setdefault(record["uri"], number)
+    return sorted(records, key=lambda record: (first[record["uri"]], record["offset"], record["image_id"]))
+
+
+def on_threads(function: Callable[[Item], Result], items: Iterable[Item], num_threads: int) -> Iterator[Result]:
+    """``function`` of each item, in their order, by threads within each of which OpenCV and FAISS use one."""
     import cv2
 
+    from ssld_pipeline.inputs.ahead import ahead
     from ssld_pipeline.kernels.match import use_one_thread
 
     cv2.setNumThreads(1)
-    items = list(items)
-    with ThreadPoolExecutor(num_threads, initializer=use_one_thread) as pool:
-        for start in range(0, len(items), _IMAGES_AT_ONCE * num_threads):
-            yield from pool.map(function, items[start : start + _IMAGES_AT_ONCE * num_threads])
+
+    def alone(item: Item) -> Result:
+        use_one_thread()
+        return function(item)
+
+    return ahead(alone, items, num_threads)
 
 
 def _write_images(records: list[dict[str, Any]], config: DedupeConfig, num_threads: int, folder: Path) -> list[Reject]:
@@ -98,7 +109,7 @@ def _write_images(records: list[dict[str, Any]], config: DedupeConfig, num_threa
         frames, hashes = writer("frames", np.uint8, 64, 64), writer("hashes", np.uint64)
         thumbnails, places = writer("thumbnails", np.float32, 256), writer("places", np.float32, 4)
         mirrored, descriptors = writer("mirrored", np.bool_), writer("descriptors", np.uint8, 128)
-        for seen in in_order(lambda record: _see(record, reader, config), records, num_threads):
+        for seen in on_threads(lambda record: _see(record, reader, config), records, num_threads):
             if seen.digest:
                 digests.append({"digest": seen.digest, "image_id": seen.image_id})
             if seen.reject:
@@ -163,7 +174,7 @@ def _write_vectors(config: DedupeConfig, num_threads: int, folder: Path) -> dict
     counts = pq.read_table(folder / "images.parquet")["num_keypoints"].to_numpy()
     opened, recurrence = open_index(folder, _NUM_PROBES), config.stop_recurrence
     stopped = [np.zeros(0, np.bool_)]
-    stopped += in_order(lambda image: _recurring(opened, image, recurrence), range(len(counts)), num_threads)
+    stopped += on_threads(lambda image: _recurring(opened, image, recurrence), range(len(counts)), num_threads)
     np.save(folder / "stopped.npy", np.concatenate(stopped))
     return {
         "num_vectors": len(descriptors),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ssld_pipeline.config import RunConfig
     from ssld_pipeline.kernels.soft_label import SoftLabels
     from ssld_pipeline.models.predict import Predictor
-    from ssld_pipeline.stages.predictions import Predictions
+    from ssld_pipeline.training.predictions import Predictions
 
 
 class LabelConfig(Settings):
@@ -55,7 +55,7 @@ def _label(rows: pa.Table, predictor: Predictor, config: RunConfig) -> PartResul
     import pyarrow as pa
 
     from ssld_pipeline.kernels.soft_label import from_probs
-    from ssld_pipeline.stages.predictions import predict_rows
+    from ssld_pipeline.training.predictions import predict_rows
 
     rejects: list[Reject] = []
     teacher, num_threads = config.teacher, config.placement.loader_threads

@@ -21,3 +21,6 @@ class TrainJob:
     roles: tuple[str, ...]
     validation: tuple[str, ...] = ()
     teacher: ModelSpec | None = None
+    class_names: tuple[str, ...] = ()
+    licence: str | None = None
+    """Of the weights that the result is made with, as an SPDX name."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ssld_pipeline.errors import BadImage
-from ssld_pipeline.stages.stage import Reject
+from ssld_pipeline.contracts import Reject
 
 if TYPE_CHECKING:
     import pyarrow as pa

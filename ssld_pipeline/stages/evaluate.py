@@ -1,0 +1,84 @@
+"""evaluate: top-1 and top-5 of every model of the run on every protected input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ssld_pipeline.stages.stage import PartResult, PartStage, Setup
+from ssld_pipeline.stages.student import MODEL_FILE, student_spec
+from ssld_pipeline.stages.teacher import teacher_settings, teacher_spec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.models.spec import ModelSpec
+
+_STUDENTS = ("baseline", "train", "finetune")
+
+
+def settings(config: RunConfig) -> dict[str, Any]:
+    sizes = {"image_size": config.train.image_size, "crop_pct": config.train.crop_pct}
+    return {"teacher": teacher_settings(config), "student": {**config.student.model_dump(mode="json", exclude={"weights"}), **sizes}}
+
+
+def open_evaluate(setup: Setup) -> Callable[[pa.Table], PartResult]:
+    """The function from the catalog rows of one input to one row per model; images without a class are passed over."""
+    from ssld_pipeline.models.predict import open_predictor
+    from ssld_pipeline.training.evaluate import evaluate
+
+    config = setup.config
+    models = {
+        name: (open_predictor(spec, setup.device, amp=config.placement.amp, num_threads=setup.num_threads), size, crop_pct)
+        for name, (spec, size, crop_pct) in _models(setup).items()
+    }
+
+    def work(rows: pa.Table) -> PartResult:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        labelled = rows.filter(pc.is_valid(rows["class_id"]))
+        found, rejects = [], []
+        for name, (predictor, size, crop_pct) in models.items() if labelled.num_rows else ():
+            figures = evaluate(predictor, labelled, size, crop_pct, config.placement.loader_threads)
+            rejects = figures.pop("rejects")
+            num_parameters = sum(p.numel() for p in predictor.model.parameters())
+            input_name = labelled["image_id"][0].as_py().split("/", 1)[0]
+            found.append({"model": name, "input": input_name, **figures, "num_parameters": num_parameters})
+        return PartResult(pa.Table.from_pylist(found, _schema()), rejects)
+
+    return work
+
+
+def _models(setup: Setup) -> dict[str, tuple[ModelSpec, int, float]]:
+    """By name: network, side of its evaluation view in pixels, crop share."""
+    config = setup.config
+    models = {"teacher": (teacher_spec(setup), config.teacher.image_size, config.teacher.crop_pct)}
+    for name in _STUDENTS:
+        if name in setup.artifacts:
+            spec = student_spec(setup, setup.artifacts[name] / MODEL_FILE)
+            models[name] = (spec, config.train.image_size, config.train.crop_pct)
+    return models
+
+
+def _schema() -> pa.Schema:
+    from ssld_pipeline.contracts import EVALUATIONS
+
+    schema = EVALUATIONS.schema()
+    return schema.remove(schema.get_field_index("part"))
+
+
+STAGE = PartStage(
+    name="evaluate",
+    version=1,
+    table="evaluations",
+    reads=("catalog",),
+    settings=settings,
+    open=open_evaluate,
+    per="input",
+    artifacts=("fit_teacher", *_STUDENTS),
+    networks=("teacher",),
+    uses_classes=True,
+    roles=lambda config: ("protected",),
+)

@@ -1,0 +1,59 @@
+"""The run's student, as the stages that train it see it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssld_pipeline.models.spec import ModelSpec
+from ssld_pipeline.stages.stage import Setup, TrainData
+from ssld_pipeline.stages.teacher import teacher_settings, teacher_spec
+from ssld_pipeline.training.job import TrainJob
+from ssld_pipeline.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from ssld_pipeline.config import RunConfig
+
+MODEL_FILE = "student.safetensors"
+
+
+def student_spec(setup: Setup, weights: Path | None = None) -> ModelSpec:
+    """``weights``: of an earlier stage; null: those of the config with a fresh classifier, or a random start."""
+    student = setup.config.student
+    return ModelSpec(
+        model=student.model,
+        num_classes=len(setup.classes),
+        model_args=dict(student.model_args),
+        weights=str(weights) if weights else student.weights,
+        mean=student.mean,
+        std=student.std,
+        new_head=weights is None and student.weights is not None,
+    )
+
+
+def student_settings(config: RunConfig, section: TrainSettings, with_teacher: bool = True) -> dict[str, Any]:
+    """The settings that decide what a student becomes, weights aside: the runner adds their digests.
+
+    How often it is validated changes nothing but the log.
+    """
+    student = config.student.model_dump(mode="json", exclude={"weights"})
+    settings = {"train": section.model_dump(mode="json", exclude={"validations"}), "student": student}
+    return {**settings, "teacher": teacher_settings(config)} if with_teacher else settings
+
+
+def distillation(
+    setup: Setup, data: TrainData, stage: str, section: TrainSettings, student: ModelSpec, tables: tuple[str, ...],
+    roles: tuple[str, ...],
+) -> TrainJob:
+    """The teacher sees the very batch the student sees; with loss ``ce`` there is no teacher."""
+    return TrainJob(
+        stage=stage,
+        student=student,
+        settings=section,
+        tables=tables,
+        roles=roles,
+        validation=data.validation,
+        teacher=None if section.loss == "ce" else teacher_spec(setup),
+        class_names=setup.classes,
+        licence=setup.config.teacher.licence,
+    )

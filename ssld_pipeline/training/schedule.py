@@ -1,0 +1,46 @@
+"""Steps and learning rates of a run, as pure functions of its settings."""
+
+from __future__ import annotations
+
+import math
+
+from ssld_pipeline.errors import UserError
+from ssld_pipeline.training.settings import TrainSettings
+
+
+def steps_per_epoch(settings: TrainSettings, num_images: int) -> int:
+    """Whole batches in a pass over the images; the rest of a pass is dropped. UserError where there is no whole batch."""
+    if num_images < settings.batch_size:
+        raise UserError(
+            f"a batch of {settings.batch_size} images cannot be made of {num_images}; lower batch_size or give more images"
+        )
+    return num_images // settings.batch_size
+
+
+def num_steps(settings: TrainSettings, num_images: int) -> int:
+    """Optimiser steps of the whole run, at least 1."""
+    if settings.steps is not None:
+        return settings.steps
+    return max(1, round(settings.epochs * steps_per_epoch(settings, num_images)))
+
+
+def num_warmup_steps(settings: TrainSettings, num_images: int) -> int:
+    """Steps of the linear warm-up; where the run's length is given in steps, a tenth of it at most."""
+    steps = round(settings.warmup_epochs * steps_per_epoch(settings, num_images))
+    return min(steps, num_steps(settings, num_images) // 10) if settings.steps is not None else steps
+
+
+def lr_at(step: int, peak: float, warmup: int, total: int) -> float:
+    """Learning rate of optimiser step ``step``, counted from 0: from 0 linearly to ``peak``, then a cosine to 0.
+
+    PaddleClas: 5 epochs linear warm-up from 0, cosine per step.
+    """
+    if step < warmup:
+        return peak * step / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def validation_steps(settings: TrainSettings, total: int) -> frozenset[int]:
+    """Numbers of steps done after which the protected inputs are evaluated: evenly spread, the end included."""
+    count = min(settings.validations, total)
+    return frozenset(round(total * (k + 1) / count) for k in range(count))

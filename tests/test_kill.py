@@ -1,0 +1,119 @@
+"""Real processes, really killed: the driver mid-stage, a worker mid-part, a training run mid-epoch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mini
+
+from ssld_pipeline.config import RunConfig, load_config
+from ssld_pipeline.laws import verify
+from ssld_pipeline.store.workspace import Workspace
+
+DEADLINE_S = 240
+
+
+def start(config: Path, *options: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "ssld_pipeline", "run", str(config), *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def finish(process: subprocess.Popen[bytes]) -> str:
+    output, _ = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, output.decode()
+    return output.decode()
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[bytes]) -> Any:
+    end = time.monotonic() + DEADLINE_S
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        assert process.poll() is None, process.communicate()[0].decode()
+        time.sleep(0.02)
+    raise AssertionError("it never came to that")
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def committed(config: RunConfig, table: str) -> set[str]:
+    return {p.file for p in Workspace(config.workspace).tables[table].parts().values()}
+
+
+def assert_lawful(config: RunConfig) -> None:
+    assert not [v for v in verify(Workspace(config.workspace), config.select.per_class) if v.num_broken]
+
+
+def many_parts(folder: Path, **placement: Any) -> Path:
+    """A pool cut into some forty parts."""
+    return mini.write_world(
+        folder, num_tars=8, catalog={"images_per_part": 3}, placement={"num_workers": 2, **placement}
+    )
+
+
+def worker_pids(process: subprocess.Popen[bytes]) -> list[int]:
+    """Ray actors of this pipeline below a driver, by their command lines."""
+    listing = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    return [int(line.split()[0]) for line in listing.splitlines() if "ray::_Actor" in line]
+
+
+def test_a_killed_driver_leaves_what_was_committed_and_the_next_run_does_the_rest(tmp_path: Path) -> None:
+    path = many_parts(tmp_path / "runs")
+    config = load_config(path)
+    driver = start(path, "--until", "select")
+    kept = wait_for(lambda: committed(config, "duplicates"), driver)
+    kill(driver.pid)
+    driver.communicate()
+    output = finish(start(path, "--until", "select"))
+    assert kept <= committed(config, "duplicates"), "a committed part was done again"
+    line = next(line for line in output.splitlines() if line.startswith("dedupe ") and "parts run" in line)
+    assert int(line.split("reused ")[1].split(",")[0]) >= len(kept)
+    assert_lawful(config)
+
+
+def test_a_killed_worker_costs_its_part_in_flight_and_the_run_goes_on(tmp_path: Path) -> None:
+    path = many_parts(tmp_path / "runs")
+    config = load_config(path)
+    driver = start(path, "--until", "select")
+    wait_for(lambda: committed(config, "duplicates"), driver)
+    for pid in worker_pids(driver)[:1]:
+        kill(pid)
+    finish(driver)
+    names = [p.name for p in Workspace(config.workspace).tables["soft_labels"].parts().values()]
+    assert len(names) == len(set(names)) == len([n for n in _pool_parts(config)])
+    assert_lawful(config)
+
+
+def _pool_parts(config: RunConfig) -> list[str]:
+    return [p.name for p in Workspace(config.workspace).tables["catalog"].parts().values() if p.name.startswith("pool/")]
+
+
+def test_a_training_run_killed_mid_epoch_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    path = mini.write_world(
+        tmp_path / "runs", finetune=None, baseline=None, placement={"runner": "local", "checkpoint_every_s": 0.2},
+        train={"steps": 150, "batch_size": 8, "lr": 0.05, "warmup_epochs": 0, "image_size": 32, "validations": 1},
+    )
+    config = load_config(path)
+    driver = start(path)
+    train = Path(config.workspace) / "models" / "train"
+    wait_for(lambda: len(list(train.glob("*/checkpoint*"))) >= 2, driver)
+    kill(driver.pid)
+    driver.communicate()
+    assert not (train / "record.json").exists()
+    finish(start(path))
+    rows = [json.loads(line) for line in (train / "metrics.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in rows if "loss" in row]
+    assert steps == sorted(set(steps)) and steps[-1] == 150, "each step is logged once"
+    resumed = [row["resumed_at"] for row in rows if "resumed_at" in row]
+    assert resumed and 0 < resumed[0] < 150
+    assert_lawful(config)
