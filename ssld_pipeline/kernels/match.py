@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import faiss
 import numpy as np
@@ -36,13 +37,14 @@ def train_index(descriptors: Descriptors) -> faiss.Index:
     Training is single-threaded, so that the index does not depend on the number of threads.
     """
     use_one_thread()
-    index = faiss.index_factory(128, index_factory(len(descriptors)), faiss.METRIC_L2)
+    index: Any = faiss.index_factory(128, index_factory(len(descriptors)), faiss.METRIC_L2)
     if not index.is_trained:
         index.cp.seed = _SEED
         size = min(len(descriptors), _TRAINING_PER_LIST * index.nlist)
         rows = np.sort(np.random.default_rng(_SEED).choice(len(descriptors), size, replace=False))
         index.train(descriptors[rows].astype(np.float32))
-    return index
+    trained: faiss.Index = index
+    return trained
 
 
 def set_num_probes(index: faiss.Index, num_probes: int) -> None:

@@ -17,7 +17,6 @@ Grey = npt.NDArray[np.uint8]
 _HASH_INPUT_PX = 32
 _HASH_SIDE = 8
 _THUMBNAIL_PX = 16
-NUM_DIHEDRAL = 8
 
 
 class Looks(NamedTuple):
@@ -33,13 +32,15 @@ def look(grey: Grey) -> Looks:
 
 
 def dihedral_looks(grey: Grey) -> Looks:
-    """Hash and thumbnail of the eight turned and mirrored forms, m = 8, in the order of ``dihedral_affine``."""
+    """Hash and thumbnail of the eight turned and mirrored forms, m = 8, in the order of ``dihedral_homography``."""
     square = _squeeze(grey, _HASH_INPUT_PX)
     return _looks([np.ascontiguousarray(np.rot90(side, k)) for side in (square, square[:, ::-1]) for k in range(4)])
 
 
-def dihedral_affine(form: int, pool_size: tuple[int, int], protected_size: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """[2, 3] in units of the longer side: the whole pool image, mirrored if form >= 4 and turned, onto the protected.
+def dihedral_homography(
+    form: int, pool_size: tuple[int, int], protected_size: tuple[int, int]
+) -> npt.NDArray[np.float64]:
+    """[3, 3] in units of the longer side: the whole pool image, mirrored if form >= 4 and turned, onto the protected.
 
     Sizes are (width, height).
     """
@@ -48,12 +49,12 @@ def dihedral_affine(form: int, pool_size: tuple[int, int], protected_size: tuple
     quarter = np.array([[0.0, 1, 0], [-1, 0, 1], [0, 0, 1]])  # np.rot90: counter-clockwise on the screen
     longer = max(protected_size)
     from_square = np.diag([protected_size[0] / longer, protected_size[1] / longer, 1.0])
-    return (from_square @ np.linalg.matrix_power(quarter, form % 4) @ mirror @ to_square)[:2]
+    return np.asarray(from_square @ np.linalg.matrix_power(quarter, form % 4) @ mirror @ to_square, np.float64)
 
 
 def hash_distances(pool: Looks, protected: Looks) -> npt.NDArray[np.int64]:
     """[m, n]: differing bits of every pool and protected hash, 0 to 64."""
-    return np.bitwise_count(pool.hashes[:, None] ^ protected.hashes[None]).astype(np.int64)
+    return np.asarray(np.bitwise_count(pool.hashes[:, None] ^ protected.hashes[None]), np.int64)
 
 
 def propose(
@@ -82,4 +83,4 @@ def _phash(square: npt.NDArray[np.uint8]) -> int:
 
 
 def _squeeze(grey: Grey, side: int) -> npt.NDArray[np.uint8]:
-    return cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    return np.asarray(cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA), np.uint8)

@@ -51,7 +51,7 @@ def resize_grey(pixels: npt.NDArray[np.uint8], max_side: int) -> Grey:
     if scale >= 1:
         return grey
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def detect_keypoints(grey: Grey, budget: int) -> KeyPoints:
@@ -59,7 +59,7 @@ def detect_keypoints(grey: Grey, budget: int) -> KeyPoints:
 
     Each of the 8x8 cells gives its strongest, then its second strongest, and so on until the budget is spent.
     """
-    sift = cv2.SIFT_create(nfeatures=0, contrastThreshold=_CONTRAST_THRESHOLD)
+    sift = cv2.SIFT.create(nfeatures=0, contrastThreshold=_CONTRAST_THRESHOLD)
     found = sift.detect(grey, None)
     if not found:
         return no_keypoints()

@@ -19,7 +19,8 @@ _TOLERANCE = 0.02  # of the protected image's longer side: 5 pixels of 256
 _REFINED_TOLERANCE = 0.012
 _MAX_LOG_SCALE = np.log(1.6)
 _MAX_ANGLE = np.deg2rad(30)
-_NUM_REFINED = 3
+_NUM_REFINED = 2
+_MIN_AGREEING = 4
 _DISTINCT_CELL = 0.012
 _MAX_ZOOM = 16.0
 _MAX_STRETCH = 2.5
@@ -37,16 +38,19 @@ class Transform:
     num_inliers: int
 
     @property
-    def flipped(self) -> bool:
-        return bool(np.linalg.det(self.affine[:, :2]) < 0)
+    def homography(self) -> Affine:
+        """float64 [3, 3]: ``affine`` with its last row."""
+        return np.vstack((self.affine, (0.0, 0.0, 1.0)))
 
 
 def estimate_transform(pool: KeyPoints, protected: KeyPoints) -> Transform | None:
     """The transform most matches agree with; row i of ``pool`` matches row i of ``protected``. None if none is sane."""
-    if len(pool) < 3:
+    if len(pool) < _MIN_AGREEING:
         return None
     flips = pool.mirrored != protected.mirrored
     agree = _agreement(pool, protected, flips)
+    if agree.sum(axis=1).max() < _MIN_AGREEING:
+        return None
     best = np.argsort(-agree.sum(axis=1), kind="stable")[:_NUM_REFINED]
     found = [t for row in best if (t := _refine(pool.positions, protected.positions, flips, agree[row], flips[row]))]
     return max(found, key=lambda t: t.num_inliers, default=None)
@@ -96,7 +100,7 @@ def fit_affine(p: npt.NDArray[np.float32], q: npt.NDArray[np.float32]) -> Affine
         return None
     design = np.column_stack((p, np.ones(len(p)))).astype(np.float64)
     solution, _, rank, _ = np.linalg.lstsq(design, q.astype(np.float64), rcond=1e-4)
-    return solution.T if rank == 3 else None
+    return np.asarray(solution.T, np.float64) if rank == 3 else None
 
 
 def apply_affine(affine: Affine, points: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -104,9 +108,13 @@ def apply_affine(affine: Affine, points: npt.NDArray[np.float32]) -> npt.NDArray
     return np.asarray(points @ affine[:, :2].T + affine[:, 2])
 
 
-def pixel_homography(affine: Affine, pool_size: tuple[int, int], protected_size: tuple[int, int]) -> Affine:
-    """float64 [3, 3] from pool to protected pixels (centres at whole numbers), given (width, height) of both."""
-    return _from_unit(protected_size) @ np.vstack((affine, (0, 0, 1))) @ np.linalg.inv(_from_unit(pool_size))
+def pixel_homography(unit: Affine, pool_size: tuple[int, int], protected_size: tuple[int, int]) -> Affine:
+    """float64 [3, 3] from pool to protected pixels (centres at whole numbers), given (width, height) of both.
+
+    ``unit``: the same homography in units of the longer sides.
+    """
+    pixels = _from_unit(protected_size) @ unit @ np.linalg.inv(_from_unit(pool_size))
+    return np.asarray(pixels / pixels[2, 2], np.float64)
 
 
 def _from_unit(size: tuple[int, int]) -> Affine:
