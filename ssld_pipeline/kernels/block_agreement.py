@@ -36,7 +36,7 @@ _INNER[1:-1, 1:-1] = True
 
 
 class Agreement(NamedTuple):
-    """``score``: share of the comparable blocks that agree. ``num_blocks``: how many are comparable (0 to 64)."""
+    """``score``: how well the comparable blocks agree, in [0,1]. ``num_blocks``: how many are comparable (0 to 64)."""
 
     score: float
     num_blocks: int
@@ -90,20 +90,22 @@ def warp_to_frame(pool: Grey, homography: Homography, protected_size: tuple[int,
 def agree_in_blocks(left: Floats, right: Floats, inside: Mask) -> Agreement:
     """Agreement of two [64, 64] images where ``inside``: correlation above 0.8, block by block.
 
-    A block without texture in both images says nothing and is left out; in one of them it is a disagreement. The
-    smaller of two shares counts, of all blocks and of those off the edge, so that a shared frame is not enough.
+    A block without texture in both images says nothing and is left out; in one of them it is a disagreement. Of three
+    figures the smallest counts: the share of all blocks that agree, that of the blocks off the edge (a shared frame is
+    not enough), and the correlation of the blocks' means (a watermark on two flat grounds is not enough).
     """
     weights = _blocks(inside.astype(np.float32))
     count = weights.sum(axis=1)
-    a, var_a = _centred(_blocks(_smooth(left)), weights, count)
-    b, var_b = _centred(_blocks(_smooth(right)), weights, count)
+    a, var_a, mean_a = _centred(_blocks(_smooth(left)), weights, count)
+    b, var_b, mean_b = _centred(_blocks(_smooth(right)), weights, count)
     covariance = (a * b).sum(axis=1) / np.maximum(count, 1)
     agrees = covariance > _MIN_CORRELATION * np.sqrt(np.maximum(var_a * var_b, 1e-6))
-    comparable = (count >= _MIN_COVERED * _BLOCK_SIDE_PX**2) & (np.maximum(var_a, var_b) >= _MIN_CONTRAST**2)
+    whole = count >= _MIN_COVERED * _BLOCK_SIDE_PX**2
+    comparable = whole & (np.maximum(var_a, var_b) >= _MIN_CONTRAST**2)
     num_blocks = int(comparable.sum())
     if not num_blocks:
         return Agreement(0.0, 0)
-    score = float(agrees[comparable].mean())
+    score = min(float(agrees[comparable].mean()), _correlation(mean_a[whole], mean_b[whole]))
     inner = comparable & _INNER.ravel()
     if inner.sum() >= _MIN_INNER_BLOCKS:
         score = min(score, float(agrees[inner].mean()))
@@ -162,7 +164,13 @@ def _blocks(image: Floats) -> Floats:
     return grid.reshape(n * n, _BLOCK_SIDE_PX**2)
 
 
-def _centred(blocks: Floats, weights: Floats, count: Floats) -> tuple[Floats, Floats]:
+def _correlation(left: Floats, right: Floats) -> float:
+    left, right = left - left.mean(), right - right.mean()
+    return max(0.0, float((left * right).sum() / np.sqrt(max(float((left**2).sum() * (right**2).sum()), 1e-6))))
+
+
+def _centred(blocks: Floats, weights: Floats, count: Floats) -> tuple[Floats, Floats, Floats]:
+    """Blocks less their means, variances, means; each over the weighted pixels."""
     mean = (blocks * weights).sum(axis=1) / np.maximum(count, 1)
     centred = (blocks - mean[:, None]) * weights
-    return centred, (centred**2).sum(axis=1) / np.maximum(count, 1)
+    return centred, (centred**2).sum(axis=1) / np.maximum(count, 1), mean

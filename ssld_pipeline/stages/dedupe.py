@@ -50,13 +50,13 @@ class DedupeConfig(Settings):
     """Most protected images looked at per pool image, by votes; and again by whole-picture likeness."""
     max_match_distance: float = Field(300, gt=0)
     """Largest Euclidean distance of two matched descriptors, whose norm is about 512."""
-    min_inliers: int = Field(8, ge=4)
+    min_inliers: int = Field(6, ge=4)
     """Matches at distinct positions that must agree on one transform."""
     max_hash_distance: int = Field(10, ge=0, le=64)
     """Perceptual hashes that differ in at most this many of 64 bits propose a pair."""
     min_thumbnail_correlation: float = Field(0.94, gt=0, le=1)
     """16x16 thumbnails at least this correlated propose a pair."""
-    min_score: float = Field(0.55, gt=0, le=1)
+    min_score: float = Field(0.5, gt=0, le=1)
     """Share of pixel blocks that must agree for a pair to be a copy."""
     min_perceptual_score: float = Field(0.8, gt=0, le=1)
     """The same for a pair that no key points support."""

@@ -95,8 +95,8 @@ class ProtectedIndex:
     def images_hit(self, descriptors: npt.NDArray[np.uint8], num_neighbours: int) -> npt.NDArray[np.int64]:
         """[n, num_neighbours]: the image of each neighbour; -1 where there is none or it is on the stop list."""
         _, rows = search(self.vectors, descriptors, num_neighbours)
-        images = self.image_of(rows)
-        images[(rows >= 0) & self.stopped[rows]] = -1
+        images, found = self.image_of(rows), rows >= 0
+        images[found] = np.where(self.stopped[rows[found]], -1, images[found])
         return images
 
     def image_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

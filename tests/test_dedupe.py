@@ -1,0 +1,207 @@
+import cv2
+import numpy as np
+import pyarrow as pa
+import pytest
+from drawn import encoded, picture
+
+from ssld_pipeline.config import RunConfig
+from ssld_pipeline.contracts import DUPLICATES
+from ssld_pipeline.stages import dedupe, index_protected
+from ssld_pipeline.stages.stage import Setup
+
+NUM_PROTECTED = 12
+SIZE = (320, 240)
+
+
+def config(**settings):
+    inputs = {role: {"uri": "unused", "format": "folder"} for role in ("labeled", "protected", "pool")}
+    return RunConfig.model_validate(
+        {"workspace": "unused", "inputs": inputs, "teacher": {"model": "timm:none", "weights": None},
+         "student": {"model": "timm:none"}, "dedupe": settings})
+
+
+def catalog_rows(folder, images):
+    folder.mkdir()
+    rows = []
+    for number, (image_id, data) in enumerate(images.items()):
+        path = folder / f"{number}.jpg"
+        path.write_bytes(data)
+        rows.append({"image_id": image_id, "uri": str(path), "offset": 0, "size_bytes": len(data)})
+    schema = pa.schema({"image_id": pa.string(), "uri": pa.string(), "offset": pa.int64(), "size_bytes": pa.int64()})
+    return pa.Table.from_pylist(rows, schema)
+
+
+def build(folder, images, num_threads=1):
+    folder.mkdir()
+    rows = catalog_rows(folder / "files", images)
+    (folder / "index").mkdir()
+    figures, rejects = index_protected.STAGE.build(Setup(config(), (), {}, num_threads), rows, folder / "index")
+    return folder / "index", figures, rejects
+
+
+def opened(index, num_threads=1, **settings):
+    return dedupe.STAGE.open(Setup(config(**settings), (), {"index_protected": index}, num_threads))
+
+
+def stamped(image):
+    """With the watermark of a site."""
+    image = image.copy()
+    for y in (60, 130, 200):
+        cv2.putText(image, "photo-stock", (30, y), cv2.FONT_HERSHEY_DUPLEX, 1.4, (255, 255, 255), 2)
+    return image
+
+
+def framed(image):
+    rim = np.random.default_rng(1).integers(0, 256, (20, 26, 3), dtype=np.uint8)
+    page = cv2.resize(rim, SIZE, interpolation=cv2.INTER_CUBIC)
+    page[24:216, 24:296] = cv2.resize(image, (272, 192), interpolation=cv2.INTER_AREA)
+    return page
+
+
+def original(number):
+    disguise = {0: stamped, 1: stamped, 2: framed, 3: framed}.get(number, lambda image: image)
+    return disguise(picture(number, *SIZE))
+
+
+def rotated(image, degrees):
+    turn = cv2.getRotationMatrix2D((image.shape[1] / 2, image.shape[0] / 2), degrees, 1)
+    return cv2.warpAffine(image, turn, image.shape[1::-1])
+
+
+def written_on(image):
+    image = image.copy()
+    for y in (50, 210):
+        cv2.putText(image, "when you see it", (10, y), cv2.FONT_HERSHEY_SIMPLEX, 1.1, (255, 255, 255), 3)
+    return image
+
+
+COPIES = {
+    "smaller": lambda image: cv2.resize(image, (160, 120), interpolation=cv2.INTER_AREA),
+    "larger": lambda image: cv2.resize(image, (800, 600), interpolation=cv2.INTER_CUBIC),
+    "thumbnail": lambda image: cv2.resize(image, (64, 48), interpolation=cv2.INTER_AREA),
+    "cropped": lambda image: image[30:210, 50:290],
+    "mirrored": lambda image: image[:, ::-1],
+    "mirrored crop": lambda image: image[20:220, 290:20:-1],
+    "turned 12 degrees": lambda image: rotated(image, 12),
+    "turned 90 degrees": lambda image: np.rot90(image),
+    "upside down": lambda image: image[::-1, ::-1],
+    "written on": written_on,
+    "blurred": lambda image: cv2.GaussianBlur(image, (0, 0), 2),
+    "darker": lambda image: (255 * (image / 255) ** 2).astype(np.uint8),
+    "padded": lambda image: cv2.copyMakeBorder(image, 40, 10, 60, 30, cv2.BORDER_CONSTANT, value=(250, 250, 250)),
+    "stretched": lambda image: cv2.resize(image, (300, 280), interpolation=cv2.INTER_AREA),
+}
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    images = {f"protected/{i:02}": encoded(original(i)) for i in range(NUM_PROTECTED)}
+    images |= {"protected/broken": b"\xff\xd8\xff not a photograph"}
+    folder, figures, rejects = build(tmp_path_factory.mktemp("protected") / "one", images)
+    assert figures["num_images"] == NUM_PROTECTED
+    assert figures["num_vectors"] > 100 * NUM_PROTECTED
+    assert [r.image_id for r in rejects] == ["protected/broken"]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pool_rows(tmp_path_factory):
+    images = {}
+    for number, (kind, copy) in enumerate(COPIES.items()):
+        pixels = copy(original(number % NUM_PROTECTED))
+        images[f"pool/{kind}/{number % NUM_PROTECTED:02}"] = encoded(pixels, 60)
+    images |= {f"pool/other/{i}": encoded(picture(100 + i, *SIZE)) for i in range(6)}
+    images |= {f"pool/stamped/{i}": encoded(stamped(picture(200 + i, *SIZE))) for i in range(3)}
+    images |= {f"pool/framed/{i}": encoded(framed(picture(300 + i, *SIZE))) for i in range(3)}
+    images |= {"pool/blank": encoded(np.full((90, 90, 3), 200, np.uint8)), "pool/torn": encoded(picture(5))[:900],
+               "pool/same bytes": encoded(original(7)), "pool/same broken bytes": b"\xff\xd8\xff not a photograph"}
+    return catalog_rows(tmp_path_factory.mktemp("pool") / "files", images)
+
+
+@pytest.fixture(scope="module")
+def result(index, pool_rows):
+    return opened(index)(pool_rows)
+
+
+def test_all_copies_are_found_and_nothing_else(result):
+    found = {(r["image_id"], r["protected_id"]) for r in result.rows.to_pylist() if r["is_duplicate"]}
+    expected = {(f"pool/{kind}/{i % NUM_PROTECTED:02}", f"protected/{i % NUM_PROTECTED:02}")
+                for i, kind in enumerate(COPIES)}
+    expected |= {("pool/same bytes", "protected/07"), ("pool/same broken bytes", "protected/broken")}
+    assert found == expected
+
+
+def test_rows_keep_the_contract(result):
+    schema = DUPLICATES.schema()
+    assert result.rows.schema == schema.remove(schema.get_field_index("part"))
+    rows = result.rows.to_pylist()
+    assert len({(r["image_id"], r["protected_id"]) for r in rows}) == len(rows)
+    assert all(0 <= r["score"] <= 1 and len(r["homography"]) == 9 for r in rows)
+    assert [(r.image_id, r.reason) for r in result.rejects] == [("pool/torn", "truncated_image")]
+
+
+def test_the_homography_shows_where_a_copy_lies(result):
+    by_kind = {r["image_id"].split("/")[1]: r for r in result.rows.to_pylist() if r["is_duplicate"]}
+    for kind, corner, expected in (("cropped", (0, 0), (50, 30)), ("larger", (799, 0), (319, 0)),
+                                   ("mirrored", (0, 0), (319, 0)), ("turned 90 degrees", (0, 0), (319, 0))):
+        x, y, depth = np.reshape(by_kind[kind]["homography"], (3, 3)) @ (*corner, 1)
+        np.testing.assert_allclose((x / depth, y / depth), expected, atol=4, err_msg=kind)
+    assert {kind for kind, row in by_kind.items() if row["flipped"]} == {"mirrored", "mirrored crop"}
+    assert by_kind["same bytes"]["method"] == "exact"
+
+
+def test_order_split_and_threads_do_not_change_a_row(index, pool_rows, result):
+    shuffled = pool_rows.take(np.random.default_rng(0).permutation(pool_rows.num_rows))
+    halves = [opened(index, num_threads=3)(shuffled.slice(start, 12)).rows for start in range(0, len(shuffled), 12)]
+    order = [("image_id", "ascending"), ("protected_id", "ascending")]
+    assert pa.concat_tables(halves).sort_by(order) == result.rows.sort_by(order)
+
+
+def test_the_index_depends_neither_on_order_nor_on_threads(tmp_path, index):
+    images = {f"protected/{i:02}": encoded(original(i)) for i in reversed(range(NUM_PROTECTED))}
+    images |= {"protected/broken": b"\xff\xd8\xff not a photograph"}
+    again, _, _ = build(tmp_path / "again", images, num_threads=3)
+    for file in sorted(index.iterdir()):
+        assert (again / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_nothing_protected_finds_nothing(tmp_path, pool_rows):
+    empty, figures, _ = build(tmp_path / "empty", {})
+    assert figures["num_images"] == figures["num_vectors"] == 0
+    assert opened(empty)(pool_rows).rows.num_rows == 0
+    assert opened(empty)(pool_rows.slice(0, 0)).rows.num_rows == 0
+
+
+def test_looks_find_what_keypoints_do_not(tmp_path):
+    pair = [picture(seed, *SIZE) for seed in (600, 601)]
+    index, _, _ = build(tmp_path / "pair", {"protected/a": encoded(pair[0]), "protected/b": encoded(pair[1])})
+    rows = catalog_rows(tmp_path / "pool", {"pool/turned": encoded(np.rot90(pair[1]), 60)})
+    found = opened(index, min_votes=10_000)(rows).rows.to_pylist()
+    confirmed = [(r["protected_id"], r["method"]) for r in found if r["is_duplicate"]]
+    assert confirmed == [("protected/b", "perceptual")]
+
+
+def test_a_recurring_watermark_leaves_the_vote(tmp_path):
+    images = {f"protected/{i}": encoded(stamped(picture(400 + i, *SIZE))) for i in range(12)}
+    index, figures, _ = build(tmp_path / "stamped", images)
+    assert 0 < figures["num_stopped"] < 0.5 * figures["num_vectors"]
+    rows = catalog_rows(tmp_path / "pool", {"pool/other": encoded(stamped(picture(500, *SIZE))),
+                                            "pool/copy": encoded(stamped(picture(403, *SIZE))[:, ::-1])})
+    found = [(r["image_id"], r["protected_id"]) for r in opened(index)(rows).rows.to_pylist() if r["is_duplicate"]]
+    assert found == [("pool/copy", "protected/3")]
+
+
+def test_copies_within_the_protected_set_do_not_stop_each_other(tmp_path):
+    images = {f"protected/{i:02}": encoded(picture(7, *SIZE), 95 - i) for i in range(12)}
+    index, figures, _ = build(tmp_path / "same", images)
+    rows = catalog_rows(tmp_path / "pool", {"pool/crop": encoded(picture(7, *SIZE)[30:200, 40:280])})
+    found = opened(index)(rows).rows.to_pylist()
+    assert figures["num_stopped"] == 0
+    assert len(found) == 3 and all(r["is_duplicate"] for r in found)
+
+
+def test_a_verification_threshold_does_not_rebuild_the_index():
+    before, after = config(), config(min_score=0.9, num_candidates=9, num_probes=8, pool_keypoints=100)
+    assert index_protected.STAGE.settings(before) == index_protected.STAGE.settings(after)
+    assert dedupe.STAGE.settings(before) != dedupe.STAGE.settings(after)
+    assert dedupe.STAGE.settings(before) == dedupe.STAGE.settings(config(max_reject_share=0.5))

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+from drawn import picture
+
+from ssld_pipeline.kernels.perceptual import Looks, dihedral_homography, dihedral_looks, hash_distances, look, propose
+from ssld_pipeline.kernels.sift import resize_grey
+
+GREY = resize_grey(picture(0), 256)
+
+
+def turned(image, form):
+    image = image[:, ::-1] if form >= 4 else image
+    return np.ascontiguousarray(np.rot90(image, form % 4))
+
+
+@pytest.mark.parametrize("form", range(8))
+def test_each_turned_and_mirrored_form_is_recognised(form):
+    found = propose(dihedral_looks(GREY), look(turned(GREY, form)), 10, 0.94, 5)
+    assert found == [(0, form)]
+
+
+@pytest.mark.parametrize("form", range(8))
+def test_the_homography_moves_pixels_as_turning_does(form):
+    height, width = 6, 9
+    image = np.arange(height * width).reshape(height, width)
+    after = turned(image, form)
+    homography = dihedral_homography(form, (width, height), (after.shape[1], after.shape[0]))
+    for y in range(height):
+        for x in range(width):
+            u, v, _ = homography @ [(x + 0.5) / width, (y + 0.5) / width, 1] * max(after.shape)
+            assert after[int(v), int(u)] == image[y, x]
+
+
+def test_hash_distance_counts_bits():
+    hashes = np.array([0, 1, 2**64 - 1, 0x0F0F], np.uint64)
+    nothing = np.zeros((4, 256), np.float32)
+    found = hash_distances(Looks(hashes, nothing), Looks(hashes, nothing))
+    expected = [[bin(int(a) ^ int(b)).count("1") for b in hashes] for a in hashes]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_other_pictures_and_flat_ones_are_not_proposed():
+    others = [look(resize_grey(picture(seed), 256)) for seed in range(1, 30)]
+    protected = Looks(np.concatenate([o.hashes for o in others]), np.concatenate([o.thumbnails for o in others]))
+    assert propose(dihedral_looks(GREY), protected, 10, 0.94, 5) == []
+    flat = look(np.full((50, 60), 9, np.uint8))
+    assert np.all(flat.thumbnails == 0)

@@ -1,0 +1,65 @@
+import cv2
+import numpy as np
+import pytest
+from drawn import picture
+
+from ssld_pipeline.kernels.mirror import canonical_descriptors, mirror_descriptors
+from ssld_pipeline.kernels.sift import detect_at_scales, detect_keypoints, resize_grey, spread_over_cells
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mirroring_a_descriptor_equals_describing_the_mirror_image(seed):
+    grey = resize_grey(picture(seed), 256)
+    sift = cv2.SIFT.create(contrastThreshold=0.01)
+    points, described = sift.detectAndCompute(grey, None)
+    mirrored_points = [
+        cv2.KeyPoint(grey.shape[1] - 1 - p.pt[0], p.pt[1], p.size, (180 - p.angle) % 360, p.response, p.octave)
+        for p in points
+    ]
+    kept, oracle = sift.compute(np.ascontiguousarray(grey[:, ::-1]), mirrored_points)
+    assert len(kept) == len(points)
+    distances = np.linalg.norm(mirror_descriptors(described.astype(np.uint8)).astype(float) - oracle, axis=1)
+    unrelated = np.linalg.norm(described - oracle, axis=1)
+    assert np.median(distances) < 0.25 * np.median(unrelated)
+
+
+def test_both_forms_of_a_descriptor_have_one_canonical_form():
+    rng = np.random.default_rng(0)
+    descriptors = rng.integers(0, 256, (500, 128), dtype=np.uint8)
+    canonical, mirrored = canonical_descriptors(descriptors)
+    other_canonical, other_mirrored = canonical_descriptors(mirror_descriptors(descriptors))
+    bins = descriptors.reshape(-1, 16, 8).sum(axis=1, dtype=np.int64)
+    decided = bins[:, 1:4].sum(axis=1) != bins[:, 5:8].sum(axis=1)
+    np.testing.assert_array_equal(canonical[decided], other_canonical[decided])
+    assert (mirrored != other_mirrored)[decided].all()
+    np.testing.assert_array_equal(mirror_descriptors(mirror_descriptors(descriptors)), descriptors)
+
+
+def test_text_does_not_use_up_the_budget():
+    page = cv2.GaussianBlur(picture(5), (0, 0), 3)
+    cv2.putText(page, "SAMPLE TEXT", (5, 25), cv2.FONT_HERSHEY_SIMPLEX, 1.4, (255, 255, 255), 4)
+    points = detect_keypoints(resize_grey(page, 256), 100)
+    in_text = points.positions[:, 1] < 0.12
+    assert len(points) == 100
+    assert in_text.mean() < 0.4
+
+
+def test_each_cell_gives_its_strongest_first():
+    positions = np.array([[1, 1], [2, 2], [3, 3], [90, 90]], np.float32)
+    responses = np.array([0.5, 0.9, 0.7, 0.1], np.float32)
+    chosen = spread_over_cells(positions, responses, (100, 100), 3)
+    np.testing.assert_array_equal(chosen, [1, 3, 2])
+
+
+def test_positions_do_not_depend_on_the_resolution():
+    large = detect_keypoints(resize_grey(picture(2, 640, 480), 512), 2000)
+    small = detect_keypoints(resize_grey(picture(2, 640, 480), 256), 200)
+    nearest = np.linalg.norm(small.positions[:, None] - large.positions[None], axis=2).min(axis=1)
+    assert np.median(nearest) < 0.004  # a pixel of 256
+
+
+def test_budget_holds_over_two_scales_and_a_flat_image_has_no_keypoints():
+    points = detect_at_scales(resize_grey(picture(1), 256), 150)
+    assert 100 < len(points) <= 150
+    assert points.sizes.min() < points.sizes.max() / 4
+    assert len(detect_at_scales(np.full((100, 80), 128, np.uint8), 150)) == 0

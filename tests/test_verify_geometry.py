@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from ssld_pipeline.kernels.sift import KeyPoints
+from ssld_pipeline.kernels.verify_geometry import estimate_transform, fit_affine, pixel_homography
+
+
+def keypoints(positions, sizes, angles, mirrored):
+    return KeyPoints(np.asarray(positions, np.float32), np.asarray(sizes, np.float32), np.asarray(angles, np.float32),
+                     np.asarray(mirrored, np.bool_), np.zeros((len(sizes), 128), np.uint8))
+
+
+def matched(scale, degrees, flipped, num_right, num_wrong, seed=0):
+    """Matches under a known similarity, and wrong ones after them; also the affine."""
+    rng = np.random.default_rng(seed)
+    count, turn = num_right + num_wrong, np.deg2rad(degrees)
+    rotation = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    mirror = np.diag([-1.0, 1.0]) if flipped else np.eye(2)
+    linear, shift = rotation @ mirror, np.array([0.4, 0.3])
+    p, angles, sizes = rng.uniform(0, 1, (count, 2)), rng.uniform(-3, 3, count), rng.uniform(0.01, 0.1, count)
+    q = p @ linear.T + shift + rng.normal(0, 0.001, (count, 2))
+    direction = np.column_stack((np.cos(angles), np.sin(angles))) @ linear.T
+    q_angles = np.arctan2(direction[:, 1], direction[:, 0])
+    q[num_right:], q_angles[num_right:] = rng.uniform(0, 1, (num_wrong, 2)), rng.uniform(-3, 3, num_wrong)
+    flags = rng.uniform(size=count) < 0.5
+    pool = keypoints(p, sizes, angles, flags)
+    protected = keypoints(q, sizes * scale, q_angles, flags ^ flipped)
+    return pool, protected, np.column_stack((linear, shift))
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize(("scale", "degrees"), [(1.0, 0), (0.4, 30), (2.5, -90), (1.3, 170)])
+def test_a_known_similarity_is_found_among_wrong_matches(scale, degrees, flipped):
+    pool, protected, affine = matched(scale, degrees, flipped, num_right=25, num_wrong=60)
+    found = estimate_transform(pool, protected)
+    assert set(range(25)) <= set(found.inliers.tolist())
+    assert 20 <= found.num_inliers <= 30
+    np.testing.assert_allclose(found.affine, affine, atol=0.01)
+    assert (np.linalg.det(found.homography) < 0) == flipped
+
+
+def test_an_affine_distortion_is_refined():
+    pool, protected, _ = matched(1.0, 10, False, num_right=40, num_wrong=20)
+    squeeze = np.array([[1.0, 0.1], [0.0, 0.85]])
+    squeezed = keypoints(protected.positions @ squeeze.T, protected.sizes, protected.angles, protected.mirrored)
+    found = estimate_transform(pool, squeezed)
+    oracle = np.linalg.lstsq(np.column_stack((pool.positions[:40], np.ones(40))), squeezed.positions[:40], rcond=None)
+    np.testing.assert_allclose(found.affine, oracle[0].T, atol=0.01)
+
+
+def test_wrong_matches_alone_have_few_inliers():
+    pool, protected, _ = matched(1.0, 0, False, num_right=0, num_wrong=100)
+    found = estimate_transform(pool, protected)
+    assert found is None or found.num_inliers < 8
+
+
+def test_repeated_positions_count_once():
+    pool, protected, _ = matched(1.0, 0, False, num_right=5, num_wrong=0)
+    repeated = np.repeat(np.arange(5), 10)
+    found = estimate_transform(pool[repeated], protected[repeated])
+    assert found.num_inliers == 5
+    assert len(found.inliers) == 50
+
+
+def test_points_on_a_line_and_too_few_points_fix_no_transform():
+    line = np.column_stack((np.linspace(0, 1, 20), np.linspace(0, 1, 20))).astype(np.float32)
+    assert fit_affine(line, line) is None
+    points = keypoints(line, np.full(20, 0.05), np.zeros(20), np.zeros(20))
+    assert estimate_transform(points, points) is None
+    assert estimate_transform(points[:3], points[:3]) is None
+
+
+def test_a_homography_in_pixels_maps_corners_onto_corners():
+    pixels = pixel_homography(np.eye(3), (400, 300), (200, 150))
+    mapped = pixels @ np.array([399.5, -0.5, 1])  # the upper right corner of the upper right pixel
+    np.testing.assert_allclose(mapped[:2] / mapped[2], [199.5, -0.5])
