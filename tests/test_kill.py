@@ -62,9 +62,9 @@ def many_parts(folder: Path, **placement: Any) -> Path:
 
 
 def worker_pids(process: subprocess.Popen[bytes]) -> list[int]:
-    """Ray actors of this pipeline below a driver, by their command lines."""
+    """Ray workers that are at a part, by their command lines."""
     listing = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    return [int(line.split()[0]) for line in listing.splitlines() if "ray::_Actor" in line]
+    return [int(line.split()[0]) for line in listing.splitlines() if "ray::_do_unit" in line]
 
 
 def test_a_killed_driver_leaves_what_was_committed_and_the_next_run_does_the_rest(tmp_path: Path) -> None:

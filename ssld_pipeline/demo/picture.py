@@ -130,8 +130,8 @@ def _put(rng: Rng, background: Floats, thing: Floats, mask: Floats, pose: Pose) 
 
 
 def _occlude(rng: Rng, picture: Floats, pose: Pose) -> Floats:
-    """In half of the pictures one or two leaves lie across the thing."""
-    if rng.random() < 0.5:
+    """In two pictures of five one or two leaves lie across the thing."""
+    if rng.random() < 0.6:
         return picture
     height, width = picture.shape[:2]
     cover = np.zeros((height, width), np.float32)

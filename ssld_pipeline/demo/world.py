@@ -43,7 +43,7 @@ class Recipe:
     seed: int = 0
     labeled_per_class: int = 30
     protected_per_class: int = 30
-    teacher_per_class: int = 200
+    teacher_per_class: int = 250
     num_pool: int = 4000
     num_copies: int = 133
     distractor_share: float = 0.35

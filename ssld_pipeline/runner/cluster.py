@@ -1,4 +1,4 @@
-"""Ray: a pool of actors for part stages, a task for an artifact, Ray Train for a training run.
+"""Ray: tasks for part stages (actors where there is a GPU), a task for an artifact, Ray Train for a training group.
 
 Ray carries units and receipts, never tables. Process and node death are the pool's own affair: Ray's retries do not
 cover a worker that hangs or a network partition, so the driver keeps a deadline per unit and hands it out again.
@@ -11,15 +11,17 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
 from ssld_pipeline.config import PlacementConfig
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.pipeline import stage_named
+from ssld_pipeline.runner.here import Here
 from ssld_pipeline.runner.units import Unit
 from ssld_pipeline.runner.work import PartWorker, Receipt, WorkerSpec, build_artifact
 from ssld_pipeline.store import files
@@ -58,22 +60,34 @@ class Cluster:
         return _get(remote.remote(spec, unit))
 
     def fit(self, spec: WorkerSpec, job: TrainJob, folder: str, fingerprint: str) -> dict[str, Any]:
-        """Ray Train v2 around the same loop that runs without Ray; checkpoints are the loop's own, in ``folder``."""
+        """One process is a task; several are Ray Train's, around the same loop. Checkpoints are the loop's, in ``folder``."""
+        gpu = self._gpus_for(spec, training=True)
+        share = int(ray.cluster_resources().get("CPU", 1)) // self._placement.train_workers
+        threads = max(1, min(share, _cores_of_largest_node()))
+        spec = replace(spec, num_threads=threads, device="cuda" if gpu else "cpu")
+        if self._placement.train_workers == 1:
+            retries = self._placement.train_failures
+            return dict(_get(ray.remote(num_cpus=1, num_gpus=gpu, max_retries=retries)(_fit).remote(spec, job, folder, fingerprint)))
+        return self._fit_in_group(spec, job, folder, fingerprint)
+
+    def _fit_in_group(self, spec: WorkerSpec, job: TrainJob, folder: str, fingerprint: str) -> dict[str, Any]:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        placement, gpu = self._placement, bool(self._gpus_for(spec, training=True))
-        share = int(ray.cluster_resources().get("CPU", 1)) // placement.train_workers
-        spec = replace(spec, num_threads=max(1, min(share, _cores_of_largest_node())))
+        gpu = spec.device == "cuda"
         storage = files.join(folder, "ray")
         trainer = TorchTrainer(
             _train_worker,
             train_loop_config={"spec": spec, "job": job, "folder": folder, "fingerprint": fingerprint},
             scaling_config=ScalingConfig(
-                num_workers=placement.train_workers, use_gpu=gpu, resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {})}
+                num_workers=self._placement.train_workers,
+                use_gpu=gpu,
+                resources_per_worker={"CPU": 1, "GPU": 1} if gpu else {"CPU": 1},
             ),
             run_config=RunConfig(
-                name=uuid.uuid4().hex[:12], storage_path=storage, failure_config=FailureConfig(max_failures=placement.train_failures)
+                name=uuid.uuid4().hex[:12],
+                storage_path=storage,
+                failure_config=FailureConfig(max_failures=self._placement.train_failures),
             ),
         )
         trainer.fit()
@@ -96,86 +110,98 @@ class Cluster:
         return int(present)
 
 
+def _fit(spec: WorkerSpec, job: TrainJob, folder: str, fingerprint: str) -> dict[str, Any]:
+    return Here().fit(spec, job, folder, fingerprint)
+
+
 def _train_worker(config: dict[str, Any]) -> None:
     """One process of the process group. A user's mistake is left in the folder: Ray Train would retry an exception."""
     import ray.train
 
-    from ssld_pipeline.runner.here import Here
-
-    spec: WorkerSpec = config["spec"]
-    gpu = bool(ray.get_gpu_ids())
-    spec = replace(spec, device="cuda" if gpu else "cpu")
     try:
-        outcome: dict[str, Any] = {"metrics": Here().fit(spec, config["job"], config["folder"], config["fingerprint"])}
+        outcome: dict[str, Any] = {"metrics": _fit(**config)}
     except UserError as error:
         outcome = {"error": str(error)}
     if ray.train.get_context().get_world_rank() == 0:
         files.write_json(files.join(config["folder"], "outcome.json"), outcome)
 
 
-class _Actor:
-    """Opens its stage at the first unit, so that a mistake in opening reaches the driver as the exception it is."""
+@lru_cache(maxsize=1)
+def _opened(token: str, holder: _Holder) -> PartWorker:
+    """The process's worker for one stage of one run; opening the next lets go of it."""
+    return PartWorker(holder.spec)
 
-    def __init__(self, spec: WorkerSpec) -> None:
-        self._spec = spec
-        self._worker: PartWorker | None = None
 
-    def ready(self) -> int:
-        return os.getpid()
+@dataclass(frozen=True)
+class _Holder:
+    """A spec that a cache may hold: equal whatever it contains, told apart by the token beside it."""
 
-    def do(self, unit: Unit) -> Receipt:
-        self._worker = self._worker or PartWorker(self._spec)
-        return self._worker.do(unit)
+    spec: WorkerSpec = field(compare=False)
+
+
+def _do_unit(token: str, spec: WorkerSpec, unit: Unit) -> Receipt:
+    """As a task: Ray hands the next task to the same process, where the libraries are loaded and the stage is open."""
+    return _opened(token, _Holder(spec)).do(unit)
+
+
+class _GpuActor:
+    """As an actor: the network leaves the GPU's memory when the stage ends, which an idle task process would not do."""
+
+    def do(self, token: str, spec: WorkerSpec, unit: Unit) -> Receipt:
+        return _do_unit(token, spec, unit)
 
 
 @dataclass
 class _Busy:
+    """A unit on its way; ``actor`` is None where a task does it."""
+
     actor: Any
-    unit: Unit | None
+    unit: Unit
     since: float
 
 
 class _Pool:
-    """One unit per actor at a time; what is lost or late is given to another, a bounded number of times."""
+    """One unit per worker at a time; what is lost or late is given to another, a bounded number of times."""
 
     def __init__(self, spec: WorkerSpec, placement: PlacementConfig, gpus: int) -> None:
-        cpus = placement.cpus_per_worker
-        spec = replace(spec, num_threads=cpus, device="cuda" if gpus else "cpu")
-        self._make = lambda: ray.remote(num_cpus=cpus, num_gpus=gpus)(_Actor).remote(spec)
         self._placement, self._gpus = placement, gpus
+        spec = replace(spec, num_threads=placement.cpus_per_worker, device="cuda" if gpus else "cpu")
+        self._token, self._spec = uuid.uuid4().hex, ray.put(spec)
+        # Ray's own retries would hide how often a part was lost, and know no deadline.
+        self._task = ray.remote(num_cpus=placement.cpus_per_worker, max_retries=0)(_do_unit)
+        self._actor = ray.remote(num_cpus=placement.cpus_per_worker, num_gpus=gpus)(_GpuActor)
         self._busy: dict[Any, _Busy] = {}
-        self._idle: list[Any] = []
+        self._idle_actors: list[Any] = []
         self._losses: Counter[str] = Counter()
 
     def work(self, units: Sequence[Unit]) -> Iterator[Receipt]:
         waiting = deque(units)
-        while waiting or any(b.unit for b in self._busy.values()):
-            self._hand_out(waiting)
+        while waiting or self._busy:
+            while waiting and len(self._busy) < self._num_workers():
+                self._hand_out(waiting.popleft())
             ready, _ = ray.wait(list(self._busy), num_returns=1, timeout=_POLL_S)
             for reference in ready:
                 busy = self._busy.pop(reference)
                 try:
-                    result = _get(reference)
-                except RayActorError as error:
+                    receipt = _get(reference)
+                except (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError) as error:
                     self._lose(busy, waiting, str(error).strip())
                     continue
-                self._idle.append(busy.actor)
-                if busy.unit is not None:
-                    yield result
+                if busy.actor is not None:
+                    self._idle_actors.append(busy.actor)
+                yield receipt
             self._reclaim_late(waiting)
 
     def close(self) -> None:
-        for actor in [*self._idle, *(b.actor for b in self._busy.values())]:
+        for reference, busy in self._busy.items():
+            self._stop(reference, busy)
+        for actor in self._idle_actors:
             ray.kill(actor)
 
-    def _hand_out(self, waiting: deque[Unit]) -> None:
-        while waiting and self._idle:
-            actor, unit = self._idle.pop(), waiting.popleft()
-            self._busy[actor.do.remote(unit)] = _Busy(actor, unit, time.monotonic())
-        starting = sum(b.unit is None for b in self._busy.values())
-        for _ in range(min(len(waiting) - starting, self._num_workers() - len(self._busy))):
-            actor = self._make()
-            self._busy[actor.ready.remote()] = _Busy(actor, None, time.monotonic())
+    def _hand_out(self, unit: Unit) -> None:
+        actor = (self._idle_actors.pop() if self._idle_actors else self._actor.remote()) if self._gpus else None
+        do = actor.do if actor is not None else self._task
+        self._busy[do.remote(self._token, self._spec, unit)] = _Busy(actor, unit, time.monotonic())
 
     def _num_workers(self) -> int:
         """Grows and shrinks with the cluster."""
@@ -187,19 +213,25 @@ class _Pool:
         return max(1, int(resources.get("CPU", 1)) // self._placement.cpus_per_worker)
 
     def _reclaim_late(self, waiting: deque[Unit]) -> None:
+        limit = self._placement.part_deadline_s
         for reference, busy in list(self._busy.items()):
-            if busy.unit is not None and time.monotonic() - busy.since > self._placement.part_deadline_s:
+            if time.monotonic() - busy.since > limit:
                 del self._busy[reference]
-                ray.kill(busy.actor)
-                self._lose(busy, waiting, f"no answer within {self._placement.part_deadline_s:.0f} s (placement.part_deadline_s)")
+                self._stop(reference, busy)
+                self._lose(busy, waiting, f"no answer within {limit:.0f} s (placement.part_deadline_s)")
+
+    def _stop(self, reference: Any, busy: _Busy) -> None:
+        if busy.actor is not None:
+            ray.kill(busy.actor)
+        else:
+            ray.cancel(reference, force=True)
 
     def _lose(self, busy: _Busy, waiting: deque[Unit], why: str) -> None:
-        name = busy.unit.name if busy.unit else "(starting)"
+        name = busy.unit.name
         self._losses[name] += 1
         if self._losses[name] >= self._placement.part_attempts:
             raise UserError(f"part {name} cost {self._losses[name]} workers; the last: {why}. Finished parts are committed")
-        if busy.unit is not None:
-            waiting.appendleft(busy.unit)
+        waiting.appendleft(busy.unit)
 
 
 def _cores_of_largest_node() -> int:
