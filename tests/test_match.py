@@ -3,12 +3,12 @@ import numpy as np
 import pytest
 
 from ssld_pipeline.kernels.match import (
+    build_index,
     index_factory,
     match_one_to_one,
     search,
     set_num_probes,
     squared_distances,
-    train_index,
     vote,
 )
 
@@ -27,8 +27,7 @@ def brute_force(queries, base, count):
 
 def test_a_small_index_is_exact():
     base, queries = descriptors(0, 700), descriptors(1, 20)
-    index = train_index(base)
-    index.add(base.astype(np.float32))
+    index = build_index(base, 1)
     distances, ids = search(index, queries, 5)
     exact, order = brute_force(queries, base, 5)
     np.testing.assert_array_equal(distances, exact)
@@ -38,8 +37,7 @@ def test_a_small_index_is_exact():
 def test_a_large_index_finds_a_disturbed_descriptor():
     base = descriptors(0, 17_000)
     assert index_factory(len(base)).startswith("IVF")
-    index = train_index(base)
-    index.add(base.astype(np.float32))
+    index = build_index(base, 1)
     set_num_probes(index, 4)
     rows = np.arange(0, len(base), 170)
     noise = np.random.default_rng(2).normal(0, 3, (len(rows), 128))
@@ -51,14 +49,8 @@ def test_a_large_index_finds_a_disturbed_descriptor():
 def test_the_index_does_not_depend_on_the_number_of_threads():
     base = descriptors(3, 17_000)
 
-    def built(num_threads):
-        index = train_index(base)
-        faiss.omp_set_num_threads(num_threads)
-        index.add(base.astype(np.float32))
-        faiss.omp_set_num_threads(1)
-        return faiss.serialize_index(index)
-
-    np.testing.assert_array_equal(built(1), built(2))
+    one, two = (faiss.serialize_index(build_index(base, num_threads)) for num_threads in (1, 2))
+    np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize(("num_vectors", "expected"), [(0, "Flat"), (16_384, "Flat"), (120_000, "IVF512,PQ64x4fs"),
@@ -68,7 +60,7 @@ def test_the_kind_of_index_follows_the_number_of_vectors(num_vectors, expected):
 
 
 def test_an_empty_index_answers_with_nothing():
-    index = train_index(np.zeros((0, 128), np.uint8))
+    index = build_index(np.zeros((0, 128), np.uint8), 1)
     _, ids = search(index, descriptors(0, 3), 2)
     np.testing.assert_array_equal(ids, np.full((3, 2), -1))
 

@@ -16,6 +16,7 @@ _SEED = 0
 # Up to here brute force costs no more than quantisation, and is exact.
 _MAX_FLAT = 16_384
 _TRAINING_PER_LIST = 64
+_ADDED_AT_ONCE = 65_536
 
 
 def use_one_thread() -> None:
@@ -31,10 +32,10 @@ def index_factory(num_vectors: int) -> str:
     return f"IVF{min(lists, num_vectors // 40)},PQ64x4fs"
 
 
-def train_index(descriptors: Descriptors) -> faiss.Index:
-    """An empty index fit for ``descriptors`` (uint8 [n, 128]), trained on a seeded sample of them.
+def build_index(descriptors: Descriptors, num_threads: int) -> faiss.Index:
+    """The index of ``descriptors`` (uint8 [n, 128], may be memory-mapped); vector id = row.
 
-    Training is single-threaded, so that the index does not depend on the number of threads.
+    Trained on a seeded sample by one thread, and filled by ``num_threads``: the index does not depend on their number.
     """
     use_one_thread()
     index: Any = faiss.index_factory(128, index_factory(len(descriptors)), faiss.METRIC_L2)
@@ -43,8 +44,12 @@ def train_index(descriptors: Descriptors) -> faiss.Index:
         size = min(len(descriptors), _TRAINING_PER_LIST * index.nlist)
         rows = np.sort(np.random.default_rng(_SEED).choice(len(descriptors), size, replace=False))
         index.train(descriptors[rows].astype(np.float32))
-    trained: faiss.Index = index
-    return trained
+    faiss.omp_set_num_threads(num_threads)
+    for start in range(0, len(descriptors), _ADDED_AT_ONCE):
+        index.add(descriptors[start : start + _ADDED_AT_ONCE].astype(np.float32))
+    use_one_thread()
+    filled: faiss.Index = index
+    return filled
 
 
 def set_num_probes(index: faiss.Index, num_probes: int) -> None:

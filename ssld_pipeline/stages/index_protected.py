@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,15 +17,13 @@ if TYPE_CHECKING:
 
     from ssld_pipeline.config import RunConfig
     from ssld_pipeline.inputs.read import ImageReader
-    from ssld_pipeline.kernels.perceptual import Looks
-    from ssld_pipeline.kernels.sift import KeyPoints
     from ssld_pipeline.stages.dedupe import DedupeConfig
+    from ssld_pipeline.stages.protected_index import Portrait, ProtectedIndex
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 INDEX_FIELDS = ("against", "image_side", "protected_keypoints", "stop_recurrence")
-_VECTORS_AT_ONCE = 65_536
 # Euclidean; a descriptor's norm is about 512. On product photographs 5 % of all key points recur in 8 others within
 # 125, 21 % within 200, which is no longer a watermark's doing.
 _RECURRENCE_DISTANCE = 125
@@ -34,21 +31,10 @@ _NUM_PROBES = 4
 
 
 @dataclass(frozen=True)
-class _Portrait:
-    """What the index keeps of one image."""
-
-    width: int
-    height: int
-    frame: npt.NDArray[np.uint8]
-    looks: Looks
-    keypoints: KeyPoints
-
-
-@dataclass(frozen=True)
 class _Seen:
     image_id: str
     digest: bytes | None
-    portrait: _Portrait | None
+    portrait: Portrait | None
     reject: Reject | None
 
 
@@ -91,44 +77,18 @@ def on_threads(function: Callable[[Item], Result], items: Iterable[Item], num_th
 
 
 def _write_images(records: list[dict[str, Any]], config: DedupeConfig, num_threads: int, folder: Path) -> list[Reject]:
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     from ssld_pipeline.inputs.read import ImageReader
-    from ssld_pipeline.stages.protected_index import RowWriter
+    from ssld_pipeline.stages.protected_index import ImageWriter
 
-    reader = ImageReader()
-    digests: list[dict[str, Any]] = []
-    images: list[dict[str, Any]] = []
-    rejects: list[Reject] = []
-    with ExitStack() as stack:
-        def writer(name: str, dtype: type[np.generic], *shape: int) -> RowWriter:
-            return stack.enter_context(RowWriter(folder / f"{name}.npy", dtype, shape))
-
-        frames, hashes = writer("frames", np.uint8, 64, 64), writer("hashes", np.uint64)
-        thumbnails, places = writer("thumbnails", np.float32, 256), writer("places", np.float32, 4)
-        mirrored, descriptors = writer("mirrored", np.bool_), writer("descriptors", np.uint8, 128)
+    reader, rejects = ImageReader(), []
+    with ImageWriter(folder) as writer:
         for seen in on_threads(lambda record: _see(record, reader, config), records, num_threads):
             if seen.digest:
-                digests.append({"digest": seen.digest, "image_id": seen.image_id})
+                writer.add_file(seen.image_id, seen.digest)
+            if seen.portrait:
+                writer.add_image(seen.image_id, seen.portrait)
             if seen.reject:
                 rejects.append(seen.reject)
-            if seen.portrait:
-                portrait, points = seen.portrait, seen.portrait.keypoints
-                images.append({"image_id": seen.image_id, "width": portrait.width, "height": portrait.height,
-                               "num_keypoints": len(points)})
-                frames.append(portrait.frame[None])
-                hashes.append(portrait.looks.hashes)
-                thumbnails.append(portrait.looks.thumbnails)
-                places.append(np.column_stack((points.positions, points.sizes, points.angles)))
-                mirrored.append(points.mirrored)
-                descriptors.append(points.descriptors)
-    pq.write_table(pa.Table.from_pylist(digests, pa.schema({"digest": pa.binary(16), "image_id": pa.string()})),
-                   folder / "digests.parquet")
-    numbers = {"width": pa.int64(), "height": pa.int64(), "num_keypoints": pa.int64()}
-    schema = pa.schema({"image_id": pa.string(), **numbers})
-    pq.write_table(pa.Table.from_pylist(images, schema), folder / "images.parquet")
     return rejects
 
 
@@ -144,46 +104,42 @@ def _see(record: dict[str, Any], reader: ImageReader, config: DedupeConfig) -> _
         return _Seen(image_id, own_digest, None, Reject(image_id, bad.reason, bad.detail))
 
 
-def _portray(data: bytes, config: DedupeConfig) -> _Portrait:
+def _portray(data: bytes, config: DedupeConfig) -> Portrait:
     from ssld_pipeline.kernels.block_agreement import protected_frame
     from ssld_pipeline.kernels.images import decode
     from ssld_pipeline.kernels.perceptual import look
     from ssld_pipeline.kernels.sift import detect_at_scales, resize_grey
+    from ssld_pipeline.stages.protected_index import Portrait
 
     image = decode(data, min_short_side=config.image_side)
     grey = resize_grey(image.pixels, config.image_side)
     keypoints = detect_at_scales(grey, config.protected_keypoints)
-    return _Portrait(image.width, image.height, protected_frame(grey), look(grey), keypoints)
+    return Portrait(image.width, image.height, protected_frame(grey), look(grey), keypoints)
 
 
 def _write_vectors(config: DedupeConfig, num_threads: int, folder: Path) -> dict[str, Json]:
     """Writes the FAISS index and the stop list."""
     import faiss
     import numpy as np
-    import pyarrow.parquet as pq
 
-    from ssld_pipeline.kernels.match import train_index
-    from ssld_pipeline.stages.protected_index import INDEX_FILE, open_index
+    from ssld_pipeline.kernels.match import build_index
+    from ssld_pipeline.stages.protected_index import VECTORS_FILE, open_index
 
     descriptors = np.load(folder / "descriptors.npy", mmap_mode="r")
-    index = train_index(descriptors)
-    for start in range(0, len(descriptors), _VECTORS_AT_ONCE):
-        index.add(descriptors[start : start + _VECTORS_AT_ONCE].astype(np.float32))
-    faiss.write_index(index, str(folder / INDEX_FILE))
+    faiss.write_index(build_index(descriptors, num_threads), str(folder / VECTORS_FILE))
     np.save(folder / "stopped.npy", np.zeros(len(descriptors), np.bool_))
-    counts = pq.read_table(folder / "images.parquet")["num_keypoints"].to_numpy()
-    opened, recurrence = open_index(folder, _NUM_PROBES), config.stop_recurrence
-    stopped = [np.zeros(0, np.bool_)]
-    stopped += on_threads(lambda image: _recurring(opened, image, recurrence), range(len(counts)), num_threads)
+    index, recurrence = open_index(folder, _NUM_PROBES), config.stop_recurrence
+    images = range(len(index.image_ids))
+    stopped = [np.zeros(0, np.bool_), *on_threads(lambda i: _recurring(index, i, recurrence), images, num_threads)]
     np.save(folder / "stopped.npy", np.concatenate(stopped))
     return {
         "num_vectors": len(descriptors),
-        "num_without_keypoints": int((counts == 0).sum()),
+        "num_without_keypoints": int((np.diff(index.first_keypoints) == 0).sum()),
         "num_stopped": int(np.concatenate(stopped).sum()),
     }
 
 
-def _recurring(index: Any, image: int, stop_recurrence: int) -> npt.NDArray[np.bool_]:
+def _recurring(index: ProtectedIndex, image: int, stop_recurrence: int) -> npt.NDArray[np.bool_]:
     """bool per key point of ``image``: does it recur in ``stop_recurrence`` other protected images?
 
     An image most of whose key points recur is itself repeated (a burst, copies); it keeps them all, or nothing of it

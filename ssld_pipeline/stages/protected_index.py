@@ -15,10 +15,11 @@ The arrays are memory-mapped: a worker holds the FAISS index (32 bytes per key p
 from __future__ import annotations
 
 import hashlib
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,16 @@ from ssld_pipeline.kernels.sift import KeyPoints
 if TYPE_CHECKING:
     import faiss
 
-INDEX_FILE = "descriptors.faiss"
+VECTORS_FILE = "descriptors.faiss"
+
+_ROWS: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+    "frames": (np.uint8, (64, 64)),
+    "hashes": (np.uint64, ()),
+    "thumbnails": (np.float32, (256,)),
+    "places": (np.float32, (4,)),
+    "mirrored": (np.bool_, ()),
+    "descriptors": (np.uint8, (128,)),
+}
 
 
 def digest(data: bytes) -> bytes:
@@ -38,8 +48,60 @@ def digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-class RowWriter:
-    """Appends rows to a ``.npy`` file whose length is not known beforehand; use as a context manager."""
+@dataclass(frozen=True)
+class Portrait:
+    """What the index keeps of one image; ``width`` and ``height`` in pixels."""
+
+    width: int
+    height: int
+    frame: npt.NDArray[np.uint8]
+    looks: Looks
+    keypoints: KeyPoints
+
+
+class ImageWriter:
+    """Writes all files of the folder but ``stopped.npy`` and the FAISS index, image by image, as a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._digests: list[tuple[bytes, str]] = []
+        self._images: list[tuple[str, int, int, int]] = []
+        self._stack = ExitStack()
+        self._rows: dict[str, _RowWriter] = {}
+
+    def __enter__(self) -> Self:
+        for name, (dtype, shape) in _ROWS.items():
+            self._rows[name] = self._stack.enter_context(_RowWriter(self._folder / f"{name}.npy", dtype, shape))
+        return self
+
+    def add_file(self, image_id: str, file_digest: bytes) -> None:
+        self._digests.append((file_digest, image_id))
+
+    def add_image(self, image_id: str, portrait: Portrait) -> None:
+        points = portrait.keypoints
+        self._images.append((image_id, portrait.width, portrait.height, len(points)))
+        self._rows["frames"].append(portrait.frame[None])
+        self._rows["hashes"].append(portrait.looks.hashes)
+        self._rows["thumbnails"].append(portrait.looks.thumbnails)
+        self._rows["places"].append(np.column_stack((points.positions, points.sizes, points.angles)))
+        self._rows["mirrored"].append(points.mirrored)
+        self._rows["descriptors"].append(points.descriptors)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self._stack.close()
+        digests = pa.schema({"digest": pa.binary(16), "image_id": pa.string()})
+        numbers = {"width": pa.int64(), "height": pa.int64(), "num_keypoints": pa.int64()}
+        images = pa.schema({"image_id": pa.string(), **numbers})
+        for name, schema, rows in (("digests", digests, self._digests), ("images", images, self._images)):
+            records = [dict(zip(schema.names, row, strict=True)) for row in rows]
+            pq.write_table(pa.Table.from_pylist(records, schema), self._folder / f"{name}.parquet")
+
+
+class _RowWriter:
+    """Appends rows to a ``.npy`` file whose length is not known beforehand, as a context manager."""
 
     def __init__(self, path: Path, dtype: type[np.generic], row_shape: tuple[int, ...]) -> None:
         self._file = path.open("w+b")
@@ -50,7 +112,7 @@ class RowWriter:
         self._file.write(np.ascontiguousarray(rows, self._dtype).tobytes())
         self._num_rows += len(rows)
 
-    def __enter__(self) -> RowWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -112,7 +174,7 @@ def open_index(folder: Path, num_probes: int) -> ProtectedIndex:
 
     digests = pq.read_table(folder / "digests.parquet")
     images = pq.read_table(folder / "images.parquet")
-    vectors = faiss.read_index(str(folder / INDEX_FILE))
+    vectors = faiss.read_index(str(folder / VECTORS_FILE))
     set_num_probes(vectors, num_probes)
     counts = images["num_keypoints"].to_numpy()
     return ProtectedIndex(
