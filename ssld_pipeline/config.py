@@ -149,21 +149,30 @@ class RunConfig(Settings):
     workspace: str
     """Where tables and models are kept: a local path or an fsspec URI."""
     inputs: InputsConfig
+    """Where the images are, by role. Each role has one input or a list of them."""
     classes: str | None = None
     """Text file; line i names class i. Default: the sorted class folders of `labeled`."""
     teacher: TeacherConfig
+    """The network that labels the pool and that the student is distilled from."""
     catalog: CatalogConfig = CatalogConfig()
+    """How the inputs are cut into parts."""
     dedupe: DedupeConfig = DedupeConfig()
+    """What counts as a copy of a protected image."""
     label: LabelConfig = LabelConfig()
+    """What is stored of the teacher's word on a pool image."""
     select: SelectConfig = SelectConfig()
+    """Which pool images the student is trained on."""
     student: StudentConfig
+    """The network that is wanted in the end."""
     train: TrainSettings = TrainSettings()
+    """Distil the student on the labelled and the mined images."""
     finetune: TrainSettings | None = None
     """Distil once more on the labelled images alone. What is absent is inherited from train; null: no such stage."""
     baseline: TrainSettings | None = None
     """Train the same student on the labelled images alone, with hard labels, for as many steps as train and finetune
     together; what is absent is inherited from train. Shows what the pool is worth. null: no such stage."""
     placement: PlacementConfig = PlacementConfig()
+    """Where and how fast; changes no result and is part of no fingerprint."""
 
     @model_validator(mode="before")
     @classmethod
