@@ -129,6 +129,8 @@ class PlacementConfig(Settings):
     """null: where the cluster has one."""
     train_workers: int = Field(1, gt=0)
     """Processes of a training run; with GPUs, one each."""
+    train_threads: int | None = Field(None, gt=0)
+    """CPU threads of a training process's network; null: the cores of its node, shared among the processes."""
     loader_threads: int = Field(2, gt=0)
     """Threads that decode and augment per training process or label worker."""
     amp: bool = False

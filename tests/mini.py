@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import yaml
 
+THREADS = {"train_threads": 1, "loader_threads": 1}  # tiny networks on a shared machine: more threads wait for each other
 CLASSES = ("disc", "square", "stripes")
 
 
@@ -94,7 +95,7 @@ def settings() -> dict[str, Any]:
         "train": {"epochs": 2, "batch_size": 8, "lr": 0.05, "warmup_epochs": 0, "image_size": 32, "validations": 1},
         "finetune": {"epochs": 1, "lr": 0.01},
         "baseline": {},
-        "placement": {"runner": "local"},
+        "placement": {"runner": "local", **THREADS},
     }
 
 

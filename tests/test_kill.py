@@ -57,7 +57,7 @@ def assert_lawful(config: RunConfig) -> None:
 def many_parts(folder: Path, **placement: Any) -> Path:
     """A pool cut into some forty parts."""
     return mini.write_world(
-        folder, num_tars=8, catalog={"images_per_part": 3}, placement={"num_workers": 2, **placement}
+        folder, num_tars=8, catalog={"images_per_part": 3}, placement={"num_workers": 2, **mini.THREADS, **placement}
     )
 
 
@@ -100,7 +100,7 @@ def _pool_parts(config: RunConfig) -> list[str]:
 
 def test_a_training_run_killed_mid_epoch_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     path = mini.write_world(
-        tmp_path / "runs", finetune=None, baseline=None, placement={"runner": "local", "checkpoint_every_s": 0.2},
+        tmp_path / "runs", finetune=None, baseline=None, placement={"runner": "local", "checkpoint_every_s": 0.2, **mini.THREADS},
         train={"steps": 150, "batch_size": 8, "lr": 0.05, "warmup_epochs": 0, "image_size": 32, "validations": 1},
     )
     config = load_config(path)

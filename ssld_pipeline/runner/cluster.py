@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 import ray
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
+from ray.exceptions import AuthenticationError, NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
 from ssld_pipeline.config import PlacementConfig
 from ssld_pipeline.errors import UserError
@@ -39,10 +39,11 @@ class Cluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
         address = address or os.environ.get("RAY_ADDRESS")
+        # "local": without it Ray would join whatever cluster was last started on this machine.
         own = {} if address else {"include_dashboard": False}
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
-        except (ConnectionError, ValueError) as error:
+            ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **own)
+        except (ConnectionError, ValueError, AuthenticationError) as error:
             raise UserError(f"no Ray cluster answers at {address}: {error}") from None
 
     def work(self, spec: WorkerSpec, units: Sequence[Unit]) -> Iterator[Receipt]:
@@ -63,7 +64,7 @@ class Cluster:
         """One process is a task; several are Ray Train's, around the same loop. Checkpoints are the loop's, in ``folder``."""
         gpu = self._gpus_for(spec, training=True)
         share = int(ray.cluster_resources().get("CPU", 1)) // self._placement.train_workers
-        threads = max(1, min(share, _cores_of_largest_node()))
+        threads = self._placement.train_threads or max(1, min(share, _cores_of_largest_node()))
         spec = replace(spec, num_threads=threads, device="cuda" if gpu else "cpu")
         if self._placement.train_workers == 1:
             retries = self._placement.train_failures

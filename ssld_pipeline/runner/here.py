@@ -24,7 +24,8 @@ class Here:
         from ssld_pipeline.training.fit import Means, fit
 
         placement = spec.config.placement
-        means = Means(spec.num_threads, placement.loader_threads, spec.device, placement.amp, placement.checkpoint_every_s)
+        threads = placement.train_threads or spec.num_threads
+        means = Means(threads, placement.loader_threads, spec.device, placement.amp, placement.checkpoint_every_s)
         return fit(job, folder, fingerprint=fingerprint, means=means)
 
     def close(self) -> None:

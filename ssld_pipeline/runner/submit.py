@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray.job_submission as jobs
+from ray.exceptions import AuthenticationError
 
 import ssld_pipeline
 from ssld_pipeline.config import RunConfig
@@ -24,14 +26,20 @@ class Job:
     client: Any
 
 
-def submit(config: RunConfig, address: str) -> Job:
-    """The job, queued. UserError when nobody answers at ``address`` or the cluster refuses the caller."""
+def submit(config: RunConfig, address: str, threads: dict[str, str]) -> Job:
+    """The job, queued; ``threads`` are environment variables for its processes. UserError when nobody answers at ``address`` or the cluster refuses the caller."""
     client = _client(address)
     with tempfile.TemporaryDirectory() as folder:
         # JSON is YAML; the paths are absolute, since a job's working directory is a copy somewhere on the cluster.
         text = json.dumps(config.model_dump(mode="json"), indent=1)
         Path(folder, "config.yaml").write_text(text, encoding="utf-8")
-        environment = {"working_dir": folder, "py_modules": [str(Path(ssld_pipeline.__file__).parent)]}
+        environment = {
+            "working_dir": folder,
+            "py_modules": [str(Path(ssld_pipeline.__file__).parent)],
+            # A cluster on this machine, or one that shares its disk, runs the job with this very Python; any other has
+            # no such folder and takes its own.
+            "env_vars": {**threads, "PATH": f"{Path(sys.executable).parent}:${{PATH}}"},
+        }
         return Job(client.submit_job(entrypoint=_ENTRYPOINT, runtime_env=environment), client)
 
 
@@ -55,9 +63,7 @@ def _client(address: str) -> Any:
         return jobs.JobSubmissionClient(address)
     except ConnectionError as error:
         raise UserError(f"no Ray dashboard answers at {address}; is the head node up, and the port 8265? ({error})") from None
-    except RuntimeError as error:
-        if "401" in str(error) or "403" in str(error) or "auth" in str(error).lower():
-            raise UserError(
-                f"{address} asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH ({error})"
-            ) from None
-        raise
+    except AuthenticationError as error:
+        raise UserError(
+            f"{address} asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH ({error})"
+        ) from None

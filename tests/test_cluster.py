@@ -1,0 +1,106 @@
+"""A run on Ray: several training processes, and a job submitted to a head node, with and without its token."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import mini
+import pytest
+
+from ssld_pipeline.browse import sql
+from ssld_pipeline.config import load_config
+from ssld_pipeline.laws import verify
+from ssld_pipeline.store.workspace import Workspace
+
+RAY = shutil.which("ray", path=str(Path(sys.executable).parent)) or "ray"
+SSLD = [sys.executable, "-m", "ssld_pipeline"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+    """The dashboard of a head node that asks for a token, and an environment that has it."""
+    folder, port = tmp_path_factory.mktemp("head"), free_port()
+    token = folder / "token"
+    token.write_text("0123456789abcdef" * 4)
+    with_token = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    command = [RAY, "start", "--head", "--block", "--num-cpus=2", f"--dashboard-port={port}", f"--port={free_port()}",
+               "--include-dashboard=true", "--disable-usage-stats"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=with_token, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    yield f"http://127.0.0.1:{port}", with_token
+    process.terminate()  # --block stops the node's other processes with it
+    process.wait(60)
+
+
+def submit(config: Path, address: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [*SSLD, "submit", str(config), "--address", address, "--follow"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+
+
+def wait_until_up(address: str, environment: dict[str, str]) -> None:
+    import time
+    import urllib.request
+
+    token = Path(environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+    request = urllib.request.Request(f"{address}/api/version", headers={"Authorization": f"Bearer {token}"})
+    for _ in range(240):
+        try:
+            with urllib.request.urlopen(request, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError("the head node did not come up")
+
+
+def test_a_submitted_run_is_followed_and_gives_its_exit_code(head: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    address, with_token = head
+    wait_until_up(address, with_token)
+    config = mini.write_world(tmp_path / "runs", num_tars=1, finetune=None, baseline=None,
+                              placement={"num_workers": 1, **mini.THREADS})
+    done = submit(config, address, with_token)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "label" in done.stdout and "parts run" in done.stdout, "the job's log is followed"
+    workspace = Workspace(load_config(config).workspace)
+    assert sql(workspace, "SELECT count(*) AS n FROM soft_labels")["n"].to_pylist() == [12]
+    assert not [v for v in verify(workspace, 6) if v.num_broken]
+
+    (tmp_path / "runs" / "teacher.safetensors").write_bytes(b"damaged")
+    failed = submit(config, address, with_token)
+    assert failed.returncode == 2 and "teacher.safetensors" in failed.stdout + failed.stderr
+
+
+def test_without_the_token_it_is_one_clear_message(head: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    address, with_token = head
+    wait_until_up(address, with_token)
+    environment = {k: v for k, v in with_token.items() if not k.startswith("RAY_AUTH")}
+    refused = submit(mini.write_world(tmp_path / "runs", num_tars=1), address, {**environment, "HOME": str(tmp_path)})
+    assert refused.returncode == 2 and "token" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_nobody_at_the_address_is_one_clear_message(world: Path) -> None:
+    nobody = submit(world, f"http://127.0.0.1:{free_port()}", dict(os.environ))
+    assert nobody.returncode == 2 and "no Ray dashboard answers" in nobody.stderr and "Traceback" not in nobody.stderr
+
+
+def test_two_training_processes_make_one_model(tmp_path: Path) -> None:
+    config = mini.write_world(tmp_path / "runs", num_tars=1, finetune=None, baseline=None,
+                              placement={"train_workers": 2, "num_workers": 1, **mini.THREADS})
+    done = subprocess.run([*SSLD, "run", str(config)], capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "runs/workspace/models/train/metrics.jsonl").read_text().splitlines()]
+    num_images = sql(Workspace(load_config(config).workspace), "SELECT count(*) AS n FROM manifest")["n"][0].as_py()
+    assert max(row["step"] for row in rows) == 2 * (num_images // 8), "two epochs of the global batch, not of each process's"
+    assert any("validation_top1" in row for row in rows)
