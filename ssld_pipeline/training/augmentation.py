@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ASPECTS = (3 / 4, 4 / 3)
+_64_BITS = 0xFFFFFFFFFFFFFFFF
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,19 @@ class Crop:
 
 
 def random_generator(seed: int, epoch: int, place: int) -> np.random.Generator:
-    """Independent of every other place: no state is carried from image to image, so a resumed run draws the same."""
-    return np.random.Generator(np.random.Philox(key=[seed & 0xFFFFFFFFFFFFFFFF, (epoch << 40) | place]))
+    """Independent of every other place: no state is carried from image to image, so a resumed run draws the same.
+
+    ``place`` -1 is the epoch itself.
+    """
+    key = np.array([seed & _64_BITS, ((epoch << 40) + place) & _64_BITS], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
 
 
 def draw_crop(width: int, height: int, min_area: float, random: np.random.Generator) -> Crop:
-    """Area uniform in [min_area, 1] of the image, aspect uniform in [3/4, 4/3], place uniform; flipped in half the cases.
+    """Area uniform in [min_area, 1] of the image, aspect uniform in [3/4, 4/3], place uniform; half are mirrored.
 
-    Drawn once: where the box does not fit, its area shrinks until it does (PaddleClas's RandCropImage; torchvision
-    draws up to ten times and log-uniformly).
+    Drawn once: where the box does not fit, its area is drawn from what does (PaddleClas's RandCropImage; torchvision
+    draws up to ten times, the aspect log-uniformly).
     """
     root = math.sqrt(random.uniform(*_ASPECTS))
     # The largest area with this aspect that fits, as a share of the image.
@@ -46,7 +51,7 @@ def draw_crop(width: int, height: int, min_area: float, random: np.random.Genera
 
 
 def cut(pixels: NDArray[np.uint8], crop: Crop, image_size: int) -> NDArray[np.uint8]:
-    """uint8 [image_size, image_size, 3], resized bilinearly; by area where it shrinks to less than half (no aliasing)."""
+    """uint8 [image_size, image_size, 3]: bilinear; where it shrinks to less than half, by area, against aliasing."""
     box = pixels[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     shrinks = min(crop.width, crop.height) > 2 * image_size
     resized = cv2.resize(box, (image_size, image_size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

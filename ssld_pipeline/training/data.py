@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import NamedTuple
 
 import fsspec
 import numpy as np
@@ -13,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ssld_pipeline.contracts import Reject
+from ssld_pipeline.contracts import CATALOG, Reject
 from ssld_pipeline.errors import BadImage, UserError
 from ssld_pipeline.inputs.ahead import ahead
 from ssld_pipeline.inputs.read import ImageReader
@@ -33,19 +35,25 @@ class Batch:
     class_ids: NDArray[np.int64]
 
 
-def read_rows(tables: Sequence[str], roles: Sequence[str], labelled: bool) -> pa.Table:
-    """The rows of these roles, sorted by image_id, so that the order of parts does not matter.
+class Place(NamedTuple):
+    """Number ``place`` of the epoch's ``order``, which holds row numbers."""
 
-    ``labelled``: leave out rows without class_id.
+    epoch: int
+    place: int
+    order: NDArray[np.int64]
+
+
+def read_rows(tables: Sequence[str], roles: Sequence[str], labelled: bool) -> pa.Table:
+    """The rows of these roles, sorted by image_id, so that neither order nor size of parts matters.
+
+    ``tables``: URIs of Parquet parts. ``labelled``: leave out rows without class_id.
     """
-    parts = []
+    parts = [pa.schema([CATALOG.schema().field(name) for name in _COLUMNS]).empty_table()]
     for uri in tables:
         with fsspec.open(uri, "rb") as file:
-            parts.append(pq.read_table(file, columns=_COLUMNS).replace_schema_metadata(None))
-    if not parts:
-        raise UserError(f"there are no images of role {' or '.join(roles)} to train or evaluate on")
-    rows = pa.concat_tables(parts)
-    rows = rows.filter(pc.is_in(rows["role"], pa.array(roles)))
+            part = pq.read_table(file, columns=_COLUMNS).replace_schema_metadata(None)
+        parts.append(part.filter(pc.is_in(part["role"], pa.array(roles, pa.string()))))
+    rows = pa.concat_tables(parts, promote_options="permissive")
     if labelled:
         rows = rows.filter(pc.is_valid(rows["class_id"]))
     return rows.sort_by("image_id").combine_chunks()
@@ -53,12 +61,16 @@ def read_rows(tables: Sequence[str], roles: Sequence[str], labelled: bool) -> pa
 
 def epoch_order(seed: int, epoch: int, num_images: int) -> NDArray[np.int64]:
     """The row numbers in the order of an epoch; the same on every rank."""
-    return np.random.default_rng([seed, epoch]).permutation(num_images)
+    return random_generator(seed, epoch, -1).permutation(num_images)
 
 
 @dataclass
 class TrainImages:
-    """Batches of one rank's share. ``rejects``: images that could not be used, once each; others took their place."""
+    """Batches of one rank's share. ``rejects``: images that could not be used, once each; others took their place.
+
+    Place p of an epoch goes to rank p mod ``world_size``, and the same images are in a batch whatever the number of
+    ranks. The rest of an epoch that fills no batch is left out; as the order is drawn anew, it is another each time.
+    """
 
     rows: pa.Table
     settings: TrainSettings
@@ -78,38 +90,45 @@ class TrainImages:
         self._class_ids = pc.fill_null(self.rows["class_id"], -1).to_numpy().astype(np.int64)
         self._reader = ImageReader()
 
-    def batches(self, first_step: int, last_step: int, num_threads: int) -> Iterator[Batch]:
-        """The batches of steps ``first_step`` .. ``last_step - 1``, counted over the whole run."""
-        share = self.settings.batch_size // self.world_size
-        places = ahead(self._view, self._places(first_step, last_step), num_threads)
-        for _ in range(first_step, last_step):
-            views, class_ids = zip(*(next(places) for _ in range(share)), strict=True)
-            yield Batch(np.stack(views), np.array(class_ids, dtype=np.int64))
+    def batches(self, first_step: int, last_step: int, num_threads: int) -> Generator[Batch]:
+        """The batches of steps ``first_step`` .. ``last_step - 1``, counted over the whole run.
 
-    def _places(self, first_step: int, last_step: int) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
-        """(epoch, place in the epoch's order, that order) for each image of this rank."""
-        batch = self.settings.batch_size
-        steps_per_epoch = len(self.rows) // batch
+        Some two batches are made ahead: `ahead` keeps four results per thread waiting, here each of several views.
+        """
+        share = self.settings.batch_size // self.world_size
+        pieces = _pieces(self.places(first_step, last_step), max(1, share // (2 * num_threads)))
+        views = chain.from_iterable(ahead(self._views, pieces, num_threads))
+        for _ in range(first_step, last_step):
+            pixels, class_ids = zip(*islice(views, share), strict=True)
+            yield Batch(np.stack(pixels), np.array(class_ids, dtype=np.int64))
+
+    def places(self, first_step: int, last_step: int) -> Iterator[Place]:
+        """Those of this rank, step by step."""
+        batch_size = self.settings.batch_size
+        steps_per_epoch = len(self.rows) // batch_size
         epoch, order = -1, np.zeros(0, np.int64)
         for step in range(first_step, last_step):
             if step // steps_per_epoch != epoch:
                 epoch = step // steps_per_epoch
                 order = epoch_order(self.settings.seed, epoch, len(self.rows))
-            start = step % steps_per_epoch * batch
-            for place in range(start + self.rank, start + batch, self.world_size):
-                yield epoch, place, order
+            start = step % steps_per_epoch * batch_size
+            for place in range(start + self.rank, start + batch_size, self.world_size):
+                yield Place(epoch, place, order)
 
-    def _view(self, where: tuple[int, int, NDArray[np.int64]]) -> tuple[NDArray[np.uint8], int]:
-        """An augmented view and its class; a bad image is replaced by one from half an epoch further on."""
-        epoch, place, order = where
+    def _views(self, piece: list[Place]) -> list[tuple[NDArray[np.uint8], int]]:
+        return [self._view(*place) for place in piece]
+
+    def _view(self, epoch: int, place: int, order: NDArray[np.int64]) -> tuple[NDArray[np.uint8], int]:
+        """An augmented view and its class; the next image in order takes the place of one that cannot be used."""
+        bad: BadImage | None = None
         for attempt in range(_MOST_SUBSTITUTES):
-            row = int(order[(place + attempt * (len(order) // 2 + 1)) % len(order)])
+            row = int(order[(place + attempt) % len(order)])
             try:
                 return self._load(row, epoch, place), int(self._class_ids[row])
-            except BadImage as bad:
-                image_id = self.rows["image_id"][row].as_py()
-                self.rejects[image_id] = Reject(image_id, bad.reason, bad.detail)
-        raise UserError(f"{_MOST_SUBSTITUTES} images in a row cannot be read, the last: {image_id}: {bad_detail(self.rejects[image_id])}")
+            except BadImage as error:
+                bad, image_id = error, self.rows["image_id"][row].as_py()
+                self.rejects[image_id] = Reject(image_id, error.reason, error.detail)
+        raise UserError(f"{_MOST_SUBSTITUTES} images in a row cannot be used for training, the last: {image_id}: {bad}")
 
     def _load(self, row: int, epoch: int, place: int) -> NDArray[np.uint8]:
         data = self._reader.read(self._uris[row].as_py(), int(self._offsets[row]), int(self._sizes[row]))
@@ -121,5 +140,6 @@ class TrainImages:
         return cut(image.pixels, crop, size)
 
 
-def bad_detail(reject: Reject) -> str:
-    return f"{reject.reason} {reject.detail}".strip()
+def _pieces(places: Iterator[Place], size: int) -> Iterator[list[Place]]:
+    while piece := list(islice(places, size)):
+        yield piece

@@ -6,43 +6,39 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-import torch.distributed as dist
+from numpy.typing import NDArray
 
 from ssld_pipeline.contracts import Reject
 from ssld_pipeline.models.predict import Predictor
+from ssld_pipeline.training.group import ALONE, Group
 from ssld_pipeline.training.predictions import predict_rows
 
 
 def evaluate(
-    predictor: Predictor, rows: pa.Table, image_size: int, crop_pct: float, num_threads: int, rank: int = 0, world_size: int = 1
+    predictor: Predictor, rows: pa.Table, image_size: int, crop_pct: float, num_threads: int, group: Group = ALONE
 ) -> dict[str, Any]:
-    """``num_images`` that could be used, ``top1`` and ``top5`` as shares in [0,1] (0 where there are none), ``rejects``.
+    """``num_images`` that could be used, ``top1`` and ``top5`` as shares in [0,1] (0 of no images), ``rejects``.
 
-    ``rows``: image_id, uri, offset, size_bytes and class_id, none null. Images are dealt to the ranks in turn and counts
-    summed, so the figures do not depend on their number; ``rejects`` are this rank's own.
+    ``rows``: image_id, uri, offset, size_bytes and class_id, none null. Images are dealt to the ranks in turn and
+    counts summed, so the figures do not depend on how many there are; ``rejects`` are this rank's own.
     """
-    rows = rows.take(np.arange(rank, len(rows), world_size))
+    rows = rows.take(np.arange(group.rank, len(rows), group.size))
     labels = rows["class_id"].to_numpy()
     rejects: list[Reject] = []
     counts = np.zeros(3, np.int64)
     for batch in predict_rows(rows, predictor, image_size, crop_pct, num_threads, rejects):
         ranks = rank_of_label(batch.probs, labels[batch.numbers])
         counts += (len(ranks), (ranks < 1).sum(), (ranks < 5).sum())
-    if world_size > 1:
-        summed = torch.from_numpy(counts).to(predictor.device)
-        dist.all_reduce(summed)
-        counts = summed.cpu().numpy()
-    num_images = int(counts[0])
-    return {"num_images": num_images, "top1": int(counts[1]) / max(1, num_images), "top5": int(counts[2]) / max(1, num_images),
-            "rejects": rejects}
+    num_images, top1, top5 = (int(count) for count in group.sum_counts(counts))
+    found = {"num_images": num_images, "top1": top1 / max(1, num_images), "top5": top5 / max(1, num_images)}
+    return {**found, "rejects": rejects}
 
 
-def rank_of_label(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def rank_of_label(probs: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many classes are at least as probable as the label, itself not counted: [N] int, 0 is best.
 
     A tie counts against the network, so one that always says the same of all classes is right about nothing.
     """
     own = probs[np.arange(len(labels)), labels][:, None]
-    found: np.ndarray = (probs >= own).sum(axis=1) - 1
+    found: NDArray[np.int64] = (probs >= own).sum(axis=1) - 1
     return found

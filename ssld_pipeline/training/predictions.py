@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ssld_pipeline.errors import BadImage
 from ssld_pipeline.contracts import Reject
+from ssld_pipeline.errors import BadImage
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,10 +9,11 @@ from ssld_pipeline.training.settings import TrainSettings
 
 
 def steps_per_epoch(settings: TrainSettings, num_images: int) -> int:
-    """Whole batches in a pass over the images; the rest of a pass is dropped. UserError where there is no whole batch."""
+    """Whole batches in a pass over the images; the rest of a pass is left out. UserError where there is not one."""
     if num_images < settings.batch_size:
         raise UserError(
-            f"a batch of {settings.batch_size} images cannot be made of {num_images}; lower batch_size or give more images"
+            f"a batch of {settings.batch_size} images cannot be made of {num_images} usable ones; lower batch_size or "
+            f"give more images"
         )
     return num_images // settings.batch_size
 
@@ -25,9 +26,9 @@ def num_steps(settings: TrainSettings, num_images: int) -> int:
 
 
 def num_warmup_steps(settings: TrainSettings, num_images: int) -> int:
-    """Steps of the linear warm-up; where the run's length is given in steps, a tenth of it at most."""
+    """Steps of the linear warm-up; half of the run at most, a tenth where its length is given in steps."""
     steps = round(settings.warmup_epochs * steps_per_epoch(settings, num_images))
-    return min(steps, num_steps(settings, num_images) // 10) if settings.steps is not None else steps
+    return min(steps, num_steps(settings, num_images) // (2 if settings.steps is None else 10))
 
 
 def lr_at(step: int, peak: float, warmup: int, total: int) -> float:

@@ -29,7 +29,7 @@ class TrainSettings(Settings):
     weight_decay_norm: bool = True
     """Apply weight_decay to normalisation layers and biases too (the publication: yes, except MobileNetV3)."""
     warmup_epochs: float = Field(5, ge=0)
-    """Linear warm-up from 0; at most a tenth of the run where `steps` is given."""
+    """Linear warm-up from 0; at most half of the run, a tenth where `steps` is given."""
     image_size: int = Field(224, gt=0)
     """Side of a training crop and of the evaluation crop, pixels."""
     crop_pct: float = Field(0.875, gt=0, le=1)
@@ -46,7 +46,7 @@ class TrainSettings(Settings):
     teacher: Literal["online"] = "online"
     """online: the teacher sees the very batch the student sees."""
     teacher_batch_norm: Literal["train", "eval"] = "train"
-    """train: the teacher's batch norm uses the statistics of the batch (76.00 against 75.84 top-1 in the publication)."""
+    """train: the teacher's batch norm uses the statistics of the batch (76.00 against 75.84 top-1 as published)."""
     trainable: Literal["all", "classifier"] = "all"
     """classifier: everything but the last layer is frozen, its batch norm included."""
     validations: int = Field(10, ge=0)

@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+import trial
+from safetensors.torch import load_file, save_file
+
+from ssld_pipeline.errors import UserError
+from ssld_pipeline.models.build import build
+from ssld_pipeline.models.spec import ModelSpec
+from ssld_pipeline.models.weights import save_weights
+from ssld_pipeline.training.data import TrainImages, read_rows
+from ssld_pipeline.training.fit import Means, fit
+from ssld_pipeline.training.learner import parameter_groups
+
+NOW = Means(loader_threads=2, checkpoint_every_s=0)
+"""A checkpoint after every step."""
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    return trial.world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def teacher(tables: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelSpec, dict[str, Any]]:
+    """A network fitted to the labels, with preprocessing of its own, and its final metrics."""
+    folder = tmp_path_factory.mktemp("teacher")
+    job = trial.job(*tables, steps=60, batch_size=16, lr=0.1)
+    metrics = fit(job, str(folder), fingerprint="teacher")
+    return ModelSpec("timm:test_resnet", 3, weights=str(folder / "student.safetensors")), metrics
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+class KilledError(Exception):
+    pass
+
+
+def kill_at(step: int) -> Callable[[dict[str, Any]], None]:
+    def report(row: dict[str, Any]) -> None:
+        if row["step"] == step and "loss" in row:
+            raise KilledError
+
+    return report
+
+
+def keep_until(step: int, rows: list[dict[str, Any]]) -> Callable[[dict[str, Any]], None]:
+    def report(row: dict[str, Any]) -> None:
+        rows.append(row)
+        kill_at(step)(row)
+
+    return report
+
+
+def test_labels_are_learnt_and_the_folder_is_a_model(
+    tables: tuple[str, str], teacher: tuple[ModelSpec, dict[str, Any]]
+) -> None:
+    spec, metrics = teacher
+    assert metrics["validation_top1"] > 0.85 and metrics["validation_top5"] == 1 and metrics["rejects"] == []
+    assert spec.weights is not None
+    folder = Path(spec.weights).parent
+    losses = [row["loss"] for row in rows_of(folder) if "loss" in row]
+    assert losses[-1] < 0.5 * losses[0] and metrics["loss"] == losses[-1]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "config.json", "final.json", "metrics.jsonl", "student.safetensors",
+    ]
+    reloaded = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    assert torch.equal(reloaded.state_dict()["bn1.running_mean"], load_file(spec.weights)["bn1.running_mean"])
+
+
+@pytest.mark.parametrize("loss", ["symmetric_kl", "js"])
+def test_a_student_learns_the_classes_from_the_teacher_without_labels(
+    loss: str, tables: tuple[str, str], teacher: tuple[ModelSpec, dict[str, Any]], tmp_path: Path
+) -> None:
+    rows = read_rows([tables[0]], ["labeled"], labelled=False).to_pylist()
+    unlabelled = trial.write_table(tmp_path / "pool.parquet", [{**row, "class_id": None} for row in rows], "labeled")
+    job = trial.job(unlabelled, tables[1], teacher=teacher[0], steps=50, batch_size=16, lr=0.1, loss=loss,
+                    validations=1)
+    assert fit(job, str(tmp_path), fingerprint="f")["validation_top1"] > 0.7
+
+
+@pytest.mark.parametrize("killed_at", [1, 7, 11])
+def test_a_run_killed_and_resumed_ends_with_the_weights_of_one_that_was_not(
+    killed_at: int, tables: tuple[str, str], teacher: tuple[ModelSpec, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Batch norm, dropout, momentum and a teacher whose batch norm moves; epochs of 6 steps."""
+    job = trial.job(*tables, model="timm:test_efficientnet", model_args={"drop_rate": 0.3}, teacher=teacher[0],
+                    loss="symmetric_kl", warmup_epochs=1)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    fit(job, str(whole), fingerprint="f")
+    with pytest.raises(KilledError):
+        fit(job, str(broken), fingerprint="f", means=NOW, report=kill_at(killed_at))
+    torch.rand(5)  # the second process has another history
+    fit(job, str(broken), fingerprint="f", means=NOW)
+    expected, found = (load_file(folder / "student.safetensors") for folder in (whole, broken))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    logged = [[{k: v for k, v in row.items() if k != "images_per_s"} for row in rows_of(folder)
+               if "resumed_at" not in row] for folder in (whole, broken)]
+    assert logged[0] == logged[1]
+
+
+def test_the_loss_of_steps_between_two_rows_survives_a_resume(tables: tuple[str, str], tmp_path: Path) -> None:
+    """400 steps are logged every second step; the kill comes between two rows."""
+    job = trial.job(tables[0], steps=400, lr=0.01, batch_size=2, image_size=16)
+    stop = 41
+    seen: list[dict[str, Any]] = []
+    original = TrainImages.batches
+
+    def short(self: TrainImages, first: int, last: int, num_threads: int) -> Any:
+        for step, batch in enumerate(original(self, first, last, num_threads), start=first):
+            if step == stop:
+                raise KilledError
+            yield batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainImages, "batches", short)
+        with pytest.raises(KilledError):
+            fit(job, str(tmp_path), fingerprint="f", means=NOW)
+    whole: list[dict[str, Any]] = []
+    for folder, rows in ((tmp_path, seen), (tmp_path / "whole", whole)):
+        with pytest.raises(KilledError):
+            fit(job, str(folder), fingerprint="f", report=keep_until(60, rows))
+    assert seen[0] == {"step": 41, "resumed_at": 41}
+    assert [r["loss"] for r in seen[1:]] == pytest.approx([r["loss"] for r in whole if r["step"] > 41], rel=1e-6)
+
+
+def test_a_finished_run_is_not_done_again_and_another_fingerprint_is(tables: tuple[str, str], tmp_path: Path) -> None:
+    calls: list[dict[str, Any]] = []
+    job = trial.job(*tables, steps=2, validations=1)
+    first = fit(job, str(tmp_path), fingerprint="a")
+    assert fit(job, str(tmp_path), fingerprint="a", report=calls.append) == first and not calls
+    fit(job, str(tmp_path), fingerprint="b", report=calls.append)
+    assert calls
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_step(tables: tuple[str, str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"not finite at step \d+ of 40 \(lr .*smaller lr \(now 1e\+09"):
+        fit(trial.job(*tables, steps=40, lr=1e9), str(tmp_path), fingerprint="f", means=NOW)
+    states = [load_file(path) for path in tmp_path.glob("checkpoint-*")]
+    assert not (tmp_path / "student.safetensors").exists() and len(states) < 3
+
+
+def test_bad_images_are_counted_once_and_others_take_their_place(tables: tuple[str, str], tmp_path: Path) -> None:
+    rows = trial.write_images(tmp_path / "images", 4)
+    Path(rows[3]["uri"]).write_bytes(b"no image at all, but as long as it likes"[: rows[3]["size_bytes"]])
+    rows[3]["size_bytes"] = Path(rows[3]["uri"]).stat().st_size
+    Path(rows[8]["uri"]).unlink()
+    job = trial.job(trial.write_table(tmp_path / "t.parquet", rows), steps=9, batch_size=4)
+    metrics = fit(job, str(tmp_path / "trial"), fingerprint="f")
+    assert [(r["image_id"], r["reason"]) for r in metrics["rejects"]] == [
+        ("images/003.png", "not_an_image"), ("images/008.png", "unreadable"),
+    ]
+    assert metrics["steps"] == 9
+
+
+def test_a_folder_of_bad_images_is_refused(tmp_path: Path) -> None:
+    rows = trial.write_images(tmp_path / "images", 4)
+    for row in rows:
+        Path(row["uri"]).unlink()
+    job = trial.job(trial.write_table(tmp_path / "t.parquet", rows))
+    with pytest.raises(UserError, match="images in a row cannot be used"):
+        fit(job, str(tmp_path / "trial"), fingerprint="f")
+
+
+def test_hard_labels_need_a_class_and_roles_are_kept_apart(tables: tuple[str, str], tmp_path: Path) -> None:
+    rows = trial.write_images(tmp_path / "images", 4)
+    rows[0]["class_id"], rows[1]["role"] = None, "pool"
+    table = trial.write_table(tmp_path / "t.parquet", rows)
+    assert len(read_rows([table], ["labeled"], labelled=True)) == 10
+    assert len(read_rows([table], ["labeled", "pool"], labelled=False)) == 12
+    with pytest.raises(UserError, match="batch of 8 images cannot be made of 0 usable ones"):
+        fit(replace(trial.job(table), roles=("teacher",)), str(tmp_path), fingerprint="f")
+
+
+def test_only_the_classifier_moves_where_only_it_is_trainable(tables: tuple[str, str], tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    start = build(ModelSpec("timm:test_resnet", 3))
+    save_weights(start, tmp_path / "start.safetensors")
+    spec = ModelSpec("timm:test_resnet", 3, weights=str(tmp_path / "start.safetensors"))
+    job = replace(trial.job(tables[0], trainable="classifier", steps=3), student=spec)
+    fit(job, str(tmp_path / "trial"), fingerprint="f")
+    before, after = (load_file(tmp_path / name) for name in ("start.safetensors", "trial/student.safetensors"))
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {"fc.weight", "fc.bias"}
+
+
+@pytest.mark.parametrize("norms_too", [True, False])
+def test_weight_decay_spares_norms_and_biases_on_request(norms_too: bool) -> None:
+    model = build(ModelSpec("timm:test_resnet", 3))
+    groups = parameter_groups(model, trial.settings(weight_decay=0.1, weight_decay_norm=norms_too))
+    decayed = {id(p) for group in groups if group["weight_decay"] == 0.1 for p in group["params"]}
+    norms = {id(p) for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d) for p in m.parameters()}
+    biases = {id(p) for name, p in model.named_parameters() if name.endswith("bias")}
+    spared = {id(p) for p in model.parameters()} - decayed
+    assert spared == (set() if norms_too else norms | biases)
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_the_teachers_batch_norm_uses_the_statistics_it_is_told_to(
+    mode: str, tables: tuple[str, str], teacher: tuple[ModelSpec, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Nonsense in the running statistics is seen with eval and not with train."""
+    spec = teacher[0]
+    tensors = load_file(str(spec.weights))
+    spoilt = {k: v + 3 if k.endswith("running_mean") else v for k, v in tensors.items()}
+    save_file(spoilt, tmp_path / "spoilt.safetensors")
+    losses = []
+    for weights in (str(spec.weights), str(tmp_path / "spoilt.safetensors")):
+        job = trial.job(tables[0], steps=2, loss="symmetric_kl", teacher_batch_norm=mode,
+                        teacher=ModelSpec(spec.model, 3, weights=weights))
+        losses.append(fit(job, str(tmp_path / str(len(losses))), fingerprint="f")["loss"])
+    assert (losses[0] == pytest.approx(losses[1], rel=1e-4)) is (mode == "train")
+
+
+def test_an_epoch_holds_each_image_once_whatever_the_number_of_ranks(tables: tuple[str, str]) -> None:
+    rows = read_rows([tables[0]], ["labeled"], labelled=True)
+    settings = trial.settings(batch_size=8)
+    alone = list(TrainImages(rows, settings).places(0, 12))
+    ranks = [list(TrainImages(rows, settings, rank, 4).places(0, 12)) for rank in range(4)]
+    dealt = [place for step in zip(*ranks, strict=True) for place in step]
+    assert [(p.epoch, p.order[p.place]) for p in dealt] == [(p.epoch, p.order[p.place]) for p in alone]
+    first, second = (sorted(p.order[p.place] for p in alone if p.epoch == epoch) for epoch in (0, 1))
+    assert first == second == list(range(48))
+    assert [p.order[p.place] for p in alone[:48]] != [p.order[p.place] for p in alone[48:]]
+
+
+def test_batches_do_not_depend_on_threads_nor_on_where_a_run_goes_on(tables: tuple[str, str]) -> None:
+    images = TrainImages(read_rows([tables[0]], ["labeled"], labelled=True), trial.settings(batch_size=8))
+    whole = [batch.views for batch in images.batches(0, 9, num_threads=1)]
+    rest = [batch.views for batch in images.batches(4, 9, num_threads=3)]
+    assert all(np.array_equal(a, b) for a, b in zip(whole[4:], rest, strict=True))
+    assert not np.array_equal(whole[0], whole[6])
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused(tables: tuple[str, str]) -> None:
+    rows = read_rows([tables[0]], ["labeled"], labelled=True)
+    with pytest.raises(UserError, match="batch_size 8 cannot be shared by 3"):
+        TrainImages(rows, trial.settings(batch_size=8), rank=0, world_size=3)
