@@ -19,8 +19,9 @@ _STUDENTS = ("baseline", "train", "finetune")
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
-    sizes = {"image_size": config.train.image_size, "crop_pct": config.train.crop_pct}
-    return {"teacher": teacher_settings(config), "student": {**config.student.model_dump(mode="json", exclude={"weights"}), **sizes}}
+    student = config.student.model_dump(mode="json", exclude={"weights"})
+    sizes = {name: list(_view_of(config, name)) for name in _STUDENTS if getattr(config, name)}
+    return {"teacher": teacher_settings(config), "student": student, "views": sizes}
 
 
 def open_evaluate(setup: Setup) -> Callable[[pa.Table], PartResult]:
@@ -28,24 +29,29 @@ def open_evaluate(setup: Setup) -> Callable[[pa.Table], PartResult]:
     from ssld_pipeline.models.predict import open_predictor
     from ssld_pipeline.training.evaluate import evaluate
 
-    config = setup.config
-    models = {
-        name: (open_predictor(spec, setup.device, amp=config.placement.amp, num_threads=setup.num_threads), size, crop_pct)
-        for name, (spec, size, crop_pct) in _models(setup).items()
+    placement = setup.config.placement
+    models = _models(setup)
+    predictors = {
+        name: open_predictor(spec, setup.device, amp=placement.amp, num_threads=setup.num_threads)
+        for name, (spec, _, _) in models.items()
     }
 
     def work(rows: pa.Table) -> PartResult:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        labelled = rows.filter(pc.is_valid(rows["class_id"]))
+        rows = rows.filter(pc.is_valid(rows["class_id"]))
         found, rejects = [], []
-        for name, (predictor, size, crop_pct) in models.items() if labelled.num_rows else ():
-            figures = evaluate(predictor, labelled, size, crop_pct, config.placement.loader_threads)
-            rejects = figures.pop("rejects")
-            num_parameters = sum(p.numel() for p in predictor.model.parameters())
-            input_name = labelled["image_id"][0].as_py().split("/", 1)[0]
-            found.append({"model": name, "input": input_name, **figures, "num_parameters": num_parameters})
+        for name, predictor in predictors.items() if rows.num_rows else ():
+            _, image_size, crop_pct = models[name]
+            figures = evaluate(predictor, rows, image_size, crop_pct, placement.loader_threads)
+            rejects = figures.pop("rejects")  # of the same images for every model
+            found.append({
+                "model": name,
+                "input": rows["image_id"][0].as_py().split("/", 1)[0],
+                **figures,
+                "num_parameters": sum(p.numel() for p in predictor.model.parameters()),
+            })
         return PartResult(pa.Table.from_pylist(found, _schema()), rejects)
 
     return work
@@ -58,8 +64,14 @@ def _models(setup: Setup) -> dict[str, tuple[ModelSpec, int, float]]:
     for name in _STUDENTS:
         if name in setup.artifacts:
             spec = student_spec(setup, setup.artifacts[name] / MODEL_FILE)
-            models[name] = (spec, config.train.image_size, config.train.crop_pct)
+            models[name] = (spec, *_view_of(config, name))
     return models
+
+
+def _view_of(config: RunConfig, name: str) -> tuple[int, float]:
+    """As in the validation of that training run: its section may have a size of its own."""
+    section = getattr(config, name)
+    return section.image_size, section.crop_pct
 
 
 def _schema() -> pa.Schema:
