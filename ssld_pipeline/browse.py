@@ -28,9 +28,15 @@ def status(workspace: Workspace) -> dict[str, Any]:
     for stage in STAGES:
         if isinstance(stage, ArtifactStage | TrainStage) and (record := workspace.artifact(stage.name).record()):
             artifacts[stage.name] = {"seconds": record.seconds, "content": record.content, **record.figures}
-    rejects = sql(workspace, "SELECT stage, reason, count(*) AS images FROM rejects GROUP BY ALL ORDER BY ALL").to_pylist()
-    evaluations = sql(workspace, "SELECT model, input, num_images, top1, top5 FROM evaluations ORDER BY ALL").to_pylist()
+    rejects = rows_of(workspace, "SELECT stage, reason, count(*) AS images FROM rejects GROUP BY ALL ORDER BY ALL")
+    evaluations = rows_of(workspace, "SELECT model, input, num_images, top1, top5 FROM evaluations ORDER BY ALL")
     return {"workspace": workspace.uri, "tables": tables, "artifacts": artifacts, "rejects": rejects, "evaluations": evaluations}
+
+
+def rows_of(workspace: Workspace, query: str) -> list[dict[str, Any]]:
+    """The rows of ``sql`` as dictionaries."""
+    found: list[dict[str, Any]] = sql(workspace, query).to_pylist()
+    return found
 
 
 def sql(workspace: Workspace, query: str) -> pa.Table:
@@ -54,7 +60,7 @@ def table_summary(workspace: Workspace, name: str) -> dict[str, Any]:
         "rows": sum(p.num_rows for p in parts),
         "bytes": sum(p.size_bytes for p in parts),
         "version": store.version(),
-        "examples": sql(workspace, f'SELECT * FROM "{name}" ORDER BY ALL LIMIT {_NUM_EXAMPLES}').to_pylist(),
+        "examples": rows_of(workspace, f'SELECT * FROM "{name}" ORDER BY ALL LIMIT {_NUM_EXAMPLES}'),
     }
 
 
@@ -66,7 +72,7 @@ def rows_of_class(workspace: Workspace, name: str, class_id: int) -> list[dict[s
         raise UserError(f"inspect {name} --class: the table has no class; tables that have one: {', '.join(order)}")
     column, by = order[name]
     ranked = f"SELECT *, row_number() OVER (ORDER BY {by}) AS place, count(*) OVER () AS total FROM \"{name}\" WHERE {column} = {class_id}"
-    return sql(workspace, f"SELECT * FROM ({ranked}) WHERE place <= {_NUM_EXAMPLES} OR place > total - {_NUM_EXAMPLES} ORDER BY place").to_pylist()
+    return rows_of(workspace, f"SELECT * FROM ({ranked}) WHERE place <= {_NUM_EXAMPLES} OR place > total - {_NUM_EXAMPLES} ORDER BY place")
 
 
 def rows_of_image(workspace: Workspace, image_id: str) -> dict[str, list[dict[str, Any]]]:
@@ -77,8 +83,7 @@ def rows_of_image(workspace: Workspace, image_id: str) -> dict[str, list[dict[st
         ids = [c.name for c in contract.columns if c.name in ("image_id", "protected_id")]
         if ids:
             where = " OR ".join(f"{c} = {quoted}" for c in ids)
-            rows = sql(workspace, f'SELECT * FROM "{name}" WHERE {where}').to_pylist()
-            if rows:
+            if rows := rows_of(workspace, f'SELECT * FROM "{name}" WHERE {where}'):
                 found[name] = rows
     if not found:
         raise UserError(f"no table of {workspace.uri} speaks of image {image_id!r}; an image_id looks like pool/pool-000.tar/name.jpg")

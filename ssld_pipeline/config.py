@@ -244,7 +244,9 @@ def _override(data: dict[str, Any], override: str) -> None:
             continue
         if not isinstance(node, dict):
             raise UserError(f"--set {override!r}: {key!r} leads through a value that is no section")
-        node = node.setdefault(name, {}) if node.get(name) is not None else node.__setitem__(name, {}) or node[name]
+        if node.get(name) is None:
+            node[name] = {}
+        node = node[name]
     if not isinstance(node, dict):
         raise UserError(f"--set {override!r}: {key!r} leads into a value that is no section")
     try:
@@ -274,10 +276,7 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     node: dict[str, Any] = schema
     for step in location:
         node = _resolve(schema, node)
-        if "items" in node:
-            node = node["items"]
-        else:
-            node = node.get("properties", {}).get(str(step), {})
+        node = node["items"] if "items" in node else node.get("properties", {}).get(str(step), {})
     return sorted(_resolve(schema, node).get("properties", {}))
 
 
@@ -299,9 +298,8 @@ def _absolute(config: RunConfig, folder: Path) -> RunConfig:
     def move(item: InputConfig) -> InputConfig:
         return item.model_copy(update={"uri": place(item.uri)})
 
-    inputs = InputsConfig.model_construct(
-        **{role: tuple(move(i) for i in getattr(config.inputs, role)) for role in ("labeled", "protected", "pool")}
-    )
+    moved = {role: tuple(move(i) for i in getattr(config.inputs, role)) for role in ("labeled", "protected", "pool")}
+    inputs = config.inputs.model_copy(update=moved)
     teacher = config.teacher.model_copy(update={"weights": place(config.teacher.weights)})
     if teacher.fit and teacher.fit.data:
         teacher = teacher.model_copy(update={"fit": teacher.fit.model_copy(update={"data": move(teacher.fit.data)})})

@@ -66,11 +66,13 @@ def _figure(value: float) -> str:
 
 
 def print_plan(plans: Sequence[StagePlan]) -> None:
+    from ssld_pipeline.runner.plan import ACTIONS
+
     for plan in plans:
         if not plan.enabled:
             out.print(f"{plan.stage:16} off", markup=False)
             continue
-        counts = [f"{name} {len(plan.of(name))}" for name in ("run", "reuse", "remove", "move") if plan.of(name)]  # type: ignore[arg-type]
+        counts = [f"{name} {len(plan.of(name))}" for name in ACTIONS if plan.of(name)]
         out.print(f"{plan.stage:16} {', '.join(counts) or 'nothing to do'}", markup=False)
         for reason, count in plan.reasons()[:5]:
             out.print(f"{'':16}   {count} part(s): {reason}", markup=False)

@@ -58,7 +58,8 @@ class Cluster:
         gpus = self._gpus_for(spec)
         spec = replace(spec, num_threads=cores, device="cuda" if gpus else "cpu")
         remote = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=self._placement.part_attempts)(build_artifact)
-        return _get(remote.remote(spec, unit))
+        figures, rejects = _get(remote.remote(spec, unit))
+        return figures, rejects
 
     def fit(self, spec: WorkerSpec, job: TrainJob, folder: str, fingerprint: str) -> dict[str, Any]:
         """One process is a task; several are Ray Train's, around the same loop. Checkpoints are the loop's, in ``folder``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ssld_pipeline.pipeline import STAGES
 from ssld_pipeline.runner.survey import Survey, WeightsDigests
@@ -15,6 +15,7 @@ from ssld_pipeline.store.tables import Part
 from ssld_pipeline.store.workspace import Workspace
 
 Action = Literal["run", "reuse", "remove", "move"]
+ACTIONS: tuple[Action, ...] = get_args(Action)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
@@ -83,12 +85,11 @@ class _Run:
         self.survey, self.config, self.progress = survey, survey.config, progress
         self.workspace = Workspace(survey.config.workspace)
         self.weights = WeightsDigests(survey.config.workspace)
-        self._make_engine, self._engine = engine, None
+        self._make_engine = engine
 
-    @property
+    @cached_property
     def engine(self) -> Engine:
-        self._engine = self._engine or self._make_engine()
-        return self._engine
+        return self._make_engine()
 
     def bring_up_to_date(self, stage: Stage) -> StageReport:
         started = time.monotonic()
@@ -116,8 +117,6 @@ class _Run:
         return report
 
     def _spec(self, stage: Stage) -> WorkerSpec:
-        import os
-
         return WorkerSpec(stage.name, self.config, self.survey.classes, self.survey.roots, os.cpu_count() or 1, "cpu")
 
     # parts
