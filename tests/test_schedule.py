@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import trial
 
-from ssld_pipeline.errors import UserError
 from ssld_pipeline.training.schedule import (
     lr_at,
     num_steps,
@@ -45,9 +44,9 @@ def test_a_run_shorter_than_its_warm_up_still_reaches_the_peak() -> None:
     assert max(lr_at(step, 1.0, warmup, total) for step in range(total)) == 1.0
 
 
-def test_a_batch_larger_than_the_data_is_refused_with_both_numbers() -> None:
-    with pytest.raises(UserError, match=r"batch of 64 .* 48"):
-        num_steps(trial.settings(steps=None, batch_size=64), 48)
+def test_before_anything_is_counted_a_run_has_a_length() -> None:
+    """`ssld plan` on an empty workspace asks for it."""
+    assert num_steps(trial.settings(steps=None, epochs=3, batch_size=64), 0) == 3
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ def test_hard_labels_need_a_class_and_roles_are_kept_apart(tables: tuple[str, st
     table = trial.write_table(tmp_path / "t.parquet", rows)
     assert len(read_rows([table], ["labeled"], labelled=True)) == 10
     assert len(read_rows([table], ["labeled", "pool"], labelled=False)) == 12
-    with pytest.raises(UserError, match="batch of 8 images cannot be made of 0 usable ones"):
+    with pytest.raises(UserError, match="train: a batch of 8 cannot be made of 0 labelled images of role teacher"):
         fit(replace(trial.job(table), roles=("teacher",)), str(tmp_path), fingerprint="f")
 
 
@@ -248,3 +248,12 @@ def test_a_batch_that_ranks_cannot_share_is_refused(tables: tuple[str, str]) -> 
     rows = read_rows([tables[0]], ["labeled"], labelled=True)
     with pytest.raises(UserError, match="batch_size 8 cannot be shared by 3"):
         TrainImages(rows, trial.settings(batch_size=8), rank=0, world_size=3)
+
+
+def test_the_rate_of_each_step_is_the_schedules(tables: tuple[str, str], tmp_path: Path) -> None:
+    """12 steps, 3 of them warm-up from 0: the first changes no weight, the fourth has the peak."""
+    job = trial.job(tables[0], steps=None, epochs=2, warmup_epochs=0.5, lr=0.09, weight_decay=0.1)
+    fit(job, str(tmp_path), fingerprint="f")
+    rates = [row["lr"] for row in rows_of(tmp_path) if "loss" in row]
+    falling = 0.045 * (1 + np.cos(np.pi * np.arange(9) / 9))
+    assert rates == pytest.approx([0, 0.03, 0.06, *falling])

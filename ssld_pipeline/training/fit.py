@@ -76,6 +76,7 @@ class _Trial:
         self.job, self.settings, self.means, self.group = job, job.settings, means, group
         self.folder, self.fingerprint, self.report = folder, fingerprint, report
         rows = read_rows(job.tables, job.roles, labelled=job.settings.loss == "ce")
+        _require_a_batch(job, len(rows))
         self.per_epoch = steps_per_epoch(job.settings, len(rows))
         self.total = num_steps(job.settings, len(rows))
         self.warmup = num_warmup_steps(job.settings, len(rows))
@@ -205,3 +206,12 @@ class _Trial:
             save_weights(student.to(memory_format=torch.contiguous_format), path)
             self.folder.write(path.name, path.read_bytes())
         self.folder.write("config.json", (json.dumps(card, indent=2) + "\n").encode())
+
+
+def _require_a_batch(job: TrainJob, num_images: int) -> None:
+    if num_images < job.settings.batch_size:
+        what = "labelled images" if job.settings.loss == "ce" else "images"
+        raise UserError(
+            f"{job.stage}: a batch of {job.settings.batch_size} cannot be made of {num_images} {what} of role "
+            f"{' or '.join(job.roles)}. Lower batch_size in this stage's section, or give more images"
+        )

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 
-from ssld_pipeline.errors import UserError
 from ssld_pipeline.training.settings import TrainSettings
 
 
 def steps_per_epoch(settings: TrainSettings, num_images: int) -> int:
-    """Whole batches in a pass over the images; the rest of a pass is left out. UserError where there is not one."""
-    if num_images < settings.batch_size:
-        raise UserError(
-            f"a batch of {settings.batch_size} images cannot be made of {num_images} usable ones; lower batch_size or "
-            f"give more images"
-        )
-    return num_images // settings.batch_size
+    """Whole batches in a pass over the images; the rest of a pass is left out. At least 1.
+
+    A plan asks before the images are counted; that there is a whole batch is checked where training starts.
+    """
+    return max(1, num_images // settings.batch_size)
 
 
 def num_steps(settings: TrainSettings, num_images: int) -> int:

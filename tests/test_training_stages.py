@@ -1,0 +1,97 @@
+"""What the training stages ask the loop to do, from a config alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssld_pipeline.config import RunConfig
+from ssld_pipeline.stages import baseline, finetune, fit_teacher, train
+from ssld_pipeline.stages.stage import Setup, TrainData, TrainStage
+from ssld_pipeline.training.job import TrainJob
+
+DATA = TrainData(manifest=("m.parquet",), labeled=("l.parquet",), validation=("v.parquet",), teacher=("t.parquet",),
+                 num_labeled=100, num_mined=300)
+EMPTY = TrainData((), (), (), (), 0, 0)
+
+
+def config(**changes: Any) -> RunConfig:
+    return RunConfig.model_validate({
+        "workspace": "w", "inputs": {},
+        "teacher": {"model": "timm:resnet50", "weights": "t.safetensors", "licence": "MIT", "mean": [0.1, 0.2, 0.3]},
+        "student": {"model": "timm:resnet18", "std": [0.5, 0.5, 0.5]},
+        "train": {"epochs": 10, "batch_size": 40, "lr": 0.4, "loss": "symmetric_kl"},
+        "finetune": {"epochs": 3, "lr": 0.004}, "baseline": {}, **changes,
+    })
+
+
+def job(stage: TrainStage, data: TrainData = DATA, **changes: Any) -> TrainJob:
+    artifacts = {name: Path("models", name) for name in ("train", "fit_teacher")}
+    return stage.job(Setup(config(**changes), ("a", "b", "c"), artifacts), data)
+
+
+def test_train_distils_on_the_manifest_from_a_random_start() -> None:
+    found = job(train.STAGE)
+    assert (found.tables, found.roles, found.validation) == (("m.parquet",), ("labeled", "pool"), ("v.parquet",))
+    assert found.teacher is not None and found.teacher.weights == "t.safetensors" and found.student.weights is None
+    assert found.teacher.mean == (0.1, 0.2, 0.3) and found.student.std == (0.5, 0.5, 0.5)
+    assert found.student.num_classes == found.teacher.num_classes == 3 and found.licence == "MIT"
+
+
+def test_finetune_goes_on_from_train_on_labelled_images_with_the_same_loss() -> None:
+    found = job(finetune.STAGE)
+    assert found.student.weights == str(Path("models/train/student.safetensors")) and not found.student.new_head
+    assert (found.tables, found.roles) == (("l.parquet",), ("labeled",))
+    assert (found.settings.loss, found.settings.lr, found.settings.batch_size) == ("symmetric_kl", 0.004, 40)
+    assert found.teacher is not None
+
+
+@pytest.mark.parametrize(("changes", "steps"), [
+    ({}, 10 * (400 // 40) + 3 * (100 // 40)),
+    ({"finetune": None}, 10 * (400 // 40)),
+    ({"baseline": {"steps": 7}}, 7),
+    ({"train": {"steps": 50, "batch_size": 40}}, 50 + 3 * (100 // 40)),
+])
+def test_baseline_takes_as_many_steps_without_a_teacher(changes: dict[str, Any], steps: int) -> None:
+    found = job(baseline.STAGE, **changes)
+    assert found.settings.steps == steps
+    assert found.teacher is None and found.settings.loss == "ce" and found.roles == ("labeled",)
+
+
+@pytest.mark.parametrize("stage", [train.STAGE, finetune.STAGE, baseline.STAGE])
+def test_a_plan_can_be_made_before_there_is_anything(stage: TrainStage) -> None:
+    assert job(stage, EMPTY).tables == ()
+
+
+@pytest.mark.parametrize(("data", "role"), [(None, "labeled"), ({"uri": "x", "format": "folder"}, "teacher")])
+def test_the_teacher_is_fitted_with_a_fresh_classifier_on_its_own_data_if_it_has_any(data: Any, role: str) -> None:
+    teacher = {"model": "timm:resnet50", "weights": "t.safetensors", "fit": {"data": data}, "mean": [0.1, 0.2, 0.3]}
+    found = job(fit_teacher.STAGE, teacher=teacher)
+    assert found.student.new_head and found.student.weights == "t.safetensors" and found.teacher is None
+    assert found.roles == (role,) == fit_teacher.STAGE.roles(config(teacher=teacher))
+    assert found.student.mean == (0.1, 0.2, 0.3) and found.settings.loss == "ce"
+    scratch = job(fit_teacher.STAGE, teacher={**teacher, "weights": None})
+    assert scratch.student.weights is None and not scratch.student.new_head
+
+
+def test_students_learn_from_the_fitted_teacher_where_there_is_one() -> None:
+    teacher = {"model": "timm:resnet50", "weights": "t.safetensors", "fit": {}}
+    found = job(train.STAGE, teacher=teacher).teacher
+    assert found is not None and found.weights == str(Path("models/fit_teacher/student.safetensors"))
+    assert not found.new_head
+
+
+def test_a_null_section_is_no_stage() -> None:
+    off = config(finetune=None, baseline=None)
+    stages = (train.STAGE, finetune.STAGE, baseline.STAGE, fit_teacher.STAGE)
+    assert [stage.enabled(off) for stage in stages] == [True, False, False, False]
+
+
+def test_how_often_a_run_is_validated_changes_no_fingerprint_and_the_rest_does() -> None:
+    first = train.STAGE.settings(config())
+    section = {"epochs": 10, "batch_size": 40, "lr": 0.4, "loss": "symmetric_kl"}
+    assert train.STAGE.settings(config(train={**section, "validations": 3})) == first
+    for key, value in {"lr": 0.5, "seed": 1, "loss": "js", "teacher_batch_norm": "eval", "image_size": 128}.items():
+        assert train.STAGE.settings(config(train={**section, key: value})) != first, key
