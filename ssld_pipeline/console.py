@@ -45,6 +45,10 @@ class RunView:
         if self._task is not None:
             self._bars.advance(self._task, amount)
 
+    def reached(self, amount: int) -> None:
+        if self._task is not None:
+            self._bars.update(self._task, completed=amount)
+
     def finished(self, report: StageReport) -> None:
         if self._task is not None:
             self._bars.remove_task(self._task)

@@ -6,11 +6,13 @@ cover a worker that hangs or a network partition, so the driver keeps a deadline
 
 from __future__ import annotations
 
+import json
 import os
+import threading
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -29,6 +31,7 @@ from ssld_pipeline.store.tables import Part
 from ssld_pipeline.training.job import TrainJob
 
 _POLL_S = 1.0
+_WATCH_S = 2.0
 
 
 class Cluster:
@@ -61,16 +64,20 @@ class Cluster:
         figures, rejects = _get(remote.remote(spec, unit))
         return figures, rejects
 
-    def fit(self, spec: WorkerSpec, job: TrainJob, folder: str, fingerprint: str) -> dict[str, Any]:
+    def fit(
+        self, spec: WorkerSpec, job: TrainJob, folder: str, fingerprint: str, at_step: Callable[[int], None]
+    ) -> dict[str, Any]:
         """One process is a task; several are Ray Train's, around the same loop. Checkpoints are the loop's, in ``folder``."""
         gpu = self._gpus_for(spec, training=True)
         share = int(ray.cluster_resources().get("CPU", 1)) // self._placement.train_workers
         threads = self._placement.train_threads or max(1, min(share, _cores_of_largest_node()))
         spec = replace(spec, num_threads=threads, device="cuda" if gpu else "cpu")
-        if self._placement.train_workers == 1:
+        with _Watch(folder, at_step):
+            if self._placement.train_workers > 1:
+                return self._fit_in_group(spec, job, folder, fingerprint)
             retries = self._placement.train_failures
-            return dict(_get(ray.remote(num_cpus=1, num_gpus=gpu, max_retries=retries)(_fit).remote(spec, job, folder, fingerprint)))
-        return self._fit_in_group(spec, job, folder, fingerprint)
+            task = ray.remote(num_cpus=1, num_gpus=gpu, max_retries=retries)(_fit)
+            return dict(_get(task.remote(spec, job, folder, fingerprint)))
 
     def _fit_in_group(self, spec: WorkerSpec, job: TrainJob, folder: str, fingerprint: str) -> dict[str, Any]:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -113,7 +120,7 @@ class Cluster:
 
 
 def _fit(spec: WorkerSpec, job: TrainJob, folder: str, fingerprint: str) -> dict[str, Any]:
-    return Here().fit(spec, job, folder, fingerprint)
+    return Here().fit(spec, job, folder, fingerprint, lambda step: None)
 
 
 def _train_worker(config: dict[str, Any]) -> None:
@@ -126,6 +133,27 @@ def _train_worker(config: dict[str, Any]) -> None:
         outcome = {"error": str(error)}
     if ray.train.get_context().get_world_rank() == 0:
         files.write_json(files.join(config["folder"], "outcome.json"), outcome)
+
+
+class _Watch:
+    """Tells how far a training run is, from the metrics that it writes: Ray tells its controller alone."""
+
+    def __init__(self, folder: str, at_step: Callable[[int], None]) -> None:
+        self._uri, self._at_step = files.join(folder, "metrics.jsonl"), at_step
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        while not self._ended.wait(_WATCH_S):
+            if files.exists(self._uri) and (lines := files.read_bytes(self._uri).splitlines()):
+                self._at_step(json.loads(lines[-1])["step"])
 
 
 @lru_cache(maxsize=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from ssld_pipeline.runner.units import Unit
@@ -18,8 +18,13 @@ class Engine(Protocol):
     def build(self, spec: WorkerSpec, unit: Unit) -> tuple[dict[str, Any], Part | None]:
         """An artifact's figures and its part of rejects."""
 
-    def fit(self, spec: WorkerSpec, job: TrainJob, folder: str, fingerprint: str) -> dict[str, Any]:
-        """The final metrics of a training run that leaves its files in ``folder`` and goes on from what is there."""
+    def fit(
+        self, spec: WorkerSpec, job: TrainJob, folder: str, fingerprint: str, at_step: Callable[[int], None]
+    ) -> dict[str, Any]:
+        """The final metrics of a training run that leaves its files in ``folder`` and goes on from what is there.
+
+        ``at_step`` is told from time to time how many optimiser steps are done.
+        """
 
     def close(self) -> None:
         """Give back what the engine holds."""

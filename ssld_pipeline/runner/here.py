@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ssld_pipeline.runner.units import Unit
@@ -20,13 +20,15 @@ class Here:
     def build(self, spec: WorkerSpec, unit: Unit) -> tuple[dict[str, Any], Part | None]:
         return build_artifact(spec, unit)
 
-    def fit(self, spec: WorkerSpec, job: TrainJob, folder: str, fingerprint: str) -> dict[str, Any]:
+    def fit(
+        self, spec: WorkerSpec, job: TrainJob, folder: str, fingerprint: str, at_step: Callable[[int], None]
+    ) -> dict[str, Any]:
         from ssld_pipeline.training.fit import Means, fit
 
         placement = spec.config.placement
         threads = placement.train_threads or spec.num_threads
         means = Means(threads, placement.loader_threads, spec.device, placement.amp, placement.checkpoint_every_s)
-        return fit(job, folder, fingerprint=fingerprint, means=means)
+        return fit(job, folder, fingerprint=fingerprint, means=means, report=lambda row: at_step(row["step"]))
 
     def close(self) -> None:
         pass

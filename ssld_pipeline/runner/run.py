@@ -23,12 +23,15 @@ from ssld_pipeline.store import files
 from ssld_pipeline.store.fingerprints import Fingerprint
 from ssld_pipeline.store.tables import Part
 from ssld_pipeline.store.workspace import Workspace
+from ssld_pipeline.training.job import TrainJob
+from ssld_pipeline.training.schedule import num_steps
 
 if TYPE_CHECKING:
     from ssld_pipeline.runner.engine import Engine
 
 _COMMIT_EVERY_S = 2.0
 _MODEL_FILES = ("student.safetensors", "config.json", "metrics.jsonl")
+_ORPHAN_HOURS = 24  # what killed workers left behind; younger files may be another run's work in progress
 _FEW_REJECTS = 10  # a share means nothing in a part of thirty images
 
 
@@ -52,6 +55,7 @@ class Progress(Protocol):
 
     def started(self, plan: StagePlan, total: int) -> None: ...
     def advanced(self, amount: int) -> None: ...
+    def reached(self, amount: int) -> None: ...
     def finished(self, report: StageReport) -> None: ...
 
 
@@ -63,6 +67,8 @@ def run(
     ``only``: these stages, on what is committed upstream; none: all. Raises UserError for a stage that cannot go on;
     what was committed stays.
     """
+    if "label" in only:  # no label without a look at who labels
+        only = ("check_teacher", *only)
     _check_names([*(("--only", name) for name in only), *([("--until", until)] if until else [])])
     runner = _Run(survey, engine, progress)
     reports = []
@@ -71,7 +77,14 @@ def run(
             reports.append(runner.bring_up_to_date(stage))
         if stage.name == until:
             break
+    for table in runner.workspace.tables.values():
+        table.num_orphans_removed(_ORPHAN_HOURS)
     return reports
+
+
+def _num_steps(job: TrainJob, unit: Unit, state: State) -> int:
+    data = state.train_data()
+    return num_steps(job.settings, data.num_labeled + data.num_mined if "pool" in job.roles else unit.num_rows)
 
 
 def _check_names(given: Sequence[tuple[str, str]]) -> None:
@@ -98,7 +111,8 @@ class _Run:
         self.weights.remember()
         report = StageReport(stage.name, reused=len(plan.of("reuse")))
         work = plan.of("run")
-        self.progress.started(plan, sum(u.unit.num_rows for u in work if u.unit))
+        if not (isinstance(stage, TrainStage) and work):
+            self.progress.started(plan, sum(u.unit.num_rows for u in work if u.unit))
         if isinstance(stage, PartStage):
             self._move(stage, plan.of("move"), report)
             self._do_parts(stage, plan, report)
@@ -243,14 +257,15 @@ class _Run:
             spec = self._spec(stage)
             job = stage.job(spec.setup(), state.train_data())
             folder = self.workspace.artifact(stage.name).folder(planned.unit.fingerprint)
-            metrics = self.engine.fit(spec, job, folder, str(planned.unit.fingerprint))
+            self.progress.started(StagePlan(stage.name, (planned,)), _num_steps(job, planned.unit, state))
+            metrics = self.engine.fit(spec, job, folder, str(planned.unit.fingerprint), self.progress.reached)
             bad = [Reject(r["image_id"], r["reason"], r["detail"]) for r in metrics.pop("rejects", [])]
             unit = planned.unit
             part = write_reject_rows(self.workspace, stage.name, unit.name, unit.fingerprint, unit.settings, bad)
             self._commit_rejects(stage.name, {unit.name: part})
             self._commit_artifact(stage, unit, metrics, _MODEL_FILES, time.monotonic() - started)
             report.ran, report.figures, report.num_rejects = report.ran + 1, metrics, len(bad)
-            report.num_rows = unit.num_rows
+            report.num_rows = metrics.get("num_images", 0)
 
     def _commit_artifact(
         self, stage: Stage, unit: Unit, figures: dict[str, Any], published: tuple[str, ...], seconds: float
