@@ -126,7 +126,12 @@ def _fit(spec: WorkerSpec, job: TrainJob, folder: str, fingerprint: str) -> dict
 def _train_worker(config: dict[str, Any]) -> None:
     """One process of the process group. A user's mistake is left in the folder: Ray Train would retry an exception."""
     import ray.train
+    import ray.train.torch
 
+    if config["spec"].device == "cuda":
+        import torch
+
+        torch.cuda.set_device(ray.train.torch.get_device())  # every worker of a node sees all its GPUs
     try:
         outcome: dict[str, Any] = {"metrics": _fit(**config)}
     except UserError as error:

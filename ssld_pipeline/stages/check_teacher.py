@@ -18,8 +18,6 @@ from ssld_pipeline.stages.teacher import teacher_settings, teacher_spec
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
-    from numpy.typing import NDArray
-
     from ssld_pipeline.config import RunConfig
 
 MAX_IMAGES = 2000
@@ -76,31 +74,14 @@ def _draw(image_id: str) -> int:
 
 
 def _measure(setup: Setup, rows: pa.Table, rejects: list[Reject]) -> dict[str, Any]:
-    import numpy as np
-
     from ssld_pipeline.models.predict import open_predictor
-    from ssld_pipeline.training.predictions import predict_rows
+    from ssld_pipeline.training.evaluate import evaluate
 
     teacher, placement = setup.config.teacher, setup.config.placement
     predictor = open_predictor(teacher_spec(setup), setup.device, amp=placement.amp, num_threads=setup.num_threads)
-    labels = rows["class_id"].to_numpy()
-    ranks = [
-        _rank_of(labels[batch.numbers], batch.probs)
-        for batch in predict_rows(
-            rows, predictor, teacher.image_size, teacher.crop_pct, placement.loader_threads, rejects
-        )
-    ]
-    rank = np.concatenate(ranks) if ranks else np.zeros(0)
-    if not len(rank):
-        return {"num_images": 0, "top1": None, "top5": None}
-    return {"num_images": len(rank), "top1": float((rank < 1).mean()), "top5": float((rank < 5).mean())}
-
-
-def _rank_of(labels: NDArray[np.int64], probs: NDArray[np.float64]) -> NDArray[np.int64]:
-    """How many classes are more probable than the label; a tie counts against it, so that constant output scores 0."""
-    of_label = probs[range(len(labels)), labels]
-    rank: NDArray[np.int64] = (probs >= of_label[:, None]).sum(axis=1) - 1
-    return rank
+    found = evaluate(predictor, rows, teacher.image_size, teacher.crop_pct, placement.loader_threads)
+    rejects += found.pop("rejects")
+    return found if found["num_images"] else {"num_images": 0, "top1": None, "top5": None}
 
 
 def _too_weak(config: RunConfig, figures: dict[str, Any], num_classes: int) -> str:
