@@ -1,0 +1,61 @@
+"""Brings a run up to date on the cluster this job runs in, checks the laws of its tables, writes its report.
+
+    python jobs/run_pipeline.py CONFIG [--set select.per_class=400]... [--until select]
+
+Exit codes: 0 done; 1 a bug, or a broken law; 2 a user's mistake. A job that is killed is started again with the same
+arguments: what was committed is not redone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ssld_pipeline import console
+from ssld_pipeline.config import RunConfig, load_config
+from ssld_pipeline.errors import UserError
+from ssld_pipeline.laws import verify
+from ssld_pipeline.report.write import write_report
+from ssld_pipeline.runner.cluster import Cluster
+from ssld_pipeline.runner.engine import Engine
+from ssld_pipeline.runner.here import Here
+from ssld_pipeline.runner.run import run
+from ssld_pipeline.runner.survey import survey
+from ssld_pipeline.store.workspace import Workspace
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return _bring_up_to_date(load_config(options.config, tuple(options.set)), options.until)
+    except UserError as error:
+        print(f"ssld: {error}", file=sys.stderr)
+        return 2
+
+
+def _bring_up_to_date(config: RunConfig, until: str | None) -> int:
+    surveyed = survey(config)
+    with console.RunView() as view:
+        run(surveyed, lambda: _engine(config), view, until=until)
+    verdicts = verify(Workspace(config.workspace), config.select.per_class)
+    console.print_verdicts(verdicts)
+    print("report:", write_report(config, surveyed.classes, None))
+    return int(any(v.num_broken for v in verdicts))
+
+
+def _engine(config: RunConfig) -> Engine:
+    """The cluster that RAY_ADDRESS names, which Ray sets for its jobs; without one, this machine."""
+    return Here() if config.placement.runner == "local" else Cluster(config.placement)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", metavar="CONFIG", help="the run's YAML file")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
+    parser.add_argument("--until", metavar="STAGE", help="stop after this stage; select needs no GPU for days")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
