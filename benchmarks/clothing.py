@@ -1,6 +1,6 @@
 """SSLD on real photographs: prepares the clothing set, runs the pipeline on it, writes what it achieved to RESULTS.md.
 
-    python benchmarks/clothing.py --images CLOTHING --weights TEACHER.safetensors [--folder runs/clothing] [--set KEY=VALUE]
+    python benchmarks/clothing.py --images CLOTHING --weights TEACHER.safetensors [--folder runs/clothing] [--write]
 
 CLOTHING holds train, validation, test and pool as `ssld_pipeline/demo/clothing.py` describes; TEACHER is an ImageNet-1k
 MobileNetV2 for timm's mobilenetv2_100 with pad_type same. Run it again and only what changed is computed.
@@ -44,7 +44,11 @@ def main() -> None:
     if arguments.write:
         log = "".join(line for line in stages if "parts run" in line)
         body = f"{table(rows)}\n\nThe run, {seconds:.0f} s in all:\n\n```\n{log}```"
-        write_section("Clothing: SSLD on real photographs", "python benchmarks/clothing.py --images CLOTHING --weights TEACHER", body)
+        write_section(
+            "Clothing: SSLD on real photographs",
+            "python benchmarks/clothing.py --images CLOTHING --weights TEACHER",
+            body,
+        )
 
 
 def _run(command: list[str]) -> list[str]:

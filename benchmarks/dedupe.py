@@ -142,18 +142,45 @@ def blur(sigma: float) -> Copy:
 
 
 KINDS: dict[str, dict[str, Copy]] = {
-    "easy": {"same size, jpeg 50": jpeg(50), "160 px": resize(160), "800 px": resize(800), "mirror": mirror,
-             "gamma .7": gamma(0.7), "grey": grey},
-    "medium": {"crop 70 %": crop(0.7), "turned 10 deg": rotate(10), "90 deg": quarter_turn, "text": text(2),
-               "blur 2": blur(2), "gamma 2": gamma(2), "pad": pad(0.2), "96 px": resize(96), "noise 15": noise(15),
-               "stretch 1.25": resize(256, 1.25), "jpeg 15": jpeg(15)},
-    "hard": {"crop 45 %": crop(0.45), "mirror, crop 60 %, jpeg 30": chain(mirror, crop(0.6), jpeg(30)),
-             "turned 30 deg": rotate(30), "blur 4": blur(4), "48 px": resize(48), "text, 6 lines": text(6),
-             "perspective .08": perspective(0.08), "pad, 128 px": chain(pad(0.4), resize(128)),
-             "crop 60 %, gamma 2, 128 px": chain(crop(0.6), gamma(2), resize(128))},
-    "extreme": {"crop 25 %": crop(0.25), "turned, crop 50 %, jpeg 10": chain(rotate(15), crop(0.5), jpeg(10)),
-                "inside, .5 of side": inside(0.5), "inside, .33 of side": inside(0.33),
-                "perspective .16": perspective(0.16)},
+    "easy": {
+        "same size, jpeg 50": jpeg(50),
+        "160 px": resize(160),
+        "800 px": resize(800),
+        "mirror": mirror,
+        "gamma .7": gamma(0.7),
+        "grey": grey,
+    },
+    "medium": {
+        "crop 70 %": crop(0.7),
+        "turned 10 deg": rotate(10),
+        "90 deg": quarter_turn,
+        "text": text(2),
+        "blur 2": blur(2),
+        "gamma 2": gamma(2),
+        "pad": pad(0.2),
+        "96 px": resize(96),
+        "noise 15": noise(15),
+        "stretch 1.25": resize(256, 1.25),
+        "jpeg 15": jpeg(15),
+    },
+    "hard": {
+        "crop 45 %": crop(0.45),
+        "mirror, crop 60 %, jpeg 30": chain(mirror, crop(0.6), jpeg(30)),
+        "turned 30 deg": rotate(30),
+        "blur 4": blur(4),
+        "48 px": resize(48),
+        "text, 6 lines": text(6),
+        "perspective .08": perspective(0.08),
+        "pad, 128 px": chain(pad(0.4), resize(128)),
+        "crop 60 %, gamma 2, 128 px": chain(crop(0.6), gamma(2), resize(128)),
+    },
+    "extreme": {
+        "crop 25 %": crop(0.25),
+        "turned, crop 50 %, jpeg 10": chain(rotate(15), crop(0.5), jpeg(10)),
+        "inside, .5 of side": inside(0.5),
+        "inside, .33 of side": inside(0.33),
+        "perspective .16": perspective(0.16),
+    },
 }
 
 
@@ -207,8 +234,14 @@ def read_folder(folder: Path, count: int, rng: np.random.Generator) -> list[Pixe
 def configured(settings: dict[str, object]) -> RunConfig:
     inputs = {role: {"uri": "unused", "format": "folder"} for role in ("labeled", "protected", "pool")}
     return RunConfig.model_validate(
-        {"workspace": "unused", "inputs": inputs, "teacher": {"model": "timm:none", "weights": None},
-         "student": {"model": "timm:none"}, "dedupe": settings})
+        {
+            "workspace": "unused",
+            "inputs": inputs,
+            "teacher": {"model": "timm:none", "weights": None},
+            "student": {"model": "timm:none"},
+            "dedupe": settings,
+        }
+    )
 
 
 def report(found: pa.Table, planted: dict[str, tuple[str, str, str]], num_negatives: int) -> list[tuple[str, str]]:
@@ -275,10 +308,14 @@ def measure(scratch: Path, config: RunConfig, protected: dict[str, Pixels], pool
     work = dedupe.open_dedupe(Setup(config, (), {"index_protected": folder}))
     started, cpu_started = time.perf_counter(), time.process_time()
     result = work(pool_rows)
-    wall, cpu = (1000 * (now - then) / len(pool) for now, then in
-                 ((time.perf_counter(), started), (time.process_time(), cpu_started)))
-    print(f"dedupe: {len(pool)} images, {cpu:.1f} ms of CPU and {wall:.1f} ms by the clock per image, one thread; "
-          f"{result.rows.num_rows} rows")
+    wall, cpu = (
+        1000 * (now - then) / len(pool)
+        for now, then in ((time.perf_counter(), started), (time.process_time(), cpu_started))
+    )
+    print(
+        f"dedupe: {len(pool)} images, {cpu:.1f} ms of CPU and {wall:.1f} ms by the clock per image, one thread; "
+        f"{result.rows.num_rows} rows"
+    )
     return result.rows
 
 

@@ -1,4 +1,4 @@
-"""Sections of RESULTS.md: each has a title, the machine, the date, the command, and the figures; a rerun replaces its own."""
+"""Sections of RESULTS.md: a title, the machine, the date, the command and the figures; a rerun replaces its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ def machine() -> str:
     if info.exists() and (found := re.search(r"model name\s*:\s*(.+)", info.read_text())):
         cpu = found.group(1).strip()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{cpu}, {os.cpu_count()} cores, {memory:.0f} GiB, no GPU" if not _has_gpu() else f"{cpu}, {os.cpu_count()} cores, GPU"
+    return (
+        f"{cpu}, {os.cpu_count()} cores, {memory:.0f} GiB, no GPU"
+        if not _has_gpu()
+        else f"{cpu}, {os.cpu_count()} cores, GPU"
+    )
 
 
 def _has_gpu() -> bool:
@@ -39,7 +43,11 @@ def table(rows: Sequence[dict[str, object]]) -> str:
 def write_section(title: str, command: str, body: str, path: Path = RESULTS) -> None:
     """Replace, or append, the section called ``title``."""
     head = f"## {title}\n\n{machine()}; {datetime.date.today().isoformat()}; `{command}`\n\n{body.strip()}\n"
-    text = path.read_text(encoding="utf-8") if path.exists() else "# Results\n\nEvery figure was measured by the command beside it.\n"
+    text = (
+        path.read_text(encoding="utf-8")
+        if path.exists()
+        else "# Results\n\nEvery figure was measured by the command beside it.\n"
+    )
     sections = re.split(r"(?m)^(?=## )", text)
     kept = [s.rstrip() + "\n" for s in sections if not s.startswith(f"## {title}\n")]
     path.write_text("\n".join([*kept, head]), encoding="utf-8")

@@ -22,15 +22,25 @@ def status(workspace: Workspace) -> dict[str, Any]:
     tables = {}
     for name, table in workspace.tables.items():
         parts = table.parts().values()
-        tables[name] = {"parts": len(parts), "rows": sum(p.num_rows for p in parts),
-                        "bytes": sum(p.size_bytes for p in parts), "version": table.version()}
+        tables[name] = {
+            "parts": len(parts),
+            "rows": sum(p.num_rows for p in parts),
+            "bytes": sum(p.size_bytes for p in parts),
+            "version": table.version(),
+        }
     artifacts = {}
     for stage in STAGES:
         if isinstance(stage, ArtifactStage | TrainStage) and (record := workspace.artifact(stage.name).record()):
             artifacts[stage.name] = {"seconds": record.seconds, "content": record.content, **record.figures}
     rejects = rows_of(workspace, "SELECT stage, reason, count(*) AS images FROM rejects GROUP BY ALL ORDER BY ALL")
     evaluations = rows_of(workspace, "SELECT model, input, num_images, top1, top5 FROM evaluations ORDER BY ALL")
-    return {"workspace": workspace.uri, "tables": tables, "artifacts": artifacts, "rejects": rejects, "evaluations": evaluations}
+    return {
+        "workspace": workspace.uri,
+        "tables": tables,
+        "artifacts": artifacts,
+        "rejects": rejects,
+        "evaluations": evaluations,
+    }
 
 
 def rows_of(workspace: Workspace, query: str) -> list[dict[str, Any]]:
@@ -66,13 +76,20 @@ def table_summary(workspace: Workspace, name: str) -> dict[str, Any]:
 
 def rows_of_class(workspace: Workspace, name: str, class_id: int) -> list[dict[str, Any]]:
     """First and last rows of a class in a table: best first where the table has a score."""
-    order = {"soft_labels": ("top1_class", "top1_prob DESC, image_id"), "manifest": ("class_id", "rank NULLS LAST, image_id"),
-             "catalog": ("class_id", "image_id")}
+    order = {
+        "soft_labels": ("top1_class", "top1_prob DESC, image_id"),
+        "manifest": ("class_id", "rank NULLS LAST, image_id"),
+        "catalog": ("class_id", "image_id"),
+    }
     if _known(name) not in order:
         raise UserError(f"inspect {name} --class: the table has no class; tables that have one: {', '.join(order)}")
     column, by = order[name]
-    ranked = f"SELECT *, row_number() OVER (ORDER BY {by}) AS place, count(*) OVER () AS total FROM \"{name}\" WHERE {column} = {class_id}"
-    return rows_of(workspace, f"SELECT * FROM ({ranked}) WHERE place <= {_NUM_EXAMPLES} OR place > total - {_NUM_EXAMPLES} ORDER BY place")
+    places = f"row_number() OVER (ORDER BY {by}) AS place, count(*) OVER () AS total"
+    ranked = f'SELECT *, {places} FROM "{name}" WHERE {column} = {class_id}'
+    return rows_of(
+        workspace,
+        f"SELECT * FROM ({ranked}) WHERE place <= {_NUM_EXAMPLES} OR place > total - {_NUM_EXAMPLES} ORDER BY place",
+    )
 
 
 def rows_of_image(workspace: Workspace, image_id: str) -> dict[str, list[dict[str, Any]]]:
@@ -86,7 +103,10 @@ def rows_of_image(workspace: Workspace, image_id: str) -> dict[str, list[dict[st
             if rows := rows_of(workspace, f'SELECT * FROM "{name}" WHERE {where}'):
                 found[name] = rows
     if not found:
-        raise UserError(f"no table of {workspace.uri} speaks of image {image_id!r}; an image_id looks like pool/pool-000.tar/name.jpg")
+        raise UserError(
+            f"no table of {workspace.uri} speaks of image {image_id!r}; "
+            "an image_id looks like pool/pool-000.tar/name.jpg"
+        )
     return found
 
 

@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from ssld_pipeline.store.workspace import Workspace
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     help="SSLD as a pipeline: remove leaks from an image pool, mine it with a teacher, distil a small student.",
 )
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="the run's YAML file")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a setting, e.g. select.per_class=400")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a setting, e.g. select.per_class=400")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for a script to read")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to connect to; default: RAY_ADDRESS, else this machine")]
 
@@ -49,7 +53,9 @@ def main() -> None:
 @app.command()
 def run(
     config: ConfigPath,
-    only: Annotated[list[str] | None, typer.Option(help="only this stage (may be repeated), on what is committed upstream")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="only this stage (may be repeated), on what is committed upstream")
+    ] = None,
     until: Annotated[str | None, typer.Option(help="stop after this stage")] = None,
     overrides: Overrides = None,
     address: Address = None,
@@ -111,7 +117,9 @@ def inspect(
     config: ConfigPath,
     table: Annotated[str, typer.Argument(help="catalog, duplicates, soft_labels, manifest, rejects or evaluations")],
     class_id: Annotated[int | None, typer.Option("--class", metavar="N", help="first and last rows of class N")] = None,
-    image: Annotated[str | None, typer.Option(metavar="ID", help="every row about one image_id, in every table")] = None,
+    image: Annotated[
+        str | None, typer.Option(metavar="ID", help="every row about one image_id, in every table")
+    ] = None,
     overrides: Overrides = None,
     json: AsJson = False,
 ) -> None:
@@ -121,7 +129,8 @@ def inspect(
     workspace = _workspace(_load(config, overrides))
     summary = browse.table_summary(workspace, table) if image is None and class_id is None else None
     if summary is not None and not json:
-        counts = f"{summary['rows']:,} rows, {summary['parts']} parts, {summary['bytes']:,} bytes, version {summary['version']}"
+        rows, parts, size = summary["rows"], summary["parts"], summary["bytes"]
+        counts = f"{rows:,} rows, {parts} parts, {size:,} bytes, version {summary['version']}"
         console.out.print(f"{table}: one row is {summary['row']}; {counts}", markup=False)
         console.print_rows([{k: c[k] for k in ("name", "type", "unit", "meaning")} for c in summary["columns"]])
         console.print_rows(summary["examples"])
@@ -139,7 +148,10 @@ def inspect(
 
 @app.command()
 def sql(
-    config: ConfigPath, query: Annotated[str, typer.Argument(metavar="SELECT")], overrides: Overrides = None, json: AsJson = False
+    config: ConfigPath,
+    query: Annotated[str, typer.Argument(metavar="SELECT")],
+    overrides: Overrides = None,
+    json: AsJson = False,
 ) -> None:
     """Ask the tables in SQL (DuckDB)."""
     from ssld_pipeline import browse, console
@@ -159,9 +171,12 @@ def verify(config: ConfigPath, overrides: Overrides = None, json: AsJson = False
     loaded = _load(config, overrides)
     verdicts = laws.verify(_workspace(loaded), loaded.select.per_class)
     if json:
-        console.print_json([
-            {"law": v.law.name, "says": v.law.says, "num_broken": v.num_broken, "examples": v.examples} for v in verdicts
-        ])
+        console.print_json(
+            [
+                {"law": v.law.name, "says": v.law.says, "num_broken": v.num_broken, "examples": v.examples}
+                for v in verdicts
+            ]
+        )
     else:
         console.print_verdicts(verdicts)
     if any(v.num_broken for v in verdicts):
@@ -208,7 +223,10 @@ def fit_teacher(config: ConfigPath, overrides: Overrides = None, address: Addres
 @app.command()
 def export(
     config: ConfigPath,
-    what: Annotated[str, typer.Argument(help="a model (finetune, train, baseline, fit_teacher) or a table (manifest, duplicates, ...)")],
+    what: Annotated[
+        str,
+        typer.Argument(help="a model (finetune, train, baseline, fit_teacher) or a table (manifest, duplicates, ...)"),
+    ],
     out: Annotated[Path, typer.Option(help="folder (model) or file (table) to write")],
     format: Annotated[str | None, typer.Option(help="model: timm or pt2; table: csv or parquet")] = None,
     overrides: Overrides = None,
@@ -238,7 +256,9 @@ def demo(
     page = folder / "workspace" / "report.html"
     if changed or not page.exists():
         write_report(loaded, class_names(loaded), page)
-    console.out.print(("" if changed else "nothing had changed, nothing was computed; ") + f"report: {page}", markup=False)
+    console.out.print(
+        ("" if changed else "nothing had changed, nothing was computed; ") + f"report: {page}", markup=False
+    )
 
 
 def _load(path: Path, overrides: Sequence[str] | None) -> RunConfig:

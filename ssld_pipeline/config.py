@@ -7,6 +7,7 @@ runs (``placement``, which is part of no fingerprint).
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,10 +76,10 @@ class FitConfig(TrainSettings):
 class TeacherConfig(Settings):
     model: str
     """`timm:<name>` or `torchvision:<name>`."""
-    model_args: dict[str, Any] = {}
+    model_args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the model's constructor."""
     weights: str | None
-    """safetensors file, or a checkpoint that torch reads with weights_only. null only where `fit` trains from scratch."""
+    """safetensors file, or a checkpoint that torch reads with weights_only; null where `fit` trains from scratch."""
     image_size: int = Field(224, gt=0)
     """Side of the centre crop, pixels."""
     crop_pct: float = Field(0.875, gt=0, le=1)
@@ -106,7 +107,7 @@ class TeacherConfig(Settings):
 class StudentConfig(Settings):
     model: str
     """`timm:<name>` or `torchvision:<name>`."""
-    model_args: dict[str, Any] = {}
+    model_args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the model's constructor."""
     weights: str | None = None
     """Start from these weights, with a fresh classifier; null: from scratch, as the publication does."""
@@ -186,7 +187,9 @@ class RunConfig(Settings):
         for section, defaults in (("finetune", {}), ("baseline", {"loss": "ce"})):
             own = data.get(section)
             if isinstance(own, dict) and isinstance(train, dict):
-                inherited = {k: v for k, v in train.items() if not (k == "steps" and ("epochs" in own or section == "baseline"))}
+                inherited = {
+                    k: v for k, v in train.items() if not (k == "steps" and ("epochs" in own or section == "baseline"))
+                }
                 data[section] = {**inherited, **defaults, **own}
         return data
 
@@ -201,7 +204,8 @@ class RunConfig(Settings):
                 name = item.name or role
                 if name in named:
                     raise UserError(
-                        f"inputs.{role}: two inputs are called {name!r}; image_id must be unique, so give each a 'name:'"
+                        f"inputs.{role}: two inputs are called {name!r}; image_id must be unique, "
+                        "so give each a 'name:'"
                     )
                 named[name] = (role, item)
         return named
@@ -293,7 +297,7 @@ def _absolute(config: RunConfig, folder: Path) -> RunConfig:
     """Paths in the file are relative to the file, so that a run does not depend on where it was started."""
 
     def place(uri: str | None) -> str | None:
-        return uri if uri is None or "://" in uri else str((folder / Path(uri).expanduser()).absolute())
+        return uri if uri is None or "://" in uri else os.path.normpath(folder / Path(uri).expanduser())
 
     def move(item: InputConfig) -> InputConfig:
         return item.model_copy(update={"uri": place(item.uri)})
@@ -304,6 +308,11 @@ def _absolute(config: RunConfig, folder: Path) -> RunConfig:
     if teacher.fit and teacher.fit.data:
         teacher = teacher.model_copy(update={"fit": teacher.fit.model_copy(update={"data": move(teacher.fit.data)})})
     student = config.student.model_copy(update={"weights": place(config.student.weights)})
-    update = {"workspace": place(config.workspace), "inputs": inputs, "classes": place(config.classes),
-              "teacher": teacher, "student": student}
+    update = {
+        "workspace": place(config.workspace),
+        "inputs": inputs,
+        "classes": place(config.classes),
+        "teacher": teacher,
+        "student": student,
+    }
     return config.model_copy(update=update)

@@ -24,8 +24,14 @@ class RunView:
 
     def __init__(self) -> None:
         self._bars = Progress(
-            TextColumn("{task.description:16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-            console=out, transient=True, disable=not out.is_terminal,
+            TextColumn("{task.description:16}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=out,
+            transient=True,
+            disable=not out.is_terminal,
         )
         self._task: Any = None
 

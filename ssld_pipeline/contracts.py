@@ -93,7 +93,9 @@ def _arrow_type(name: str) -> pa.DataType:
     }[name]
 
 
-_IMAGE_ID = Column("image_id", "string", "<input name>/<path within the input>; for a tar: shard name, then member name")
+_IMAGE_ID = Column(
+    "image_id", "string", "<input name>/<path within the input>; for a tar: shard name, then member name"
+)
 _PART = Column("part", "string", "unit of work that wrote this row: <input name>/<shard>#<number>")
 _ADDRESS = (
     Column("uri", "string", "where the file that holds the image lies: a local path or an fsspec URI"),
@@ -126,9 +128,13 @@ DUPLICATES = Table(
         Column("method", "string", "what confirmed or proposed the pair: exact, perceptual or sift"),
         Column("num_matches", "int32", "putative descriptor matches after one-to-one matching"),
         Column("num_inliers", "int32", "matches that agree with the transform, at distinct positions"),
-        Column("score", "float32", "share of the pixel blocks that agree after warping, in [0,1]; 1 for exact"),
-        Column("homography", "list<float32>", "row-major 3x3 from pool pixels to protected pixels; null without one",
-               nullable=True),
+        Column("score", "float32", "how well the pixels agree after warping, in [0,1]; 1 for exact"),
+        Column(
+            "homography",
+            "list<float32>",
+            "row-major 3x3 from pool pixels to protected pixels; null without one",
+            nullable=True,
+        ),
         Column("flipped", "bool", "the pool image is mirrored"),
         Column("is_duplicate", "bool", "confirmed: the image is kept out of soft_labels and of the manifest"),
         _PART,

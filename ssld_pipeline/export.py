@@ -43,7 +43,7 @@ def _export_table(workspace: Workspace, name: str, out: Path, format: str) -> Pa
 
 
 def _export_model(config: RunConfig, stage: str, out: Path, format: str) -> list[Path]:
-    """timm: weights, config.json and provenance.json. pt2: additionally a torch.export program, checked against the model."""
+    """timm: weights, config.json, provenance.json. pt2: also a torch.export program, checked against the model."""
     artifact = Workspace(config.workspace).artifact(stage)
     record = artifact.record()
     if record is None:
@@ -53,8 +53,14 @@ def _export_model(config: RunConfig, stage: str, out: Path, format: str) -> list
     for source, target in (("student.safetensors", "model.safetensors"), ("config.json", "config.json")):
         files.copy(files.join(artifact.folder(record.fingerprint), source), str(out / target))
         written.append(out / target)
-    provenance = {"stage": stage, "fingerprint": str(record.fingerprint), "files": record.files, "settings": record.settings,
-                  "figures": record.figures, "teacher": {"model": config.teacher.model, "licence": config.teacher.licence}}
+    provenance = {
+        "stage": stage,
+        "fingerprint": str(record.fingerprint),
+        "files": record.files,
+        "settings": record.settings,
+        "figures": record.figures,
+        "teacher": {"model": config.teacher.model, "licence": config.teacher.licence},
+    }
     files.write_json(str(out / "provenance.json"), provenance)
     written.append(out / "provenance.json")
     if format == "pt2":
@@ -63,7 +69,7 @@ def _export_model(config: RunConfig, stage: str, out: Path, format: str) -> list
 
 
 def _export_program(config: RunConfig, stage: str, out: Path) -> Path:
-    """``model.pt2``: takes float32 [N,3,S,S], normalised, gives logits [N,C]; refused when it differs from the model."""
+    """``model.pt2``: float32 [N,3,S,S], normalised, to logits [N,C]; refused when it differs from the model."""
     import torch
 
     from ssld_pipeline.models.build import build

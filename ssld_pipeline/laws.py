@@ -38,50 +38,94 @@ def laws(per_class: int) -> tuple[Law, ...]:
     roles = ", ".join(f"'{r}'" for r in ROLES)
     reasons = ", ".join(f"'{r}'" for r in REJECT_REASONS)
     return (
-        Law("catalog_ids", "no image_id stands twice in catalog",
-            "SELECT image_id, count(*) FROM catalog GROUP BY 1 HAVING count(*) > 1"),
-        Law("catalog_rows", "catalog rows have a known role, a size and an offset",
-            f"SELECT image_id, role FROM catalog WHERE role NOT IN ({roles}) OR size_bytes < 0 OR \"offset\" < 0"),
-        Law("pool_complete", "of each labelled part every pool image is in soft_labels, in duplicates or in rejects, and in one of them alone",
+        Law(
+            "catalog_ids",
+            "no image_id stands twice in catalog",
+            "SELECT image_id, count(*) FROM catalog GROUP BY 1 HAVING count(*) > 1",
+        ),
+        Law(
+            "catalog_rows",
+            "catalog rows have a known role, a size and an offset",
+            f'SELECT image_id, role FROM catalog WHERE role NOT IN ({roles}) OR size_bytes < 0 OR "offset" < 0',
+        ),
+        Law(
+            "pool_complete",
+            "of each labelled part every pool image is in one of soft_labels, duplicates and rejects, and in one alone",
             """WITH reached AS (SELECT DISTINCT part FROM soft_labels),
                fate AS (SELECT image_id FROM soft_labels WHERE view = 0
                         UNION ALL SELECT DISTINCT image_id FROM duplicates WHERE is_duplicate
                         UNION ALL SELECT image_id FROM rejects WHERE stage IN ('dedupe', 'label'))
                SELECT c.image_id, count(f.image_id) FROM catalog c LEFT JOIN fate f USING (image_id)
-               WHERE c.role = 'pool' AND c.part IN (SELECT part FROM reached) GROUP BY 1 HAVING count(f.image_id) <> 1"""),
-        Law("labels_known", "soft_labels and duplicates speak of pool images of the catalog",
+               WHERE c.role = 'pool' AND c.part IN (SELECT part FROM reached)
+               GROUP BY 1 HAVING count(f.image_id) <> 1""",
+        ),
+        Law(
+            "labels_known",
+            "soft_labels and duplicates speak of pool images of the catalog",
             """SELECT image_id FROM (SELECT image_id FROM soft_labels UNION SELECT image_id FROM duplicates)
-               ANTI JOIN (SELECT image_id FROM catalog WHERE role = 'pool') USING (image_id)"""),
-        Law("labels_once", "no image has the same view twice in soft_labels",
-            "SELECT image_id, view FROM soft_labels GROUP BY ALL HAVING count(*) > 1"),
-        Law("probs", "probs are finite, in [0,1], falling, and with tail_prob sum to 1",
+               ANTI JOIN (SELECT image_id FROM catalog WHERE role = 'pool') USING (image_id)""",
+        ),
+        Law(
+            "labels_once",
+            "no image has the same view twice in soft_labels",
+            "SELECT image_id, view FROM soft_labels GROUP BY ALL HAVING count(*) > 1",
+        ),
+        Law(
+            "probs",
+            "probs are finite, in [0,1], falling, and with tail_prob sum to 1",
             """SELECT image_id, probs FROM soft_labels
                WHERE NOT list_bool_and(list_transform(probs, lambda p: isfinite(p) AND p BETWEEN 0 AND 1))
                   OR probs <> list_reverse_sort(probs) OR len(probs) <> len(class_ids)
                   OR len(list_distinct(class_ids)) <> len(class_ids)
                   OR NOT isfinite(tail_prob) OR tail_prob < 0
                   OR abs(list_sum(probs) + tail_prob - 1) > 1e-5
-                  OR top1_class <> class_ids[1] OR NOT isfinite(entropy) OR entropy < 0"""),
-        Law("duplicates_gone", "a confirmed duplicate has no soft label and is not in the manifest",
+                  OR top1_class <> class_ids[1] OR NOT isfinite(entropy) OR entropy < 0""",
+        ),
+        Law(
+            "duplicates_gone",
+            "a confirmed duplicate has no soft label and is not in the manifest",
             """SELECT image_id FROM duplicates WHERE is_duplicate AND image_id IN
-               (SELECT image_id FROM soft_labels UNION SELECT image_id FROM manifest)"""),
-        Law("duplicates_of", "protected_id names an image of the catalog",
-            "SELECT protected_id FROM duplicates WHERE protected_id NOT IN (SELECT image_id FROM catalog WHERE role <> 'pool')"),
-        Law("manifest_ids", "no image_id stands twice in manifest",
-            "SELECT image_id, count(*) FROM manifest GROUP BY 1 HAVING count(*) > 1"),
-        Law("manifest_roles", "the manifest holds labeled and pool images alone, as the catalog knows them",
+               (SELECT image_id FROM soft_labels UNION SELECT image_id FROM manifest)""",
+        ),
+        Law(
+            "duplicates_of",
+            "protected_id names an image of the catalog",
+            """SELECT protected_id FROM duplicates
+               WHERE protected_id NOT IN (SELECT image_id FROM catalog WHERE role <> 'pool')""",
+        ),
+        Law(
+            "manifest_ids",
+            "no image_id stands twice in manifest",
+            "SELECT image_id, count(*) FROM manifest GROUP BY 1 HAVING count(*) > 1",
+        ),
+        Law(
+            "manifest_roles",
+            "the manifest holds labeled and pool images alone, as the catalog knows them",
             """SELECT m.image_id, m.role FROM manifest m LEFT JOIN catalog c USING (image_id)
-               WHERE m.role NOT IN ('labeled', 'pool') OR c.role IS DISTINCT FROM m.role"""),
-        Law("manifest_address", "the manifest's images lie where the catalog says",
+               WHERE m.role NOT IN ('labeled', 'pool') OR c.role IS DISTINCT FROM m.role""",
+        ),
+        Law(
+            "manifest_address",
+            "the manifest's images lie where the catalog says",
             """SELECT m.image_id FROM manifest m JOIN catalog c USING (image_id)
-               WHERE (m.uri, m."offset", m.size_bytes) IS DISTINCT FROM (c.uri, c."offset", c.size_bytes)"""),
-        Law("manifest_per_class", f"the manifest has at most {per_class} mined rows of a class, ranked from 1 without gaps",
+               WHERE (m.uri, m."offset", m.size_bytes) IS DISTINCT FROM (c.uri, c."offset", c.size_bytes)""",
+        ),
+        Law(
+            "manifest_per_class",
+            f"the manifest has at most {per_class} mined rows of a class, ranked from 1 without gaps",
             f"""SELECT class_id::VARCHAR, count(*) FROM manifest WHERE role = 'pool' GROUP BY 1
-                HAVING count(*) > {per_class} OR max(rank) <> count(*) OR min(rank) <> 1"""),
-        Law("rejects_reasons", "every reject has a reason of the closed set",
-            f"SELECT image_id, reason FROM rejects WHERE reason NOT IN ({reasons})"),
-        Law("evaluations", "accuracies are in [0,1], top-5 is at least top-1",
-            "SELECT model, top1 FROM evaluations WHERE NOT (top1 BETWEEN 0 AND 1 AND top5 BETWEEN top1 AND 1)"),
+                HAVING count(*) > {per_class} OR max(rank) <> count(*) OR min(rank) <> 1""",
+        ),
+        Law(
+            "rejects_reasons",
+            "every reject has a reason of the closed set",
+            f"SELECT image_id, reason FROM rejects WHERE reason NOT IN ({reasons})",
+        ),
+        Law(
+            "evaluations",
+            "accuracies are in [0,1], top-5 is at least top-1",
+            "SELECT model, top1 FROM evaluations WHERE NOT (top1 BETWEEN 0 AND 1 AND top5 BETWEEN top1 AND 1)",
+        ),
     )
 
 

@@ -1,12 +1,12 @@
 """The stages in order. Read this file first.
 
-    inputs --catalog--> catalog --index_protected--> index        (images the pool is checked against)
-    catalog, index --dedupe--> duplicates
-    labelled images --fit_teacher--> teacher --check_teacher--> (refuses a teacher that cannot tell the classes)
-    catalog - duplicates, teacher --label--> soft_labels --select--> manifest
-    labelled images --baseline--> student                         (for comparison; optional)
-    manifest, teacher --train--> student --finetune--> student --evaluate--> evaluations
-    any stage --> rejects
+inputs --catalog--> catalog --index_protected--> index        (images the pool is checked against)
+catalog, index --dedupe--> duplicates
+labelled images --fit_teacher--> teacher --check_teacher--> (refuses a teacher that cannot tell the classes)
+catalog - duplicates, teacher --label--> soft_labels --select--> manifest
+labelled images --baseline--> student                         (for comparison; optional)
+manifest, teacher --train--> student --finetune--> student --evaluate--> evaluations
+any stage --> rejects
 """
 
 from __future__ import annotations

@@ -110,12 +110,22 @@ def write_bad_tar(path: Path) -> dict[str, str | None]:
     Returns the end of each image_id (after ``<tar>/``; empty: the tar itself) -> the reason, or None.
     """
     members = [(name, data) for name, (data, _) in files().items()]
-    members += [("../escape.jpg", encode(photo(6))), ("/etc/absolute.jpg", encode(photo(7))),
-                ("good.jpg", encode(photo(8))), (os.fsdecode(b"caf\xe9.jpg"), encode(photo(9)))]
+    members += [
+        ("../escape.jpg", encode(photo(6))),
+        ("/etc/absolute.jpg", encode(photo(7))),
+        ("good.jpg", encode(photo(8))),
+        (os.fsdecode(b"caf\xe9.jpg"), encode(photo(9))),
+    ]
     write_tar(path, [*members, ("last.jpg", encode(photo(10, 640, 480)))])
     with tarfile.open(path) as archive:
         cut = archive.getmember("last.jpg").offset_data + 3000
     os.truncate(path, cut)
     expected = {name: reason for name, (_, reason) in files().items()}
-    return {**expected, "../escape.jpg": "unsafe_name", "etc/absolute.jpg": "unsafe_name",
-            "good.jpg#2": "duplicate_name", "caf\ufffd.jpg": "undecodable_name", "": "truncated_archive"}
+    return {
+        **expected,
+        "../escape.jpg": "unsafe_name",
+        "etc/absolute.jpg": "unsafe_name",
+        "good.jpg#2": "duplicate_name",
+        "caf\ufffd.jpg": "undecodable_name",
+        "": "truncated_archive",
+    }

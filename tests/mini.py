@@ -11,7 +11,10 @@ import cv2
 import numpy as np
 import yaml
 
-THREADS = {"train_threads": 1, "loader_threads": 1}  # tiny networks on a shared machine: more threads wait for each other
+THREADS = {
+    "train_threads": 1,
+    "loader_threads": 1,
+}  # tiny networks on a shared machine: more threads wait for each other
 CLASSES = ("disc", "square", "stripes")
 
 
@@ -19,7 +22,8 @@ def draw(class_id: int, seed: int, size: int = 96) -> np.ndarray:
     """uint8 RGB [size, size, 3]: one shape on textured ground, different for each seed."""
     rng = np.random.default_rng([class_id, seed])
     ground = sum(
-        cv2.resize(rng.normal(0, 24, (n, n, 3)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC) for n in (6, 16, 48)
+        cv2.resize(rng.normal(0, 24, (n, n, 3)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+        for n in (6, 16, 48)
     )
     image = np.clip(ground + rng.uniform(60, 190, 3), 0, 255).astype(np.uint8)
     colour = tuple(int(v) for v in rng.integers(0, 255, 3))

@@ -30,7 +30,9 @@ def test_every_bad_image_of_a_pool_is_a_reject_with_its_reason(world: Path) -> N
     named_by_scan = {"unsafe_name", "duplicate_name", "undecodable_name", "truncated_archive"}
     assert all((stage == "catalog") == (reason in named_by_scan) for stage, reason in found.values())
     labelled = rows_of(workspace, "SELECT image_id FROM soft_labels WHERE image_id LIKE 'pool/bad.tar/%'")
-    assert {row["image_id"].removeprefix("pool/bad.tar/") for row in labelled} == {k for k, v in expected.items() if not v}
+    assert {row["image_id"].removeprefix("pool/bad.tar/") for row in labelled} == {
+        k for k, v in expected.items() if not v
+    }
 
 
 def test_bad_labelled_and_protected_images_stop_nothing_and_are_counted(world: Path) -> None:
@@ -49,7 +51,10 @@ def test_bad_labelled_and_protected_images_stop_nothing_and_are_counted(world: P
     trained = {k: reason for k, (stage, reason) in labeled.items() if stage != "catalog"}
     assert trained == bad, "training met each of them once, and went on with another image in its place"
     assert labeled["/disc/caf\ufffd.jpg"] == ("catalog", "undecodable_name")
-    assert {reason for name, (_, reason) in labeled.items() if "stripes-of-nothing" in name} <= {"empty_class", "unknown_class"}
+    assert {reason for name, (_, reason) in labeled.items() if "stripes-of-nothing" in name} <= {
+        "empty_class",
+        "unknown_class",
+    }
     protected = rejected(workspace, "protected")
     assert {k: reason for k, (stage, reason) in protected.items() if stage != "catalog"} == bad
     evaluated = rows_of(workspace, "SELECT DISTINCT num_images FROM evaluations")
@@ -63,7 +68,9 @@ def test_a_protected_image_that_no_decoder_takes_still_protects_its_bytes(world:
     config = load_config(world)
     bring(config, until="dedupe")
     rows = rows_of(Workspace(config.workspace), "SELECT * FROM duplicates WHERE image_id = 'pool/leak.tar/leak.jpg'")
-    assert [(r["protected_id"], r["method"], r["is_duplicate"]) for r in rows] == [("protected/disc/broken.jpg", "exact", True)]
+    assert [(r["protected_id"], r["method"], r["is_duplicate"]) for r in rows] == [
+        ("protected/disc/broken.jpg", "exact", True)
+    ]
 
 
 def test_no_bad_image_stops_two_rejecting_stages_from_naming_it_once_each(world: Path) -> None:

@@ -70,5 +70,7 @@ def test_metrics_beyond_the_checkpoint_are_forgotten(uri: str) -> None:
     resumed.flush()
     lines = (TrialFolder(uri).read("metrics.jsonl") or b"").splitlines()
     assert [json.loads(line) for line in lines] == [
-        {"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}, {"step": 3, "loss": 9.0},
+        {"step": 1, "loss": 1.0},
+        {"step": 2, "loss": 0.5},
+        {"step": 3, "loss": 9.0},
     ]

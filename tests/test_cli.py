@@ -22,7 +22,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def ssld(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "ssld_pipeline", *map(str, words)], capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", "ssld_pipeline", *map(str, words)], capture_output=True, text=True, timeout=300
+    )
 
 
 def verb(*words: str | Path) -> str:
@@ -106,7 +108,10 @@ def test_export_of_tables_and_models(config: Path, tmp_path: Path) -> None:
 
     verb("export", config, "duplicates", "--format", "csv", "--out", tmp_path / "removed.csv")
     with (tmp_path / "removed.csv").open() as file:
-        assert {row["image_id"] for row in csv.DictReader(file)} == {"pool/pool-0.tar/copy.jpg", "pool/pool-1.tar/copy.jpg"}
+        assert {row["image_id"] for row in csv.DictReader(file)} == {
+            "pool/pool-0.tar/copy.jpg",
+            "pool/pool-1.tar/copy.jpg",
+        }
     verb("export", config, "finetune", "--out", tmp_path / "student", "--format", "pt2")
     model = timm.create_model(f"local-dir:{tmp_path / 'student'}", pretrained=True).eval()
     exported = torch.export.load(tmp_path / "student" / "model.pt2").module()
@@ -122,22 +127,25 @@ def test_evaluate_prints_every_model(config: Path) -> None:
     assert {row["model"] for row in rows} == {"teacher", "baseline", "train", "finetune"}
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (("run", "{config}", "--set", "select.per_clas=3"), "did you mean 'per_class'"),
-    (("run", "{config}", "--set", "train.epochs=many"), "train.epochs"),
-    (("run", "{config}", "--set", "nonsense"), "key=value"),
-    (("run", "{config}", "--only", "lable"), "no such stage"),
-    (("run", "nowhere.yaml"), "nowhere.yaml does not exist"),
-    (("run",), "CONFIG"),
-    (("frobnicate",), "frobnicate"),
-    (("inspect", "{config}", "soft_label"), "no such table"),
-    (("inspect", "{config}", "rejects", "--class", "1"), "no class"),
-    (("inspect", "{config}", "catalog", "--image", "pool/none.jpg"), "pool/none.jpg"),
-    (("sql", "{config}", "SELEC 1"), "SELEC"),
-    (("export", "{config}", "studnt", "--out", "x"), "neither a model"),
-    (("export", "{config}", "manifest", "--out", "x", "--format", "xls"), "csv or parquet"),
-    (("fit-teacher", "{config}"), "no section teacher.fit"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("run", "{config}", "--set", "select.per_clas=3"), "did you mean 'per_class'"),
+        (("run", "{config}", "--set", "train.epochs=many"), "train.epochs"),
+        (("run", "{config}", "--set", "nonsense"), "key=value"),
+        (("run", "{config}", "--only", "lable"), "no such stage"),
+        (("run", "nowhere.yaml"), "nowhere.yaml does not exist"),
+        (("run",), "CONFIG"),
+        (("frobnicate",), "frobnicate"),
+        (("inspect", "{config}", "soft_label"), "no such table"),
+        (("inspect", "{config}", "rejects", "--class", "1"), "no class"),
+        (("inspect", "{config}", "catalog", "--image", "pool/none.jpg"), "pool/none.jpg"),
+        (("sql", "{config}", "SELEC 1"), "SELEC"),
+        (("export", "{config}", "studnt", "--out", "x"), "neither a model"),
+        (("export", "{config}", "manifest", "--out", "x", "--format", "xls"), "csv or parquet"),
+        (("fit-teacher", "{config}"), "no section teacher.fit"),
+    ],
+)
 def test_a_users_mistake_is_one_message_and_exit_code_2(config: Path, words: tuple[str, ...], message: str) -> None:
     result = CliRunner().invoke(app, [w.format(config=config) for w in words])
     if isinstance(result.exception, UserError):
@@ -149,7 +157,13 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(config: Path, words: tup
 def test_a_mistake_shows_no_traceback_and_a_bug_does(config: Path) -> None:
     mistake = ssld("run", config, "--only", "lable")
     assert mistake.returncode == 2 and mistake.stderr.startswith("ssld: ") and "Traceback" not in mistake.stderr
-    code = "import ssld_pipeline.cli as c\nc._load = lambda *a: 1 / 0\nimport sys\nsys.argv = ['ssld', 'status', 'x']\nc.main()"
+    code = """
+import sys
+import ssld_pipeline.cli as cli
+cli._load = lambda *arguments: 1 / 0
+sys.argv = ["ssld", "status", "x"]
+cli.main()
+"""
     bug = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert bug.returncode == 1 and "ZeroDivisionError" in bug.stderr
 
@@ -171,8 +185,12 @@ def test_the_readme_names_only_what_exists(words: list[str], config: Path, tmp_p
 
         assert load_config(ROOT / words[2])
         return
-    replaced = {"CONFIG": str(config), "pool/pool-000.tar/0007.jpg": "pool/pool-0.tar/007.jpg", "3": "1",
-                "student/": str(tmp_path / "student")}
+    replaced = {
+        "CONFIG": str(config),
+        "pool/pool-000.tar/0007.jpg": "pool/pool-0.tar/007.jpg",
+        "3": "1",
+        "student/": str(tmp_path / "student"),
+    }
     verb(*[replaced.get(word, word) for word in words[1:]])
 
 

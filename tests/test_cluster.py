@@ -36,10 +36,21 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[s
     token = folder / "token"
     token.write_text("0123456789abcdef" * 4)
     with_token = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    command = [RAY, "start", "--head", "--block", "--num-cpus=2", f"--dashboard-port={port}", f"--port={free_port()}",
-               "--include-dashboard=true", "--disable-usage-stats"]
+    command = [
+        RAY,
+        "start",
+        "--head",
+        "--block",
+        "--num-cpus=2",
+        f"--dashboard-port={port}",
+        f"--port={free_port()}",
+        "--include-dashboard=true",
+        "--disable-usage-stats",
+    ]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=with_token, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=with_token, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
     yield f"http://127.0.0.1:{port}", with_token
     process.terminate()  # --block stops the node's other processes with it
     process.wait(60)
@@ -68,8 +79,9 @@ def wait_until_up(address: str, environment: dict[str, str]) -> None:
 def test_a_submitted_run_is_followed_and_gives_its_exit_code(head: tuple[str, dict[str, str]], tmp_path: Path) -> None:
     address, with_token = head
     wait_until_up(address, with_token)
-    config = mini.write_world(tmp_path / "runs", num_tars=1, finetune=None, baseline=None,
-                              placement={"num_workers": 1, **mini.THREADS})
+    config = mini.write_world(
+        tmp_path / "runs", num_tars=1, finetune=None, baseline=None, placement={"num_workers": 1, **mini.THREADS}
+    )
     done = submit(config, address, with_token)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "label" in done.stdout and "parts run" in done.stdout, "the job's log is followed"
@@ -96,11 +108,20 @@ def test_nobody_at_the_address_is_one_clear_message(world: Path) -> None:
 
 
 def test_two_training_processes_make_one_model(tmp_path: Path) -> None:
-    config = mini.write_world(tmp_path / "runs", num_tars=1, finetune=None, baseline=None,
-                              placement={"train_workers": 2, "num_workers": 1, **mini.THREADS})
+    config = mini.write_world(
+        tmp_path / "runs",
+        num_tars=1,
+        finetune=None,
+        baseline=None,
+        placement={"train_workers": 2, "num_workers": 1, **mini.THREADS},
+    )
     done = subprocess.run([*SSLD, "run", str(config)], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = [json.loads(line) for line in (tmp_path / "runs/workspace/models/train/metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (tmp_path / "runs/workspace/models/train/metrics.jsonl").read_text().splitlines()
+    ]
     num_images = sql(Workspace(load_config(config).workspace), "SELECT count(*) AS n FROM manifest")["n"][0].as_py()
-    assert max(row["step"] for row in rows) == 2 * (num_images // 8), "two epochs of the global batch, not of each process's"
+    assert max(row["step"] for row in rows) == 2 * (num_images // 8), (
+        "two epochs of the global batch, not of each process's"
+    )
     assert any("validation_top1" in row for row in rows)

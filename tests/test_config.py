@@ -80,8 +80,10 @@ def test_missing_section(tmp_path: Path, section: str) -> None:
         ({"finetune": {"epoch": 3}}, "finetune.epoch: unknown key; did you mean 'epochs'?"),
         ({"inputs": {"pools": {"uri": "a", "format": "tar"}}}, "inputs.pools: unknown key; did you mean 'pool'?"),
         ({"inputs": {"pool": {"url": "a", "format": "tar"}}}, "inputs.pool.0.url: unknown key; did you mean 'uri'?"),
-        ({"teacher": {"model": "timm:resnet18", "weights": None, "fit": {"data": {"url": "a", "format": "tar"}}}},
-         "teacher.fit.data.url: unknown key; did you mean 'uri'?"),
+        (
+            {"teacher": {"model": "timm:resnet18", "weights": None, "fit": {"data": {"url": "a", "format": "tar"}}}},
+            "teacher.fit.data.url: unknown key; did you mean 'uri'?",
+        ),
         ({"label": {"zzz": 3}}, "label.zzz: unknown key; known: max_reject_share, num_kept"),
     ],
 )
@@ -143,8 +145,15 @@ def test_teacher_data_are_an_input_of_their_own(tmp_path: Path) -> None:
 
 
 def test_set_replaces_adds_and_reads_yaml(tmp_path: Path) -> None:
-    config = load(tmp_path, "select.per_class=7", "dedupe.against=[labeled, protected]", "finetune=null",
-                  "teacher.model_args.drop_rate=0.5", "label={num_kept: 3}", "classes=")
+    config = load(
+        tmp_path,
+        "select.per_class=7",
+        "dedupe.against=[labeled, protected]",
+        "finetune=null",
+        "teacher.model_args.drop_rate=0.5",
+        "label={num_kept: 3}",
+        "classes=",
+    )
     assert config.select.per_class == 7
     assert config.dedupe.against == ("labeled", "protected")
     assert config.finetune is None

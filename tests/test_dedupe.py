@@ -16,8 +16,14 @@ SIZE = (320, 240)
 def config(**settings):
     inputs = {role: {"uri": "unused", "format": "folder"} for role in ("labeled", "protected", "pool")}
     return RunConfig.model_validate(
-        {"workspace": "unused", "inputs": inputs, "teacher": {"model": "timm:none", "weights": None},
-         "student": {"model": "timm:none"}, "dedupe": settings})
+        {
+            "workspace": "unused",
+            "inputs": inputs,
+            "teacher": {"model": "timm:none", "weights": None},
+            "student": {"model": "timm:none"},
+            "dedupe": settings,
+        }
+    )
 
 
 def catalog_rows(folder, images):
@@ -113,8 +119,12 @@ def pool_rows(tmp_path_factory):
     images |= {f"pool/other/{i}": encoded(picture(100 + i, *SIZE)) for i in range(6)}
     images |= {f"pool/stamped/{i}": encoded(stamped(picture(200 + i, *SIZE))) for i in range(3)}
     images |= {f"pool/framed/{i}": encoded(framed(picture(300 + i, *SIZE))) for i in range(3)}
-    images |= {"pool/blank": encoded(np.full((90, 90, 3), 200, np.uint8)), "pool/torn": encoded(picture(5))[:900],
-               "pool/same bytes": encoded(original(7)), "pool/same broken bytes": b"\xff\xd8\xff not a photograph"}
+    images |= {
+        "pool/blank": encoded(np.full((90, 90, 3), 200, np.uint8)),
+        "pool/torn": encoded(picture(5))[:900],
+        "pool/same bytes": encoded(original(7)),
+        "pool/same broken bytes": b"\xff\xd8\xff not a photograph",
+    }
     return catalog_rows(tmp_path_factory.mktemp("pool") / "files", images)
 
 
@@ -125,8 +135,9 @@ def result(index, pool_rows):
 
 def test_all_copies_are_found_and_nothing_else(result):
     found = {(r["image_id"], r["protected_id"]) for r in result.rows.to_pylist() if r["is_duplicate"]}
-    expected = {(f"pool/{kind}/{i % NUM_PROTECTED:02}", f"protected/{i % NUM_PROTECTED:02}")
-                for i, kind in enumerate(COPIES)}
+    expected = {
+        (f"pool/{kind}/{i % NUM_PROTECTED:02}", f"protected/{i % NUM_PROTECTED:02}") for i, kind in enumerate(COPIES)
+    }
     expected |= {("pool/same bytes", "protected/07"), ("pool/same broken bytes", "protected/broken")}
     assert found == expected
 
@@ -142,8 +153,12 @@ def test_rows_keep_the_contract(result):
 
 def test_the_homography_shows_where_a_copy_lies(result):
     by_kind = {r["image_id"].split("/")[1]: r for r in result.rows.to_pylist() if r["is_duplicate"]}
-    for kind, corner, expected in (("cropped", (0, 0), (50, 30)), ("larger", (799, 0), (319, 0)),
-                                   ("mirrored", (0, 0), (319, 0)), ("turned 90 degrees", (0, 0), (319, 0))):
+    for kind, corner, expected in (
+        ("cropped", (0, 0), (50, 30)),
+        ("larger", (799, 0), (319, 0)),
+        ("mirrored", (0, 0), (319, 0)),
+        ("turned 90 degrees", (0, 0), (319, 0)),
+    ):
         x, y, depth = np.reshape(by_kind[kind]["homography"], (3, 3)) @ (*corner, 1)
         np.testing.assert_allclose((x / depth, y / depth), expected, atol=4, err_msg=kind)
     assert {kind for kind, row in by_kind.items() if row["flipped"]} == {"mirrored", "mirrored crop"}
@@ -185,8 +200,13 @@ def test_a_recurring_watermark_leaves_the_vote(tmp_path):
     images = {f"protected/{i}": encoded(stamped(picture(400 + i, *SIZE))) for i in range(12)}
     index, figures, _ = build(tmp_path / "stamped", images)
     assert 0 < figures["num_stopped"] < 0.5 * figures["num_vectors"]
-    rows = catalog_rows(tmp_path / "pool", {"pool/other": encoded(stamped(picture(500, *SIZE))),
-                                            "pool/copy": encoded(stamped(picture(403, *SIZE))[:, ::-1])})
+    rows = catalog_rows(
+        tmp_path / "pool",
+        {
+            "pool/other": encoded(stamped(picture(500, *SIZE))),
+            "pool/copy": encoded(stamped(picture(403, *SIZE))[:, ::-1]),
+        },
+    )
     found = [(r["image_id"], r["protected_id"]) for r in opened(index)(rows).rows.to_pylist() if r["is_duplicate"]]
     assert found == [("pool/copy", "protected/3")]
 

@@ -21,15 +21,20 @@ from ssld_pipeline.demo.world import CLASSES, write_world
 from ssld_pipeline.errors import UserError
 
 SMALL = {
-    "labeled_per_class": 2, "protected_per_class": 3, "teacher_per_class": 2,
-    "num_pool": 70, "num_copies": 19, "images_per_shard": 40,
+    "labeled_per_class": 2,
+    "protected_per_class": 3,
+    "teacher_per_class": 2,
+    "num_pool": 70,
+    "num_copies": 19,
+    "images_per_shard": 40,
 }
 
 
 def digests(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*")) if path.is_file()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
     }
 
 
@@ -121,8 +126,12 @@ def test_whole_world_is_left_alone_and_the_users_config_with_it(world):
 
 
 TINY = {
-    "labeled_per_class": 1, "protected_per_class": 1, "teacher_per_class": 1,
-    "num_pool": 20, "num_copies": 1, "images_per_shard": 40,
+    "labeled_per_class": 1,
+    "protected_per_class": 1,
+    "teacher_per_class": 1,
+    "num_pool": 20,
+    "num_copies": 1,
+    "images_per_shard": 40,
 }
 
 
@@ -163,8 +172,10 @@ def test_copies_that_keep_the_frame_still_show_the_picture(kind):
     """Correlation with the original, both on a 32 x 32 grid: alterations are moderate."""
     for seed in range(5):
         image = draw_picture(np.random.default_rng(seed), "heart")
-        small = [cv2.resize(cv2.cvtColor(i, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA).ravel()
-                 for i in (image, plant(image, kind, np.random.default_rng(seed)))]
+        small = [
+            cv2.resize(cv2.cvtColor(i, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA).ravel()
+            for i in (image, plant(image, kind, np.random.default_rng(seed)))
+        ]
         assert np.corrcoef(*small)[0, 1] > 0.6
 
 

@@ -19,7 +19,13 @@ from ssld_pipeline.kernels.divergences import js_divergence, kl, objective, soft
 GOLDEN = Path(__file__).parent / "golden"
 ALL = {"js": js_divergence, "symmetric_kl": symmetric_kl, "kl": kl, "soft_ce": soft_ce}
 ORDINARY = [
-    "small_b4c5", "b8c10", "identical_b4c7", "batch1_c10", "const_student_row_b4c5", "affine_b5c4", "square_b6c6",
+    "small_b4c5",
+    "b8c10",
+    "identical_b4c7",
+    "batch1_c10",
+    "const_student_row_b4c5",
+    "affine_b5c4",
+    "square_b6c6",
 ]
 EXTREME = "extreme80_b3c6"
 

@@ -74,12 +74,21 @@ def test_the_rank_of_a_label_is_its_place_in_the_sorted_probabilities() -> None:
 
 
 def config(tmp_path: Path) -> RunConfig:
-    return RunConfig.model_validate({
-        "workspace": str(tmp_path), "inputs": {},
-        "teacher": {"model": "timm:test_resnet", "weights": str(tmp_path / "teacher.safetensors"), "image_size": 32},
-        "student": {"model": "timm:test_efficientnet"},
-        "train": {"image_size": 32}, "finetune": {"image_size": 40}, "baseline": {},
-    })
+    return RunConfig.model_validate(
+        {
+            "workspace": str(tmp_path),
+            "inputs": {},
+            "teacher": {
+                "model": "timm:test_resnet",
+                "weights": str(tmp_path / "teacher.safetensors"),
+                "image_size": 32,
+            },
+            "student": {"model": "timm:test_efficientnet"},
+            "train": {"image_size": 32},
+            "finetune": {"image_size": 40},
+            "baseline": {},
+        }
+    )
 
 
 def test_the_stage_measures_every_model_there_is(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
@@ -95,7 +104,9 @@ def test_the_stage_measures_every_model_there_is(tmp_path: Path, rows: list[dict
     result = work(read_rows([trial.write_table(tmp_path / "v.parquet", rows)], ["labeled"], labelled=False))
     found = result.rows.to_pylist()
     assert [(row["model"], row["input"], row["num_images"]) for row in found] == [
-        ("teacher", "images", 13), ("train", "images", 13), ("finetune", "images", 13),
+        ("teacher", "images", 13),
+        ("train", "images", 13),
+        ("finetune", "images", 13),
     ]
     assert found[1]["num_parameters"] == sum(p.numel() for p in student.parameters())
     assert [r.image_id for r in result.rejects] == ["images/002.png"]
@@ -112,5 +123,7 @@ def test_an_input_without_labels_gives_no_figures(tmp_path: Path, rows: list[dic
 
 def test_each_model_is_seen_at_the_size_of_its_own_section(tmp_path: Path) -> None:
     assert stage.settings(config(tmp_path))["views"] == {
-        "baseline": [32, 0.875], "train": [32, 0.875], "finetune": [40, 0.875],
+        "baseline": [32, 0.875],
+        "train": [32, 0.875],
+        "finetune": [40, 0.875],
     }

@@ -78,7 +78,9 @@ def test_class_folders_give_classes_and_images_at_any_depth(tmp_path: Path) -> N
     rows, rejects = catalogue(tmp_path, "folder", "labeled")
     assert rejects == {}
     assert classes_of(rows) == {
-        "labeled/cat/a.jpg": 0, "labeled/cat/deep/er/b.PNG": 0, "labeled/dog/a.jpg": 1,
+        "labeled/cat/a.jpg": 0,
+        "labeled/cat/deep/er/b.PNG": 0,
+        "labeled/dog/a.jpg": 1,
         "labeled/dog/hash_without_suffix": 1,
     }
     assert set(rows["part"].to_pylist()) == {"labeled/cat#0#0", "labeled/dog#0#0"}
@@ -112,8 +114,11 @@ def test_every_planted_file_of_a_bad_folder_is_counted_once(tmp_path: Path) -> N
     rows, rejects = catalogue(tmp_path, "folder", "labeled")
     assert decoded(rows) == {f"labeled/cat/{name}": reason for name, reason in expected.items()}
     assert rejects == {
-        "labeled/cat/caf\ufffd.jpg": "undecodable_name", "labeled/cat/film.mp4": "not_an_image",
-        "labeled/cat/broken_link.jpg": "unreadable", "labeled/cat/pipe.jpg": "unreadable", "labeled/dog": "empty_class",
+        "labeled/cat/caf\ufffd.jpg": "undecodable_name",
+        "labeled/cat/film.mp4": "not_an_image",
+        "labeled/cat/broken_link.jpg": "unreadable",
+        "labeled/cat/pipe.jpg": "unreadable",
+        "labeled/dog": "empty_class",
     }
 
 
@@ -243,21 +248,35 @@ def test_links_and_folders_in_a_tar_are_passed_over(tmp_path: Path) -> None:
 
 
 def test_webdataset_labels(tmp_path: Path) -> None:
-    bad.write_tar(tmp_path / "a.tar", [
-        ("1.cls", b"1\n"), ("1.jpg", JPEG),
-        ("2.jpg", JPEG), ("2.json", json.dumps({"label": "cat"}).encode()),
-        ("3.jpg", JPEG), ("3.json", b"{broken"),
-        ("4.img.png", JPEG), ("4.cls", b"dog"), ("4.seg.npy", b"\0"),
-        ("5.jpg", JPEG), ("5.cls", b"7"),
-        ("dog/6.jpg", JPEG),
-        ("7.mp4", b"film"),
-    ])
+    bad.write_tar(
+        tmp_path / "a.tar",
+        [
+            ("1.cls", b"1\n"),
+            ("1.jpg", JPEG),
+            ("2.jpg", JPEG),
+            ("2.json", json.dumps({"label": "cat"}).encode()),
+            ("3.jpg", JPEG),
+            ("3.json", b"{broken"),
+            ("4.img.png", JPEG),
+            ("4.cls", b"dog"),
+            ("4.seg.npy", b"\0"),
+            ("5.jpg", JPEG),
+            ("5.cls", b"7"),
+            ("dog/6.jpg", JPEG),
+            ("7.mp4", b"film"),
+        ],
+    )
     rows, rejects = catalogue(tmp_path, "tar", "labeled")
     assert {k.removeprefix("labeled/a.tar/"): v for k, v in classes_of(rows).items()} == {
-        "1.jpg": 1, "2.jpg": 0, "4.img.png": 1, "dog/6.jpg": 1,
+        "1.jpg": 1,
+        "2.jpg": 0,
+        "4.img.png": 1,
+        "dog/6.jpg": 1,
     }
     assert {k.removeprefix("labeled/a.tar/"): v for k, v in rejects.items()} == {
-        "3.jpg": "unknown_class", "5.jpg": "unknown_class", "7.mp4": "not_an_image",
+        "3.jpg": "unknown_class",
+        "5.jpg": "unknown_class",
+        "7.mp4": "not_an_image",
     }
 
 
@@ -319,8 +338,13 @@ def test_a_cut_parquet_is_one_reject(tmp_path: Path) -> None:
 
 
 def test_a_damaged_parquet_page_does_not_pass_for_an_image(tmp_path: Path) -> None:
-    pq.write_table(image_table("bytes", [JPEG] * 200), tmp_path / "a.parquet", row_group_size=100, compression="zstd",
-                   use_dictionary=False)
+    pq.write_table(
+        image_table("bytes", [JPEG] * 200),
+        tmp_path / "a.parquet",
+        row_group_size=100,
+        compression="zstd",
+        use_dictionary=False,
+    )
     data = bytearray((tmp_path / "a.parquet").read_bytes())
     middle = pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(1).column(0).data_page_offset
     data[middle : middle + 20] = b"?" * 20
@@ -340,8 +364,11 @@ def test_a_list_of_paths_and_labels(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("\r\n".join(lines), encoding="utf-8")
     rows, rejects = catalogue(tmp_path / "list.txt", "list", "labeled")
     assert classes_of(rows) == {"labeled/sub/a.jpg": 1, "labeled/sub/my cat.jpg": 0, "labeled/far/b.jpg": 1}
-    assert rejects == {"labeled/sub/a.jpg#2": "duplicate_name", "labeled/sub/gone.jpg": "unreadable",
-                       "labeled/a": "unreadable"}
+    assert rejects == {
+        "labeled/sub/a.jpg#2": "duplicate_name",
+        "labeled/sub/gone.jpg": "unreadable",
+        "labeled/a": "unreadable",
+    }
     assert set(decoded(rows).values()) == {None}
 
 
@@ -434,12 +461,20 @@ def test_a_bug_in_the_transform_is_no_reject(tmp_path: Path) -> None:
 # What the user got wrong
 
 
-@pytest.mark.parametrize(("format", "what", "said"), [
-    ("folder", "nowhere", "cannot be read"), ("folder", "a_file", "it is a file"), ("folder", "empty", "holds nothing"),
-    ("tar", "empty", "holds nothing"), ("tar", "packed", "compressed"), ("tar", "*.none", "holds nothing"),
-    ("parquet", "other", "no column of images"), ("list", "empty", "it is a folder"),
-    ("folder", "nosuch://bucket/x", "nosuch"),
-])
+@pytest.mark.parametrize(
+    ("format", "what", "said"),
+    [
+        ("folder", "nowhere", "cannot be read"),
+        ("folder", "a_file", "it is a file"),
+        ("folder", "empty", "holds nothing"),
+        ("tar", "empty", "holds nothing"),
+        ("tar", "packed", "compressed"),
+        ("tar", "*.none", "holds nothing"),
+        ("parquet", "other", "no column of images"),
+        ("list", "empty", "it is a folder"),
+        ("folder", "nosuch://bucket/x", "nosuch"),
+    ],
+)
 def test_mistakes_get_one_clear_message(tmp_path: Path, format: str, what: str, said: str) -> None:
     write(tmp_path, "a_file", "packed/a.tar.gz")
     (tmp_path / "empty").mkdir()

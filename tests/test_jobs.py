@@ -222,7 +222,8 @@ def test_image_python_is_one_the_package_runs_on() -> None:
 
 def test_image_copies_only_what_the_build_context_lets_in() -> None:
     let_in = {
-        line.removeprefix("!") for line in (DOCKER / "Dockerfile.cpu.dockerignore").read_text().splitlines()
+        line.removeprefix("!")
+        for line in (DOCKER / "Dockerfile.cpu.dockerignore").read_text().splitlines()
         if line.startswith("!")
     }
     copied = {source for line in instructions("cpu") if line.startswith("COPY") for source in line.split()[1:-1]}

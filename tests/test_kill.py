@@ -87,23 +87,30 @@ def test_a_killed_worker_costs_its_part_in_flight_and_the_run_goes_on(tmp_path: 
     config = load_config(path)
     driver = start(path, "--until", "select")
     wait_for(lambda: committed(config, "duplicates"), driver)
-    for pid in worker_pids(driver)[:1]:
-        kill(pid)
+    kill(wait_for(lambda: worker_pids(driver), driver)[0])
     finish(driver)
     names = [p.name for p in Workspace(config.workspace).tables["soft_labels"].parts().values()]
-    assert len(names) == len(set(names)) == len([n for n in _pool_parts(config)])
+    assert len(names) == len(set(names)) == len(_pool_parts(config))
     assert_lawful(config)
 
 
 def test_a_stuck_part_is_given_to_others_and_then_named(tmp_path: Path) -> None:
     """A file system that never answers, played by a FIFO that nobody writes to."""
-    path = mini.write_world(tmp_path / "runs", inputs={
-        **mini.settings()["inputs"], "pool": {"uri": "inputs/loose", "format": "folder"}})
+    path = mini.write_world(
+        tmp_path / "runs", inputs={**mini.settings()["inputs"], "pool": {"uri": "inputs/loose", "format": "folder"}}
+    )
     loose = tmp_path / "runs" / "inputs" / "loose"
     loose.mkdir()
     for number in range(6):
         (loose / f"{number}.jpg").write_bytes(mini.jpeg(mini.draw(0, 700 + number)))
-    ray = ("--set", "placement.runner=ray", "--set", "placement.part_deadline_s=15", "--set", "placement.part_attempts=2")
+    ray = (
+        "--set",
+        "placement.runner=ray",
+        "--set",
+        "placement.part_deadline_s=15",
+        "--set",
+        "placement.part_attempts=2",
+    )
     options = ("--set", "catalog.images_per_part=3", *ray)
     finish(start(path, "--until", "index_protected", *options))
     (loose / "0.jpg").unlink()
@@ -119,12 +126,17 @@ def test_a_stuck_part_is_given_to_others_and_then_named(tmp_path: Path) -> None:
 
 
 def _pool_parts(config: RunConfig) -> list[str]:
-    return [p.name for p in Workspace(config.workspace).tables["catalog"].parts().values() if p.name.startswith("pool/")]
+    return [
+        p.name for p in Workspace(config.workspace).tables["catalog"].parts().values() if p.name.startswith("pool/")
+    ]
 
 
 def test_a_training_run_killed_mid_epoch_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     path = mini.write_world(
-        tmp_path / "runs", finetune=None, baseline=None, placement={"runner": "local", "checkpoint_every_s": 0.2, **mini.THREADS},
+        tmp_path / "runs",
+        finetune=None,
+        baseline=None,
+        placement={"runner": "local", "checkpoint_every_s": 0.2, **mini.THREADS},
         train={"steps": 150, "batch_size": 8, "lr": 0.05, "warmup_epochs": 0, "image_size": 32, "validations": 1},
     )
     config = load_config(path)

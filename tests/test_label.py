@@ -55,19 +55,40 @@ def teacher(folder, tmp_path_factory) -> tuple[torch.nn.Module, Path]:
 
 def catalog(folder: Path, role: str = "pool", class_of=lambda number: None) -> pa.Table:
     rows = [
-        {"image_id": f"{role}/{path.name}", "role": role, "uri": str(path), "offset": 0, "class_id": class_of(number),
-         "size_bytes": path.stat().st_size, "stamp": "", "part": f"{role}/{folder.name}#0"}
+        {
+            "image_id": f"{role}/{path.name}",
+            "role": role,
+            "uri": str(path),
+            "offset": 0,
+            "class_id": class_of(number),
+            "size_bytes": path.stat().st_size,
+            "stamp": "",
+            "part": f"{role}/{folder.name}#0",
+        }
         for number, path in enumerate(sorted(folder.iterdir()))
     ]
     return pa.Table.from_pylist(rows, schema=CATALOG.schema())
 
 
 def setup_for(weights: Path | None, artifacts: dict[str, Path] | None = None, **sections) -> Setup:
-    teacher = {"model": "timm:test_resnet", "weights": weights and str(weights), "image_size": SIZE_PX, "crop_pct": 0.8,
-               "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), **sections.pop("teacher", {})}
+    teacher = {
+        "model": "timm:test_resnet",
+        "weights": weights and str(weights),
+        "image_size": SIZE_PX,
+        "crop_pct": 0.8,
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.25, 0.25, 0.25),
+        **sections.pop("teacher", {}),
+    }
     config = RunConfig.model_validate(
-        {"workspace": "unused", "inputs": {}, "student": {"model": "timm:test_resnet"},
-         "label": {"num_kept": 3}, "teacher": teacher, **sections}
+        {
+            "workspace": "unused",
+            "inputs": {},
+            "student": {"model": "timm:test_resnet"},
+            "label": {"num_kept": 3},
+            "teacher": teacher,
+            **sections,
+        }
     )
     return Setup(config, tuple("abcdef"), artifacts or {})
 
@@ -150,8 +171,12 @@ def test_bad_images_are_counted_and_stop_nothing(teacher, folder, tmp_path):
     result = label.STAGE.open(setup_for(teacher[1]))(rows)
     assert result.rows["image_id"].to_pylist() == ["pool/a_good.png", "pool/f_good.png"]
     reasons = {r.image_id.removeprefix("pool/"): r.reason for r in result.rejects}
-    assert reasons == {"b_empty.png": "empty_file", "c_text.jpg": "not_an_image", "d_cut.png": "truncated_image",
-                       "e_gone.png": "unreadable"}
+    assert reasons == {
+        "b_empty.png": "empty_file",
+        "c_text.jpg": "not_an_image",
+        "d_cut.png": "truncated_image",
+        "e_gone.png": "unreadable",
+    }
     assert set(reasons.values()) <= set(REJECT_REASONS)
 
 
@@ -171,12 +196,22 @@ def test_settings_hold_what_changes_a_label_and_nothing_else(teacher):
         return label.STAGE.settings(setup_for(teacher[1], **sections).config)
 
     reference = of()
-    for changed in ({"teacher": {"mean": (0.4, 0.4, 0.4)}}, {"teacher": {"crop_pct": 0.9}}, {"label": {"num_kept": 4}},
-                    {"teacher": {"image_size": 96}}, {"teacher": {"model_args": {"drop_rate": 0.1}}}):
+    for changed in (
+        {"teacher": {"mean": (0.4, 0.4, 0.4)}},
+        {"teacher": {"crop_pct": 0.9}},
+        {"label": {"num_kept": 4}},
+        {"teacher": {"image_size": 96}},
+        {"teacher": {"model_args": {"drop_rate": 0.1}}},
+    ):
         assert of(**changed) != reference
-    for harmless in ({"teacher": {"min_top1": 0.1}}, {"teacher": {"licence": "MIT"}}, {"workspace": "elsewhere"},
-                     {"placement": {"loader_threads": 9}}, {"label": {"num_kept": 3, "max_reject_share": 0.5}},
-                     {"teacher": {"weights": "/moved/weights.safetensors"}}):
+    for harmless in (
+        {"teacher": {"min_top1": 0.1}},
+        {"teacher": {"licence": "MIT"}},
+        {"workspace": "elsewhere"},
+        {"placement": {"loader_threads": 9}},
+        {"label": {"num_kept": 3, "max_reject_share": 0.5}},
+        {"teacher": {"weights": "/moved/weights.safetensors"}},
+    ):
         assert of(**harmless) == reference
     assert json.loads(json.dumps(reference)) == reference
 
@@ -271,5 +306,3 @@ def test_sample_is_even_over_classes_and_ignores_order():
     shuffled = rows.take(np.random.default_rng(2).permutation(rows.num_rows))
     assert set(check_teacher.sample(shuffled, 100)["image_id"].to_pylist()) == set(chosen["image_id"].to_pylist())
     assert check_teacher.sample(rows, 10_000).num_rows == sum(sizes.values())
-
-

@@ -53,8 +53,10 @@ def test_the_index_does_not_depend_on_the_number_of_threads():
     np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize(("num_vectors", "expected"), [(0, "Flat"), (16_384, "Flat"), (120_000, "IVF512,PQ64x4fs"),
-                                                      (20_000_000, "IVF8192,PQ64x4fs")])
+@pytest.mark.parametrize(
+    ("num_vectors", "expected"),
+    [(0, "Flat"), (16_384, "Flat"), (120_000, "IVF512,PQ64x4fs"), (20_000_000, "IVF8192,PQ64x4fs")],
+)
 def test_the_kind_of_index_follows_the_number_of_vectors(num_vectors, expected):
     assert index_factory(num_vectors) == expected
 
@@ -78,8 +80,12 @@ def test_one_to_one_matches_are_mutual_nearest_neighbours():
     right[10:20] = np.clip(left[5:15].astype(int) + np.random.default_rng(0).integers(-4, 5, (10, 128)), 0, 255)
     rows, columns = match_one_to_one(left, right, 300)
     exact = np.array([[np.linalg.norm(a.astype(float) - b) for b in right] for a in left])
-    expected = {(i, j) for i in range(30) for j in range(40)
-                if exact[i].argmin() == j and exact[:, j].argmin() == i and exact[i, j] <= 300}
+    expected = {
+        (i, j)
+        for i in range(30)
+        for j in range(40)
+        if exact[i].argmin() == j and exact[:, j].argmin() == i and exact[i, j] <= 300
+    }
     assert set(zip(rows.tolist(), columns.tolist(), strict=True)) == expected
     assert {(i, i + 5) for i in range(5, 15)} <= expected
     np.testing.assert_array_equal(squared_distances(left, right), np.rint(exact**2))

@@ -20,8 +20,13 @@ from ssld_pipeline.models.preprocessing import normalise
 from ssld_pipeline.models.spec import ModelSpec
 from ssld_pipeline.models.weights import load_weights, save_weights
 
-SMALL = ["timm:test_resnet", "timm:test_efficientnet", "timm:test_vit",
-         "torchvision:mobilenet_v3_small", "torchvision:squeezenet1_1"]
+SMALL = [
+    "timm:test_resnet",
+    "timm:test_efficientnet",
+    "timm:test_vit",
+    "torchvision:mobilenet_v3_small",
+    "torchvision:squeezenet1_1",
+]
 IMAGE = torch.randn(1, 3, 160, 160, generator=torch.Generator().manual_seed(0))
 
 
@@ -89,13 +94,17 @@ def test_what_cannot_be_built_is_explained(spec, message):
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("wrap", [
-    lambda state: state,
-    lambda state: {"state_dict": state, "epoch": 3, "args": argparse.Namespace(lr=0.1)},
-    lambda state: {"model": {f"module.{key}": tensor for key, tensor in state.items()}, "optimizer": {"lr": [0.1]}},
-    lambda state: {"state_dict_ema": state, "state_dict": {key: tensor * 0 for key, tensor in state.items()}},
-    lambda state: {key: tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")},
-], ids=["bare", "state_dict", "model, module.", "average first", "no num_batches_tracked"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "epoch": 3, "args": argparse.Namespace(lr=0.1)},
+        lambda state: {"model": {f"module.{key}": tensor for key, tensor in state.items()}, "optimizer": {"lr": [0.1]}},
+        lambda state: {"state_dict_ema": state, "state_dict": {key: tensor * 0 for key, tensor in state.items()}},
+        lambda state: {key: tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")},
+    ],
+    ids=["bare", "state_dict", "model, module.", "average first", "no num_batches_tracked"],
+)
 def test_torch_checkpoints(saved, tmp_path, wrap):
     model, _ = saved
     torch.save(wrap(model.state_dict()), tmp_path / "checkpoint.pth")
@@ -126,12 +135,15 @@ def change(path: Path, **changes) -> None:
     save_file(state, path)
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"fc__bias": None}, "1 tensors of the model are missing: fc.bias"),
-    ({"bn1__running_var": None}, "missing: bn1.running_var"),
-    ({"extra__bias": torch.zeros(2)}, "1 tensors have no place in the model: extra.bias"),
-    ({"bn1__bias": torch.zeros(3)}, "bn1.bias: the file has (3,), the model (32,)"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fc__bias": None}, "1 tensors of the model are missing: fc.bias"),
+        ({"bn1__running_var": None}, "missing: bn1.running_var"),
+        ({"extra__bias": torch.zeros(2)}, "1 tensors have no place in the model: extra.bias"),
+        ({"bn1__bias": torch.zeros(3)}, "bn1.bias: the file has (3,), the model (32,)"),
+    ],
+)
 def test_every_tensor_must_fit(saved, changes, message):
     path = saved[1]
     change(path, **changes)
@@ -218,7 +230,11 @@ def test_timm_loads_a_model_folder(name, tmp_path):
     assert theirs.num_features == config["num_features"]
     data = timm.data.resolve_model_data_config(theirs)
     assert (data["mean"], data["std"], data["crop_pct"], data["input_size"][1:]) == (
-        [0.5, 0.4, 0.3], [0.2, 0.2, 0.2], 0.9, [160, 160])
+        [0.5, 0.4, 0.3],
+        [0.2, 0.2, 0.2],
+        0.9,
+        [160, 160],
+    )
     again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=11)  # finetuning keeps the rest
     assert again.eval()(IMAGE).shape == (1, 11)
 
@@ -235,8 +251,10 @@ def test_normalise(layout):
     np.testing.assert_allclose(result.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("batch", [torch.zeros(2, 4, 4, 3), torch.zeros(4, 4, 3, dtype=torch.uint8),
-                                   torch.zeros(2, 4, 4, 1, dtype=torch.uint8)])
+@pytest.mark.parametrize(
+    "batch",
+    [torch.zeros(2, 4, 4, 3), torch.zeros(4, 4, 3, dtype=torch.uint8), torch.zeros(2, 4, 4, 1, dtype=torch.uint8)],
+)
 def test_normalise_refuses_what_is_no_batch_of_pixels(batch):
     with pytest.raises(ValueError, match="expected uint8"):
         normalise(batch, (0, 0, 0), (1, 1, 1))

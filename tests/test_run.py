@@ -48,7 +48,9 @@ def no_engine() -> Engine:
 
 
 def assert_lawful(config: RunConfig) -> None:
-    broken = [(v.law.name, v.examples) for v in verify(Workspace(config.workspace), config.select.per_class) if v.num_broken]
+    broken = [
+        (v.law.name, v.examples) for v in verify(Workspace(config.workspace), config.select.per_class) if v.num_broken
+    ]
     assert not broken
 
 
@@ -75,9 +77,13 @@ def test_everything_runs_and_obeys_the_laws(done: Path) -> None:
     counts = {name: sum(p.num_rows for p in t.parts().values()) for name, t in workspace.tables.items()}
     assert counts["catalog"] == 24 + 12 + 26
     assert sql(workspace, "SELECT image_id FROM duplicates WHERE is_duplicate ORDER BY 1")["image_id"].to_pylist() == [
-        "pool/pool-0.tar/copy.jpg", "pool/pool-1.tar/copy.jpg"]
+        "pool/pool-0.tar/copy.jpg",
+        "pool/pool-1.tar/copy.jpg",
+    ]
     assert counts["soft_labels"] == 24 and counts["rejects"] == 0
-    assert {"train", "finetune", "baseline", "teacher"} == set(sql(workspace, "SELECT model FROM evaluations")["model"].to_pylist())
+    assert {"train", "finetune", "baseline", "teacher"} == set(
+        sql(workspace, "SELECT model FROM evaluations")["model"].to_pylist()
+    )
     for model in ("train", "finetune", "baseline"):
         names = {p.name for p in (Path(config.workspace) / "models" / model).iterdir() if p.is_file()}
         assert {"student.safetensors", "config.json", "metrics.jsonl", "record.json"} <= names
@@ -191,13 +197,16 @@ def test_results_do_not_depend_on_how_the_pool_is_cut(folder: Path) -> None:
         assert one == pytest.approx(other, rel=2**-9)
 
 
-@pytest.mark.parametrize(("override", "message"), [
-    ("teacher.weights=nowhere.safetensors", "teacher.weights.*nowhere.safetensors does not exist"),
-    ("inputs.pool={uri: nowhere, format: tar}", "inputs.pool.*nowhere"),
-    ("classes=nowhere.txt", "classes.*nowhere.txt"),
-    ("dedupe.against=[validation]", "dedupe.against.*'validation'.*known"),
-    ("teacher.min_top1=0.99", "0.99"),
-])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("teacher.weights=nowhere.safetensors", "teacher.weights.*nowhere.safetensors does not exist"),
+        ("inputs.pool={uri: nowhere, format: tar}", "inputs.pool.*nowhere"),
+        ("classes=nowhere.txt", "classes.*nowhere.txt"),
+        ("dedupe.against=[validation]", "dedupe.against.*'validation'.*known"),
+        ("teacher.min_top1=0.99", "0.99"),
+    ],
+)
 def test_a_mistake_is_one_clear_message_before_the_work(world: Path, override: str, message: str) -> None:
     config = load_config(world, (override,))
     with pytest.raises(UserError, match=message):

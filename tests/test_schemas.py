@@ -38,7 +38,8 @@ def test_writing_removes_what_is_no_longer_published(tmp_path: Path) -> None:
 def test_every_config_key_at_every_depth_has_a_meaning(schema: dict[str, Any]) -> None:
     keys = [
         (name, key, content.get("description", ""))
-        for name, section in {"": schema, **schema["$defs"]}.items() for key, content in section["properties"].items()
+        for name, section in {"": schema, **schema["$defs"]}.items()
+        for key, content in section["properties"].items()
     ]
     assert len(keys) > 80
     assert not [(name, key) for name, key, meaning in keys if not meaning.strip()]

@@ -23,8 +23,13 @@ SECOND = Fingerprint.of({"a": 2}, {"b": 1})
 
 
 def rejects(*ids: str, reason: str = "empty_file") -> pa.Table:
-    return pa.table({"image_id": pa.array(ids, pa.string()), "reason": pa.array([reason] * len(ids), pa.string()),
-                     "detail": pa.array([""] * len(ids), pa.string())})
+    return pa.table(
+        {
+            "image_id": pa.array(ids, pa.string()),
+            "reason": pa.array([reason] * len(ids), pa.string()),
+            "detail": pa.array([""] * len(ids), pa.string()),
+        }
+    )
 
 
 def write(table: TableStore, part: str, rows: pa.Table, fingerprint: Fingerprint = FIRST) -> Part:
@@ -124,8 +129,11 @@ def test_other_readers_open_the_parts(tmp_path: Path) -> None:
 
 
 LEAVES = st.one_of(st.none(), st.booleans(), st.integers(-5, 5), st.text(max_size=3))
-PAYLOADS = st.recursive(st.dictionaries(st.text("abc", min_size=1, max_size=2), LEAVES, max_size=3),
-                        lambda inner: st.dictionaries(st.text("abc", min_size=1, max_size=2), inner, max_size=3), max_leaves=8)
+PAYLOADS = st.recursive(
+    st.dictionaries(st.text("abc", min_size=1, max_size=2), LEAVES, max_size=3),
+    lambda inner: st.dictionaries(st.text("abc", min_size=1, max_size=2), inner, max_size=3),
+    max_leaves=8,
+)
 
 
 @given(PAYLOADS, PAYLOADS)
@@ -145,9 +153,21 @@ def test_what_has_no_stable_bytes_has_no_digest() -> None:
         digest({"x": {1, 2}})
 
 
-@given(st.lists(st.tuples(st.text(max_size=4), st.one_of(st.none(), st.integers(0, 9)), st.lists(st.floats(0, 1, width=32), max_size=3)),
-                min_size=1, max_size=6), st.data())
-def test_digest_of_rows_sees_values_not_chunks(rows: list[tuple[str, int | None, list[float]]], data: st.DataObject) -> None:
+@given(
+    st.lists(
+        st.tuples(
+            st.text(max_size=4),
+            st.one_of(st.none(), st.integers(0, 9)),
+            st.lists(st.floats(0, 1, width=32), max_size=3),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    st.data(),
+)
+def test_digest_of_rows_sees_values_not_chunks(
+    rows: list[tuple[str, int | None, list[float]]], data: st.DataObject
+) -> None:
     schema = pa.schema({"a": pa.string(), "b": pa.int32(), "c": pa.list_(pa.float32())})
     table = pa.Table.from_pylist([dict(zip("abc", r, strict=True)) for r in rows], schema=schema)
     cut = data.draw(st.integers(0, len(rows)))
@@ -166,7 +186,9 @@ def test_an_artifact_without_record_is_not_there_and_versions_do_not_mix(tmp_pat
     folder.mkdir(parents=True)
     (folder / "student.safetensors").write_bytes(b"one")
     assert store.record() is None
-    first = store.commit(FIRST, {"a": 1}, {"top1": 0.5}, names=("student.safetensors",), published=("student.safetensors",))
+    first = store.commit(
+        FIRST, {"a": 1}, {"top1": 0.5}, names=("student.safetensors",), published=("student.safetensors",)
+    )
     assert store.record() == first and (tmp_path / "train" / "student.safetensors").read_bytes() == b"one"
     Path(store.folder(SECOND)).mkdir()
     (Path(store.folder(SECOND)) / "student.safetensors").write_bytes(b"two")

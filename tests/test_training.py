@@ -73,7 +73,10 @@ def test_labels_are_learnt_and_the_folder_is_a_model(
     losses = [row["loss"] for row in rows_of(folder) if "loss" in row]
     assert losses[-1] < 0.5 * losses[0] and metrics["loss"] == losses[-1]
     assert sorted(p.name for p in folder.iterdir()) == [
-        "config.json", "final.json", "metrics.jsonl", "student.safetensors",
+        "config.json",
+        "final.json",
+        "metrics.jsonl",
+        "student.safetensors",
     ]
     reloaded = timm.create_model(f"local-dir:{folder}", pretrained=True)
     assert torch.equal(reloaded.state_dict()["bn1.running_mean"], load_file(spec.weights)["bn1.running_mean"])
@@ -85,8 +88,9 @@ def test_a_student_learns_the_classes_from_the_teacher_without_labels(
 ) -> None:
     rows = read_rows([tables[0]], ["labeled"], labelled=False).to_pylist()
     unlabelled = trial.write_table(tmp_path / "pool.parquet", [{**row, "class_id": None} for row in rows], "labeled")
-    job = trial.job(unlabelled, tables[1], teacher=teacher[0], steps=50, batch_size=16, lr=0.1, loss=loss,
-                    validations=1)
+    job = trial.job(
+        unlabelled, tables[1], teacher=teacher[0], steps=50, batch_size=16, lr=0.1, loss=loss, validations=1
+    )
     assert fit(job, str(tmp_path), fingerprint="f")["validation_top1"] > 0.7
 
 
@@ -95,8 +99,14 @@ def test_a_run_killed_and_resumed_ends_with_the_weights_of_one_that_was_not(
     killed_at: int, tables: tuple[str, str], teacher: tuple[ModelSpec, dict[str, Any]], tmp_path: Path
 ) -> None:
     """Batch norm, dropout, momentum and a teacher whose batch norm moves; epochs of 6 steps."""
-    job = trial.job(*tables, model="timm:test_efficientnet", model_args={"drop_rate": 0.3}, teacher=teacher[0],
-                    loss="symmetric_kl", warmup_epochs=1)
+    job = trial.job(
+        *tables,
+        model="timm:test_efficientnet",
+        model_args={"drop_rate": 0.3},
+        teacher=teacher[0],
+        loss="symmetric_kl",
+        warmup_epochs=1,
+    )
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     fit(job, str(whole), fingerprint="f")
     with pytest.raises(KilledError):
@@ -106,8 +116,10 @@ def test_a_run_killed_and_resumed_ends_with_the_weights_of_one_that_was_not(
     expected, found = (load_file(folder / "student.safetensors") for folder in (whole, broken))
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    logged = [[{k: v for k, v in row.items() if k != "images_per_s"} for row in rows_of(folder)
-               if "resumed_at" not in row] for folder in (whole, broken)]
+    logged = [
+        [{k: v for k, v in row.items() if k != "images_per_s"} for row in rows_of(folder) if "resumed_at" not in row]
+        for folder in (whole, broken)
+    ]
     assert logged[0] == logged[1]
 
 
@@ -160,7 +172,8 @@ def test_bad_images_are_counted_once_and_others_take_their_place(tables: tuple[s
     job = trial.job(trial.write_table(tmp_path / "t.parquet", rows), steps=9, batch_size=4)
     metrics = fit(job, str(tmp_path / "trial"), fingerprint="f")
     assert [(r["image_id"], r["reason"]) for r in metrics["rejects"]] == [
-        ("images/003.png", "not_an_image"), ("images/008.png", "unreadable"),
+        ("images/003.png", "not_an_image"),
+        ("images/008.png", "unreadable"),
     ]
     assert metrics["steps"] == 9
 
@@ -218,8 +231,13 @@ def test_the_teachers_batch_norm_uses_the_statistics_it_is_told_to(
     save_file(spoilt, tmp_path / "spoilt.safetensors")
     losses = []
     for weights in (str(spec.weights), str(tmp_path / "spoilt.safetensors")):
-        job = trial.job(tables[0], steps=2, loss="symmetric_kl", teacher_batch_norm=mode,
-                        teacher=ModelSpec(spec.model, 3, weights=weights))
+        job = trial.job(
+            tables[0],
+            steps=2,
+            loss="symmetric_kl",
+            teacher_batch_norm=mode,
+            teacher=ModelSpec(spec.model, 3, weights=weights),
+        )
         losses.append(fit(job, str(tmp_path / str(len(losses))), fingerprint="f")["loss"])
     assert (losses[0] == pytest.approx(losses[1], rel=1e-4)) is (mode == "train")
 

@@ -12,19 +12,35 @@ from ssld_pipeline.stages import baseline, finetune, fit_teacher, train
 from ssld_pipeline.stages.stage import Setup, TrainData, TrainStage
 from ssld_pipeline.training.job import TrainJob
 
-DATA = TrainData(manifest=("m.parquet",), labeled=("l.parquet",), validation=("v.parquet",), teacher=("t.parquet",),
-                 num_labeled=100, num_mined=300)
+DATA = TrainData(
+    manifest=("m.parquet",),
+    labeled=("l.parquet",),
+    validation=("v.parquet",),
+    teacher=("t.parquet",),
+    num_labeled=100,
+    num_mined=300,
+)
 EMPTY = TrainData((), (), (), (), 0, 0)
 
 
 def config(**changes: Any) -> RunConfig:
-    return RunConfig.model_validate({
-        "workspace": "w", "inputs": {},
-        "teacher": {"model": "timm:resnet50", "weights": "t.safetensors", "licence": "MIT", "mean": [0.1, 0.2, 0.3]},
-        "student": {"model": "timm:resnet18", "std": [0.5, 0.5, 0.5]},
-        "train": {"epochs": 10, "batch_size": 40, "lr": 0.4, "loss": "symmetric_kl"},
-        "finetune": {"epochs": 3, "lr": 0.004}, "baseline": {}, **changes,
-    })
+    return RunConfig.model_validate(
+        {
+            "workspace": "w",
+            "inputs": {},
+            "teacher": {
+                "model": "timm:resnet50",
+                "weights": "t.safetensors",
+                "licence": "MIT",
+                "mean": [0.1, 0.2, 0.3],
+            },
+            "student": {"model": "timm:resnet18", "std": [0.5, 0.5, 0.5]},
+            "train": {"epochs": 10, "batch_size": 40, "lr": 0.4, "loss": "symmetric_kl"},
+            "finetune": {"epochs": 3, "lr": 0.004},
+            "baseline": {},
+            **changes,
+        }
+    )
 
 
 def job(stage: TrainStage, data: TrainData = DATA, **changes: Any) -> TrainJob:
@@ -48,12 +64,15 @@ def test_finetune_goes_on_from_train_on_labelled_images_with_the_same_loss() -> 
     assert found.teacher is not None
 
 
-@pytest.mark.parametrize(("changes", "steps"), [
-    ({}, 10 * (400 // 40) + 3 * (100 // 40)),
-    ({"finetune": None}, 10 * (400 // 40)),
-    ({"baseline": {"steps": 7}}, 7),
-    ({"train": {"steps": 50, "batch_size": 40}}, 50 + 3 * (100 // 40)),
-])
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({}, 10 * (400 // 40) + 3 * (100 // 40)),
+        ({"finetune": None}, 10 * (400 // 40)),
+        ({"baseline": {"steps": 7}}, 7),
+        ({"train": {"steps": 50, "batch_size": 40}}, 50 + 3 * (100 // 40)),
+    ],
+)
 def test_baseline_takes_as_many_steps_without_a_teacher(changes: dict[str, Any], steps: int) -> None:
     found = job(baseline.STAGE, **changes)
     assert found.settings.steps == steps

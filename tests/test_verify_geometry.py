@@ -6,8 +6,13 @@ from ssld_pipeline.kernels.verify_geometry import estimate_transform, fit_affine
 
 
 def keypoints(positions, sizes, angles, mirrored):
-    return KeyPoints(np.asarray(positions, np.float32), np.asarray(sizes, np.float32), np.asarray(angles, np.float32),
-                     np.asarray(mirrored, np.bool_), np.zeros((len(sizes), 128), np.uint8))
+    return KeyPoints(
+        np.asarray(positions, np.float32),
+        np.asarray(sizes, np.float32),
+        np.asarray(angles, np.float32),
+        np.asarray(mirrored, np.bool_),
+        np.zeros((len(sizes), 128), np.uint8),
+    )
 
 
 def matched(scale, degrees, flipped, num_right, num_wrong, seed=0):

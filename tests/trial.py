@@ -35,14 +35,28 @@ def write_images(folder: Path, per_class: int, first: int = 0) -> list[dict[str,
         class_id = number % len(CLASSES)
         path = folder / f"{number:03d}.png"
         cv2.imwrite(str(path), draw(class_id, first + number)[:, :, ::-1])
-        rows.append({"image_id": f"{folder.name}/{path.name}", "role": "labeled", "uri": str(path), "offset": 0,
-                     "size_bytes": path.stat().st_size, "class_id": class_id})
+        rows.append(
+            {
+                "image_id": f"{folder.name}/{path.name}",
+                "role": "labeled",
+                "uri": str(path),
+                "offset": 0,
+                "size_bytes": path.stat().st_size,
+                "class_id": class_id,
+            }
+        )
     return rows
 
 
 def write_table(path: Path, rows: list[dict[str, Any]], role: str | None = None) -> str:
-    types = {"image_id": pa.string(), "role": pa.string(), "uri": pa.string(), "offset": pa.int64(),
-             "size_bytes": pa.int64(), "class_id": pa.int32()}
+    types = {
+        "image_id": pa.string(),
+        "role": pa.string(),
+        "uri": pa.string(),
+        "offset": pa.int64(),
+        "size_bytes": pa.int64(),
+        "class_id": pa.int32(),
+    }
     rows = [{**row, **({"role": role} if role else {})} for row in rows]
     pq.write_table(pa.Table.from_pylist(rows, pa.schema(list(types.items()))), path)
     return str(path)
@@ -56,13 +70,28 @@ def world(folder: Path, per_class: int = 16) -> tuple[str, str]:
 
 
 def settings(**changes: Any) -> TrainSettings:
-    small = {"steps": 12, "batch_size": 8, "lr": 0.05, "warmup_epochs": 0, "image_size": 32, "validations": 2,
-             "min_crop_area": 0.5, "loss": "ce"}
+    small = {
+        "steps": 12,
+        "batch_size": 8,
+        "lr": 0.05,
+        "warmup_epochs": 0,
+        "image_size": 32,
+        "validations": 2,
+        "min_crop_area": 0.5,
+        "loss": "ce",
+    }
     return TrainSettings.model_validate({**small, **changes})
 
 
-def job(train: str, validation: str | None = None, *, model: str = "timm:test_resnet", teacher: ModelSpec | None = None,
-        model_args: dict[str, Any] | None = None, **changes: Any) -> TrainJob:
+def job(
+    train: str,
+    validation: str | None = None,
+    *,
+    model: str = "timm:test_resnet",
+    teacher: ModelSpec | None = None,
+    model_args: dict[str, Any] | None = None,
+    **changes: Any,
+) -> TrainJob:
     return TrainJob(
         stage="train",
         student=ModelSpec(model, len(CLASSES), model_args or {}),

@@ -55,7 +55,8 @@ def prepare(
         "pool": {image_id: member.path.parent.name for image_id, member in placed.items()},
         "copies": {
             image_id: {"source": member.path.relative_to(source).as_posix(), "kind": member.kind}
-            for image_id, member in placed.items() if member.kind is not None
+            for image_id, member in placed.items()
+            if member.kind is not None
         },
     }
     (folder / "truth.json").write_text(json.dumps(truth, indent=1), encoding="utf-8")

@@ -8,8 +8,12 @@ from typing import Any
 from ssld_pipeline.browse import sql
 from ssld_pipeline.store.workspace import Workspace
 
-_MODELS = {"baseline": "student, labelled images only", "train": "student, SSLD", "finetune": "student, SSLD + finetune",
-           "teacher": "teacher"}
+_MODELS = {
+    "baseline": "student, labelled images only",
+    "train": "student, SSLD",
+    "finetune": "student, SSLD + finetune",
+    "teacher": "teacher",
+}
 
 
 def outcome(truth: Mapping[str, Any], workspace: Workspace) -> list[dict[str, str]]:
@@ -23,7 +27,9 @@ def outcome(truth: Mapping[str, Any], workspace: Workspace) -> list[dict[str, st
 
 
 def _removed(workspace: Workspace) -> dict[str, set[str]]:
-    rows = sql(workspace, "SELECT image_id, list(protected_id) AS ids FROM duplicates WHERE is_duplicate GROUP BY 1").to_pylist()
+    rows = sql(
+        workspace, "SELECT image_id, list(protected_id) AS ids FROM duplicates WHERE is_duplicate GROUP BY 1"
+    ).to_pylist()
     return {row["image_id"]: set(row["ids"]) for row in rows}
 
 
@@ -42,11 +48,17 @@ def _copies(planted: Mapping[str, Mapping[str, str]], removed: Mapping[str, set[
 
 
 def _labels(workspace: Workspace) -> list[dict[str, str]]:
-    rows = sql(workspace, """SELECT (SELECT count(*) FROM catalog WHERE role = 'pool') AS pool,
+    rows = sql(
+        workspace,
+        """SELECT (SELECT count(*) FROM catalog WHERE role = 'pool') AS pool,
                                     (SELECT count(*) FROM soft_labels WHERE view = 0) AS labelled,
-                                    (SELECT count(*) FROM rejects) AS rejects""").to_pylist()
-    return [_row("pool images", f"{rows[0]['pool']:,}"), _row("pool images labelled", f"{rows[0]['labelled']:,}"),
-            _row("images rejected", f"{rows[0]['rejects']:,}")]
+                                    (SELECT count(*) FROM rejects) AS rejects""",
+    ).to_pylist()
+    return [
+        _row("pool images", f"{rows[0]['pool']:,}"),
+        _row("pool images labelled", f"{rows[0]['labelled']:,}"),
+        _row("images rejected", f"{rows[0]['rejects']:,}"),
+    ]
 
 
 def _mined(truth: Mapping[str, Any], workspace: Workspace) -> list[dict[str, str]]:
@@ -66,7 +78,9 @@ def _accuracies(workspace: Workspace) -> list[dict[str, str]]:
     rows = sql(workspace, "SELECT model, input, top1, num_images FROM evaluations").to_pylist()
     return [
         _row(f"top-1 on {row['input']}: {title}", f"{row['top1']:.4f} ({row['num_images']} images)")
-        for model, title in _MODELS.items() for row in sorted(rows, key=lambda r: str(r["input"])) if row["model"] == model
+        for model, title in _MODELS.items()
+        for row in sorted(rows, key=lambda r: str(r["input"]))
+        if row["model"] == model
     ]
 
 

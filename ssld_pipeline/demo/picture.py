@@ -93,8 +93,14 @@ def _pose(rng: Rng, height: int, width: int) -> Pose:
     radius = min(height, width) * rng.uniform(0.28, 0.45)
     slack_x, slack_y = width / 2 - 0.9 * radius, height / 2 - 0.9 * radius
     centre = (width / 2 + slack_x * rng.uniform(-0.8, 0.8), height / 2 + slack_y * rng.uniform(-0.8, 0.8))
-    return Pose(centre, radius, rng.uniform(-0.5, 0.5), math.exp(rng.uniform(-0.2, 0.2)),
-                rng.uniform(0, 0.1), rng.uniform(0, 2 * math.pi))
+    return Pose(
+        centre,
+        radius,
+        rng.uniform(-0.5, 0.5),
+        math.exp(rng.uniform(-0.2, 0.2)),
+        rng.uniform(0, 0.1),
+        rng.uniform(0, 2 * math.pi),
+    )
 
 
 def _contrasting(surface: Floats, background: Floats, mask: Floats) -> Floats:

@@ -75,8 +75,23 @@ def _star(num_points: int, inner: float) -> Floats:
 
 
 def _cross(arm: float) -> Floats:
-    return _dense([(arm, -1), (arm, -arm), (1, -arm), (1, arm), (arm, arm), (arm, 1),
-                   (-arm, 1), (-arm, arm), (-1, arm), (-1, -arm), (-arm, -arm), (-arm, -1)], 6)
+    return _dense(
+        [
+            (arm, -1),
+            (arm, -arm),
+            (1, -arm),
+            (1, arm),
+            (arm, arm),
+            (arm, 1),
+            (-arm, 1),
+            (-arm, arm),
+            (-1, arm),
+            (-1, -arm),
+            (-arm, -arm),
+            (-arm, -1),
+        ],
+        6,
+    )
 
 
 def _crescent(bite: float) -> Floats:

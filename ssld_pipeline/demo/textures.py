@@ -126,6 +126,10 @@ def clutter(rng: Rng, picture: Floats) -> Floats:
 
 
 PATTERNS: dict[str, Callable[[Rng, int, int], Floats]] = {
-    "clouds": clouds, "grain": grain, "spots": spots, "stripes": stripes, "weave": weave,
+    "clouds": clouds,
+    "grain": grain,
+    "spots": spots,
+    "stripes": stripes,
+    "weave": weave,
 }
 """(rng, height, width) -> (height, width) level in [0,1], to be coloured with ``blend``."""

@@ -163,10 +163,16 @@ def _draw(inputs: Path, recipe: Recipe, num_workers: int) -> None:
     tasks: list[tuple[Any, ...]] = [
         (_write_shard, inputs / "pool" / name, images, recipe) for name, images in _shards(recipe)
     ]
-    sizes = {"teacher": recipe.teacher_per_class, "train": recipe.labeled_per_class,
-             "validation": recipe.protected_per_class}
-    tasks += [(_write_class, inputs / part / shape, part, shape, size, recipe.seed)
-              for part, size in sizes.items() for shape in CLASSES]
+    sizes = {
+        "teacher": recipe.teacher_per_class,
+        "train": recipe.labeled_per_class,
+        "validation": recipe.protected_per_class,
+    }
+    tasks += [
+        (_write_class, inputs / part / shape, part, shape, size, recipe.seed)
+        for part, size in sizes.items()
+        for shape in CLASSES
+    ]
     if num_workers == 1:
         for task, *arguments in tasks:
             task(*arguments)

@@ -55,8 +55,18 @@ def catalogue(
         elif class_id is None and shard.role in ("labeled", "teacher"):
             rejects.append(Reject(image_id, "unknown_class", _named(candidate.labels)))
         else:
-            kept.append((image_id, shard.role, candidate.uri, candidate.offset, candidate.size_bytes, class_id,
-                         candidate.stamp, shard.part(len(kept) // images_per_part)))
+            kept.append(
+                (
+                    image_id,
+                    shard.role,
+                    candidate.uri,
+                    candidate.offset,
+                    candidate.size_bytes,
+                    class_id,
+                    candidate.stamp,
+                    shard.part(len(kept) // images_per_part),
+                )
+            )
     return _table(kept), rejects, ids
 
 

@@ -37,8 +37,12 @@ def list_shards(name: str, role: str, uri: str, format: str, images_per_part: in
     if not shards:
         raise UserError(
             f"inputs.{role}: {uri} holds nothing to read. Expected {_EXPECTED[format]} (format: {format}), got "
-            + (f"{len(rejects)} unusable entries, the first: {rejects[0].image_id}: {rejects[0].reason}" if rejects else
-               "none") + ". Correct the uri or the format"
+            + (
+                f"{len(rejects)} unusable entries, the first: {rejects[0].image_id}: {rejects[0].reason}"
+                if rejects
+                else "none"
+            )
+            + ". Correct the uri or the format"
         )
     ids = Ids()
     return shards, [Reject(ids.unique(f"{name}/{r.image_id}"), r.reason, r.detail) for r in rejects]

@@ -5,14 +5,55 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 IMAGE_SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
-     ".heic", ".heif", ".avif", ".jp2"]
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".heic",
+        ".heif",
+        ".avif",
+        ".jp2",
+    ]
 )
 """Names that claim to be an image; the decoder has the last word, so that a .tiff is counted and not overlooked."""
 
 COMPANION_SUFFIXES = frozenset(
-    [".txt", ".json", ".jsonl", ".xml", ".csv", ".tsv", ".yaml", ".yml", ".md", ".html", ".htm", ".cls", ".id",
-     ".index", ".url", ".log", ".db", ".ini", ".pdf", ".py", ".sh", ".lst", ".list"]
+    [
+        ".txt",
+        ".json",
+        ".jsonl",
+        ".xml",
+        ".csv",
+        ".tsv",
+        ".yaml",
+        ".yml",
+        ".md",
+        ".html",
+        ".htm",
+        ".cls",
+        ".id",
+        ".index",
+        ".url",
+        ".log",
+        ".db",
+        ".ini",
+        ".pdf",
+        ".py",
+        ".sh",
+        ".lst",
+        ".list",
+    ]
 )
 
 

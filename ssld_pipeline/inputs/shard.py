@@ -12,13 +12,15 @@ import pyarrow as pa
 
 _METADATA_KEY = b"ssld_pipeline.shard"
 _DESCRIBED = ("input_name", "role", "format", "name", "root", "digest")
-_SCHEMA = pa.schema([
-    pa.field("path", pa.string(), nullable=False),
-    pa.field("relative", pa.string(), nullable=False),
-    pa.field("size_bytes", pa.int64(), nullable=False),
-    pa.field("stamp", pa.string(), nullable=False),
-    pa.field("label", pa.string()),
-])
+_SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("relative", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("stamp", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+    ]
+)
 
 
 class Listed(NamedTuple):
@@ -61,8 +63,15 @@ class Shard:
     def of(cls, source: Source, name: str, files: Iterable[Listed]) -> Shard:
         columns = list(zip(*files, strict=True))
         listing = pa.table([pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA)
-        return cls(source.name, source.role, source.format, f"{source.name}/{name}", source.root,
-                   _digest(source, listing), listing)
+        return cls(
+            source.name,
+            source.role,
+            source.format,
+            f"{source.name}/{name}",
+            source.root,
+            _digest(source, listing),
+            listing,
+        )
 
     def to_table(self) -> pa.Table:
         """The listing; the other fields travel in the schema's metadata."""

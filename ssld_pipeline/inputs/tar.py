@@ -49,9 +49,16 @@ def scan(shard: Shard, read_labels: bool) -> tuple[list[Candidate], list[Reject]
     wanted = set(names)
     fallback = posixpath.basename(stem(listed["relative"]))
     candidates = [
-        Candidate(f"{shard.name}/{m.name}", listed["path"], m.offset, m.size_bytes, listed["stamp"],
-                  _labels(m.name, contents.labels, fallback))
-        for m in contents.members if m.name in wanted
+        Candidate(
+            f"{shard.name}/{m.name}",
+            listed["path"],
+            m.offset,
+            m.size_bytes,
+            listed["stamp"],
+            _labels(m.name, contents.labels, fallback),
+        )
+        for m in contents.members
+        if m.name in wanted
     ]
     rejects = contents.rejects + [Reject(n, "not_an_image", no_image_by_name(n)) for n in doubtful]
     complete = [Reject(f"{shard.name}/{r.image_id}", r.reason, r.detail) for r in rejects]

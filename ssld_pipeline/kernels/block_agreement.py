@@ -122,8 +122,9 @@ def _align(
     criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, _ALIGNMENT_STEPS, 1e-3)
     start = np.eye(3, dtype=np.float32)
     try:
-        _, found = cv2.findTransformECC(target, warped, start, cv2.MOTION_HOMOGRAPHY, criteria,
-                                        inside.astype(np.uint8), 5)
+        _, found = cv2.findTransformECC(
+            target, warped, start, cv2.MOTION_HOMOGRAPHY, criteria, inside.astype(np.uint8), 5
+        )
     except cv2.error:
         return None
     to_frame = _unit_to_frame(protected_size)

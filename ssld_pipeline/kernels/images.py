@@ -123,8 +123,11 @@ def _decode_jpeg(data: bytes, min_short_side: int | None) -> Image:
 
 def _reduction(header: _JpegHeader, min_short_side: int | None) -> int:
     short = min(header.width, header.height)
-    for divisor, flag in ((8, cv2.IMREAD_REDUCED_GRAYSCALE_8), (4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
-                          (2, cv2.IMREAD_REDUCED_GRAYSCALE_2)):
+    for divisor, flag in (
+        (8, cv2.IMREAD_REDUCED_GRAYSCALE_8),
+        (4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
+        (2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
+    ):
         if min_short_side is not None and -(-short // divisor) >= min_short_side:
             return int(flag)
     return 0

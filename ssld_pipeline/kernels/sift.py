@@ -82,9 +82,7 @@ def detect_at_scales(grey: Grey, budget: int, second_scale: float = 0.5) -> KeyP
     return concatenate((detect_keypoints(grey, budget - len(coarse)), coarse))
 
 
-def spread_over_cells(
-    positions: Floats, responses: Floats, size: tuple[int, int], budget: int
-) -> npt.NDArray[np.intp]:
+def spread_over_cells(positions: Floats, responses: Floats, size: tuple[int, int], budget: int) -> npt.NDArray[np.intp]:
     """Row numbers of the at most ``budget`` chosen points, by rank within their cell, then by falling response."""
     cells = np.minimum((positions / np.array(size, np.float32) * _GRID_CELLS).astype(np.int64), _GRID_CELLS - 1)
     cell = cells[:, 1] * _GRID_CELLS + cells[:, 0]

@@ -56,8 +56,10 @@ class Predictor:
                 logits = self.model(batch)
             probs: NDArray[np.float64] = torch.softmax(logits.double(), dim=1).cpu().numpy()
         if not np.isfinite(probs).all():
-            raise UserError(f"model {self.spec.model!r} with the weights {self.spec.weights} gives logits that are not "
-                            f"finite; the weights are damaged, or of another model")
+            raise UserError(
+                f"model {self.spec.model!r} with the weights {self.spec.weights} gives logits that are not "
+                f"finite; the weights are damaged, or of another model"
+            )
         return probs
 
 

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 
-def normalise(
-    batch: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> Tensor:
+def normalise(batch: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:
     """Float32 ``[N, 3, H, W]`` in channels_last memory: (pixel / 255 - mean) / std per channel, on the batch's device.
 
     ``batch`` is uint8 RGB, ``[N, H, W, 3]`` or ``[N, 3, H, W]``; where both fit, NHWC is assumed. uint8 goes to

@@ -21,8 +21,17 @@ from ssld_pipeline.models.classifier import classifier_keys
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 
 # What the two readers raise on bytes that are no weights; torch's unpickler does not check its own stack.
-_DAMAGED = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError,
-            AttributeError, struct.error)
+_DAMAGED = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    struct.error,
+)
 
 
 def load_weights(model: nn.Module, path: str | Path, new_head: bool = False) -> None:
@@ -111,10 +120,14 @@ def _check_fit(
     if not (missing or unexpected or reshaped):
         return
     lines = [f"weights {path} do not fit the model:"]
-    lines += [f"  {len(keys)} tensors {what}: {_first(keys)}" for keys, what in (
-        (missing, "of the model are missing"), (unexpected, "have no place in the model")) if keys]
-    lines += [f"  {key}: the file has {tuple(tensors[key].shape)}, the model {tuple(own[key].shape)}"
-              for key in reshaped[:3]]
+    lines += [
+        f"  {len(keys)} tensors {what}: {_first(keys)}"
+        for keys, what in ((missing, "of the model are missing"), (unexpected, "have no place in the model"))
+        if keys
+    ]
+    lines += [
+        f"  {key}: the file has {tuple(tensors[key].shape)}, the model {tuple(own[key].shape)}" for key in reshaped[:3]
+    ]
     other_head = next((key for key in reshaped if key in head), None)
     if other_head:
         lines.append(

@@ -21,8 +21,13 @@ def class_section(rows: Sequence[ClassRow]) -> dict[str, Any]:
     largest = max((r.labeled + r.mined for r in rows), default=0) or 1
     shown = _extremes(rows) if many else rows
     charts = {"profile": _profile(rows), "cuts": _cuts(rows)} if many and filled else {"profile": None, "cuts": None}
-    return {"class_rows": shown if filled else [], "num_classes": len(rows), "largest_class": largest, **charts,
-            "empty_classes": sum(not r.mined for r in rows)}
+    return {
+        "class_rows": shown if filled else [],
+        "num_classes": len(rows),
+        "largest_class": largest,
+        **charts,
+        "empty_classes": sum(not r.mined for r in rows),
+    }
 
 
 def _extremes(rows: Sequence[ClassRow], each: int = 10) -> list[ClassRow]:
@@ -35,8 +40,12 @@ def _extremes(rows: Sequence[ClassRow], each: int = 10) -> list[ClassRow]:
 def _profile(rows: Sequence[ClassRow]) -> Markup:
     ordered = sorted(rows, key=lambda r: (-r.labeled - r.mined, -r.mined))
     layers = [("c0", [r.labeled for r in ordered]), ("c1", [r.mined for r in ordered])]
-    return svg.stacked_profile(layers, x="classes, largest first", y="images",
-                               label=f"Labeled and mined images of {len(rows)} classes, largest first")
+    return svg.stacked_profile(
+        layers,
+        x="classes, largest first",
+        y="images",
+        label=f"Labeled and mined images of {len(rows)} classes, largest first",
+    )
 
 
 def _cuts(rows: Sequence[ClassRow]) -> Markup | None:
@@ -44,5 +53,11 @@ def _cuts(rows: Sequence[ClassRow]) -> Markup | None:
     if not ordered:
         return None
     line = svg.Series("score at the cut", "c2", [(float(i), cut) for i, cut in enumerate(ordered, start=1)])
-    return svg.line_chart([line], x="classes, highest cut first", y="score at the cut", low=0.0, high=1.0,
-                          label=f"Lowest mined score of {len(ordered)} classes, highest first")
+    return svg.line_chart(
+        [line],
+        x="classes, highest cut first",
+        y="score at the cut",
+        low=0.0,
+        high=1.0,
+        label=f"Lowest mined score of {len(ordered)} classes, highest first",
+    )

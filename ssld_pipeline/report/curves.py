@@ -64,16 +64,24 @@ def read_runs(models: Mapping[str, str]) -> dict[str, list[Record]]:
 def summary(stage: str, run: list[Record]) -> Run:
     top1 = [v for _, v in _values(run, "validation_top1")]
     return Run(
-        stage, run[-1]["step"], _last(run, "epoch"), _last(run, "loss"), max(top1, default=None),
-        top1[-1] if top1 else None, _last(run, "images_per_s"),
+        stage,
+        run[-1]["step"],
+        _last(run, "epoch"),
+        _last(run, "loss"),
+        max(top1, default=None),
+        top1[-1] if top1 else None,
+        _last(run, "images_per_s"),
         sum(isinstance(v, float) and not math.isfinite(v) for record in run for v in record.values()),
     )
 
 
 def charts(runs: Mapping[str, list[Record]]) -> list[Chart]:
     """Loss, validation top-1 and learning rate; a chart nobody wrote values for is left out."""
-    wanted = (("loss", "Loss", None, None), ("validation_top1", "Validation top-1, share in [0,1]", 0.0, 1.0),
-              ("lr", "Learning rate", 0.0, None))
+    wanted = (
+        ("loss", "Loss", None, None),
+        ("validation_top1", "Validation top-1, share in [0,1]", 0.0, 1.0),
+        ("lr", "Learning rate", 0.0, None),
+    )
     drawn = []
     for key, title, low, high in wanted:
         series = _series(runs, key)

@@ -76,7 +76,9 @@ def rows(tables: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any] 
 
 
 def counts(tables: duckdb.DuckDBPyConnection) -> Counts:
-    (row,) = rows(tables, """
+    (row,) = rows(
+        tables,
+        """
         SELECT (SELECT count(*) FROM catalog WHERE role = 'pool') AS pool,
                (SELECT count(*) FROM catalog WHERE role = 'labeled') AS labeled,
                (SELECT count(*) FROM catalog WHERE role = 'protected') AS protected,
@@ -88,17 +90,22 @@ def counts(tables: duckdb.DuckDBPyConnection) -> Counts:
                (SELECT count(*) FROM soft_labels WHERE "view" = 0) AS labelled,
                (SELECT count(*) FROM manifest WHERE role = 'pool') AS mined,
                (SELECT count(*) FROM manifest) AS manifest
-    """)
+    """,
+    )
     return Counts(**row)
 
 
 def inputs(tables: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
     """Per input: input, role, images, classes, files (that hold them), bytes."""
-    return rows(tables, """
+    return rows(
+        tables,
+        """
         SELECT split_part(image_id, '/', 1) AS input, role, count(*) AS images, count(DISTINCT class_id) AS classes,
                count(DISTINCT uri) AS files, sum(size_bytes) AS bytes
         FROM catalog GROUP BY input, role ORDER BY list_position(?, role), input
-    """, [list(ROLES)])
+    """,
+        [list(ROLES)],
+    )
 
 
 def evaluations(tables: duckdb.DuckDBPyConnection) -> list[Evaluation]:
@@ -130,11 +137,17 @@ def headline_models(found: Sequence[Evaluation]) -> Mapping[str, Evaluation | No
 
 def class_rows(tables: duckdb.DuckDBPyConnection, classes: Sequence[str]) -> list[ClassRow]:
     """One row per class of the run, in its order, with zeros where the manifest has nothing of it."""
-    found = {r["class_id"]: r for r in rows(tables, """
+    found = {
+        r["class_id"]: r
+        for r in rows(
+            tables,
+            """
         SELECT class_id, count(*) FILTER (role = 'labeled') AS labeled, count(*) FILTER (role = 'pool') AS mined,
                min(score) FILTER (role = 'pool') AS cut
         FROM manifest GROUP BY class_id
-    """)}
+    """,
+        )
+    }
     ids = sorted({*range(len(classes)), *found})
     empty = {"labeled": 0, "mined": 0, "cut": None}
     return [ClassRow(**{**empty, **found.get(i, {}), "class_id": i, "name": class_name(classes, i)}) for i in ids]
@@ -152,25 +165,38 @@ def distribution(tables: duckdb.DuckDBPyConnection, column: str, high: float) ->
     (quartiles,) = rows(tables, f"SELECT quantile_cont({column}, [0.25, 0.5, 0.75]) AS q {source}")
     if quartiles["q"] is None:
         return None
-    bins = rows(tables, f"""
+    bins = rows(
+        tables,
+        f"""
         SELECT greatest(0, least(floor({column} / $1 * $2), $2 - 1))::INTEGER AS bin, count(*) AS num {source}
         GROUP BY bin
-    """, [high, BINS])
+    """,
+        [high, BINS],
+    )
     heights = {r["bin"]: r["num"] for r in bins}
     return Distribution(tuple(heights.get(i, 0) for i in range(BINS)), 0.0, high, tuple(quartiles["q"]))
 
 
 def rejects(tables: duckdb.DuckDBPyConnection, num_examples: int = 3) -> list[dict[str, Any]]:
     """Per stage and reason: num, meaning and up to ``num_examples`` (image_id, detail), most frequent first."""
-    found = rows(tables, """
+    found = rows(
+        tables,
+        """
         SELECT stage, reason, image_id, left(detail, 200) AS detail, count(*) OVER (PARTITION BY stage, reason) AS num
         FROM rejects
         QUALIFY row_number() OVER (PARTITION BY stage, reason ORDER BY image_id) <= ?
         ORDER BY num DESC, stage, reason, image_id
-    """, [num_examples])
+    """,
+        [num_examples],
+    )
     groups: dict[tuple[str, str], dict[str, Any]] = {}
     for r in found:
-        new = {"stage": r["stage"], "reason": r["reason"], "num": r["num"], "examples": [],
-               "meaning": REJECT_REASONS.get(r["reason"], "")}
+        new = {
+            "stage": r["stage"],
+            "reason": r["reason"],
+            "num": r["num"],
+            "examples": [],
+            "meaning": REJECT_REASONS.get(r["reason"], ""),
+        }
         groups.setdefault((r["stage"], r["reason"]), new)["examples"].append((r["image_id"], r["detail"]))
     return list(groups.values())

@@ -39,14 +39,18 @@ def worth_a_look(classes: Sequence[ClassRow]) -> list[ClassRow]:
 
 def ends(tables: duckdb.DuckDBPyConnection, classes: Sequence[ClassRow], album: Album, each: int) -> list[MinedClass]:
     """Up to ``each`` best and ``each`` worst images of every class; no image in both."""
-    found = rows(tables, """
+    found = rows(
+        tables,
+        """
         SELECT class_id, image_id, uri, "offset", size_bytes, rank, score,
                row_number() OVER best AS place, count(*) OVER (PARTITION BY class_id) AS num
         FROM manifest WHERE role = 'pool' AND list_contains($1, class_id)
         WINDOW best AS (PARTITION BY class_id ORDER BY rank, image_id)
         QUALIFY place <= $2 OR place > num - $2
         ORDER BY class_id, place
-    """, [[c.class_id for c in classes], each])
+    """,
+        [[c.class_id for c in classes], each],
+    )
     return [_ends_of(c, [r for r in found if r["class_id"] == c.class_id], album, each) for c in classes]
 
 

@@ -49,14 +49,29 @@ def render(
     rows = figures.class_rows(tables, classes)
     counts = figures.counts(tables)
     evaluations = figures.evaluations(tables)
-    return str(environment.get_template("page.html").render(
-        title=title, style=style, script=script, script_digest=_digest(script), licence=licence, facts=facts or {},
-        counts=counts, headline=figures.headline_models(evaluations), evaluations=evaluations,
-        stages=stages, inputs=figures.inputs(tables), waterfall=waterfall(counts),
-        **_training(models), **class_section(rows), **_soft_labels(tables, len(rows)),
-        mined=_mined(tables, rows, album), mined_each=MINED_EACH, pairs=_pairs(tables, album),
-        rejects=figures.rejects(tables),
-    ))
+    return str(
+        environment.get_template("page.html").render(
+            title=title,
+            style=style,
+            script=script,
+            script_digest=_digest(script),
+            licence=licence,
+            facts=facts or {},
+            counts=counts,
+            headline=figures.headline_models(evaluations),
+            evaluations=evaluations,
+            stages=stages,
+            inputs=figures.inputs(tables),
+            waterfall=waterfall(counts),
+            **_training(models),
+            **class_section(rows),
+            **_soft_labels(tables, len(rows)),
+            mined=_mined(tables, rows, album),
+            mined_each=MINED_EACH,
+            pairs=_pairs(tables, album),
+            rejects=figures.rejects(tables),
+        )
+    )
 
 
 def _reader() -> Read:
@@ -68,10 +83,16 @@ def _reader() -> Read:
 def _environment() -> Any:
     import jinja2
 
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("ssld_pipeline.report", "."), autoescape=True,
-                                     trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters.update(num=formats.num, percent=formats.percent, share=formats.share,
-                               size=formats.size, seconds=formats.seconds)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ssld_pipeline.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(
+        num=formats.num, percent=formats.percent, share=formats.share, size=formats.size, seconds=formats.seconds
+    )
     return environment
 
 
@@ -96,8 +117,15 @@ def _soft_labels(tables: duckdb.DuckDBPyConnection, num_classes: int) -> dict[st
     for column, (name, high, style) in drawn.items():
         found = figures.distribution(tables, column, high)
         if found:
-            chart = svg.histogram(found.counts, low=found.low, high=found.high, label=f"Histogram of {name}", x=name,
-                                  y="images", style=style)
+            chart = svg.histogram(
+                found.counts,
+                low=found.low,
+                high=found.high,
+                label=f"Histogram of {name}",
+                x=name,
+                y="images",
+                style=style,
+            )
             charts.append({"name": name, "svg": chart, "quartiles": found.quartiles})
     return {"soft_labels": charts, "max_entropy": ceiling}
 

@@ -44,7 +44,9 @@ class Pair:
 
 def border_cases(tables: duckdb.DuckDBPyConnection, limit: int) -> list[dict[str, Any]]:
     """``limit`` pairs with both addresses: lowest confirmed and highest rejected score first, by turns."""
-    return rows(tables, """
+    return rows(
+        tables,
+        """
         WITH ordered AS (
             SELECT *, row_number() OVER (PARTITION BY is_duplicate ORDER BY
                        CASE WHEN is_duplicate THEN score ELSE -score END, image_id, protected_id) AS place
@@ -55,14 +57,17 @@ def border_cases(tables: duckdb.DuckDBPyConnection, limit: int) -> list[dict[str
                b.uri AS protected_uri, b."offset" AS protected_offset, b.size_bytes AS protected_size_bytes
         FROM ordered o LEFT JOIN catalog a ON a.image_id = o.image_id LEFT JOIN catalog b ON b.image_id = o.protected_id
         ORDER BY o.place, o.is_duplicate DESC
-    """, [limit])
+    """,
+        [limit],
+    )
 
 
 def draw(row: dict[str, Any], album: Album) -> Pair:
     """The pair with its pictures; what cannot be read is a placeholder."""
     pool = album.load(Address(row["image_id"], row["uri"], row["offset"], row["size_bytes"]))
-    protected = album.load(Address(row["protected_id"], row["protected_uri"], row["protected_offset"],
-                                   row["protected_size_bytes"]))
+    protected = album.load(
+        Address(row["protected_id"], row["protected_uri"], row["protected_offset"], row["protected_size_bytes"])
+    )
     pool_picture, protected_picture = _thumbnail(pool, album), _thumbnail(protected, album)
     h = matrix(row["homography"])
     if isinstance(pool, Picture) or isinstance(protected, Picture) or h is None:

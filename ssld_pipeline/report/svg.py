@@ -64,8 +64,9 @@ def short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}"
 
 
-def line_chart(series: Sequence[Series], *, label: str, x: str, y: str, low: float | None = None,
-               high: float | None = None) -> Markup:
+def line_chart(
+    series: Sequence[Series], *, label: str, x: str, y: str, low: float | None = None, high: float | None = None
+) -> Markup:
     """Lines over common axes; ``low`` and ``high`` fix the ends of the y axis."""
     xs = [p[0] for s in series for p in s.points]
     ys = [p[1] for s in series for p in s.points]
@@ -82,8 +83,17 @@ def histogram(counts: Sequence[int], *, low: float, high: float, label: str, x: 
     for i, count in enumerate(counts):
         begin, end = low + i * width, low + (i + 1) * width
         hint = tag("title", f"{begin:.2f} to {end:.2f}: {count:,}")
-        bars.append(tag("rect", hint, x=across(begin) + 0.5, y=up(count), class_=f"fill {style}",
-                        width=max(0.5, across(end) - across(begin) - 1), height=round(up(0) - up(count), 2)))
+        bars.append(
+            tag(
+                "rect",
+                hint,
+                x=across(begin) + 0.5,
+                y=up(count),
+                class_=f"fill {style}",
+                width=max(0.5, across(end) - across(begin) - 1),
+                height=round(up(0) - up(count), 2),
+            )
+        )
     return _chart(label, across, up, bars)
 
 

@@ -78,8 +78,9 @@ def transform(h: Array, pool: Size, protected: Size) -> Transform | None:
     turned = jacobian @ np.diag([-1.0, 1.0]) if mirrored else jacobian
     longest, shortest = np.linalg.svd(turned, compute_uv=False)
     rotation = math.atan2(turned[1, 0] - turned[0, 1], turned[0, 0] + turned[1, 1])
-    return Transform(mirrored, math.sqrt(longest * shortest), math.degrees(rotation), longest / shortest,
-                     _coverage(shown, protected))
+    return Transform(
+        mirrored, math.sqrt(longest * shortest), math.degrees(rotation), longest / shortest, _coverage(shown, protected)
+    )
 
 
 def _jacobian(h: Array, point: Array) -> Array:

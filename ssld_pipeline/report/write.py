@@ -19,8 +19,12 @@ def write_report(config: RunConfig, classes: tuple[str, ...], out: Path | None) 
     target = str(out) if out else files.join(config.workspace, "report.html")
     with workspace.connect() as tables:
         page = render(
-            tables, _metrics(workspace), title=f"SSLD: {Path(config.workspace).parent.name or config.workspace}", classes=classes,
-            stages=_stages(workspace), licence=config.teacher.licence,
+            tables,
+            _metrics(workspace),
+            title=f"SSLD: {Path(config.workspace).parent.name or config.workspace}",
+            classes=classes,
+            stages=_stages(workspace),
+            licence=config.teacher.licence,
             facts={"workspace": config.workspace, "teacher": config.teacher.model, "student": config.student.model},
         )
     files.write_bytes(target, page.encode())
@@ -42,11 +46,24 @@ def _stages(workspace: Workspace) -> list[dict[str, Any]]:
     rejects: dict[str, int] = {}
     for (stage, _), part in workspace.tables["rejects"].parts().items():
         rejects[stage] = rejects.get(stage, 0) + part.num_rows
-    makers = {"catalog": "catalog", "dedupe": "duplicates", "label": "soft_labels", "select": "manifest", "evaluate": "evaluations"}
+    makers = {
+        "catalog": "catalog",
+        "dedupe": "duplicates",
+        "label": "soft_labels",
+        "select": "manifest",
+        "evaluate": "evaluations",
+    }
     rows = []
     for stage, table in makers.items():
         parts = workspace.tables[table].parts().values()
-        rows.append({"stage": stage, "parts": len(parts), "rows": sum(p.num_rows for p in parts), "rejects": rejects.get(stage, 0)})
+        rows.append(
+            {
+                "stage": stage,
+                "parts": len(parts),
+                "rows": sum(p.num_rows for p in parts),
+                "rejects": rejects.get(stage, 0),
+            }
+        )
     for stage in ("index_protected", "check_teacher", *MODEL_STAGES):
         record = workspace.artifact(stage).record()
         if record:

@@ -57,8 +57,8 @@ class Cluster:
             pool.close()
 
     def build(self, spec: WorkerSpec, unit: Unit) -> tuple[dict[str, Any], Part | None]:
-        cores = _cores_of_largest_node()
         gpus = self._gpus_for(spec)
+        cores = _cores_of_largest_node(gpus)
         spec = replace(spec, num_threads=cores, device="cuda" if gpus else "cpu")
         remote = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=self._placement.part_attempts)(build_artifact)
         figures, rejects = _get(remote.remote(spec, unit))
@@ -67,10 +67,10 @@ class Cluster:
     def fit(
         self, spec: WorkerSpec, job: TrainJob, folder: str, fingerprint: str, at_step: Callable[[int], None]
     ) -> dict[str, Any]:
-        """One process is a task; several are Ray Train's, around the same loop. Checkpoints are the loop's, in ``folder``."""
+        """One process is a task; several are Ray Train's, around the same loop, whose checkpoints are in ``folder``."""
         gpu = self._gpus_for(spec, training=True)
         share = int(ray.cluster_resources().get("CPU", 1)) // self._placement.train_workers
-        threads = self._placement.train_threads or max(1, min(share, _cores_of_largest_node()))
+        threads = self._placement.train_threads or max(1, min(share, _cores_of_largest_node(gpu)))
         spec = replace(spec, num_threads=threads, device="cuda" if gpu else "cpu")
         with _Watch(folder, at_step):
             if self._placement.train_workers > 1:
@@ -265,12 +265,16 @@ class _Pool:
         name = busy.unit.name
         self._losses[name] += 1
         if self._losses[name] >= self._placement.part_attempts:
-            raise UserError(f"part {name} cost {self._losses[name]} workers; the last: {why}. Finished parts are committed")
+            raise UserError(
+                f"part {name} cost {self._losses[name]} workers; the last: {why}. Finished parts are committed"
+            )
         waiting.appendleft(busy.unit)
 
 
-def _cores_of_largest_node() -> int:
-    return max(1, int(max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])))
+def _cores_of_largest_node(gpus: int) -> int:
+    """Among the nodes that have so many GPUs: what asks for more cores than such a node has is never scheduled."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return max(1, *(int(r.get("CPU", 0)) for r in nodes if r.get("GPU", 0) >= gpus))
 
 
 def _get(reference: Any) -> Any:

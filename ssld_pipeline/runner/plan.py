@@ -71,7 +71,8 @@ def plan_stage(stage: Stage, state: State) -> StagePlan:
     committed = committed_units(stage, state.workspace)
     plans = [_plan_unit(stage, unit, committed.pop(unit.name, []), state) for unit in units]
     gone = [
-        UnitPlan(name, "remove", ("no longer in the input",), committed=tuple(parts)) for name, parts in sorted(committed.items())
+        UnitPlan(name, "remove", ("no longer in the input",), committed=tuple(parts))
+        for name, parts in sorted(committed.items())
     ]
     return StagePlan(stage.name, tuple(plans + gone))
 
@@ -114,7 +115,9 @@ def _lies_elsewhere(stage: PartStage | QueryStage, unit: Unit, state: State) -> 
     recorded = state.workspace.recorded_roots(stage.table)
     own = unit.name.split("/", 1)[0]
     return any(
-        recorded.get(name, root) != root for name, root in state.survey.roots.items() if isinstance(stage, QueryStage) or name == own
+        recorded.get(name, root) != root
+        for name, root in state.survey.roots.items()
+        if isinstance(stage, QueryStage) or name == own
     )
 
 

@@ -60,7 +60,12 @@ class Progress(Protocol):
 
 
 def run(
-    survey: Survey, engine: Callable[[], Engine], progress: Progress, *, only: Sequence[str] = (), until: str | None = None
+    survey: Survey,
+    engine: Callable[[], Engine],
+    progress: Progress,
+    *,
+    only: Sequence[str] = (),
+    until: str | None = None,
 ) -> list[StageReport]:
     """Do what ``plan`` announces, stage by stage. ``engine`` is called once, when the first work is found.
 
@@ -167,7 +172,9 @@ class _Run:
             return
         self._commit_rejects(stage.name, {r.unit: r.rejects for r in receipts})
         removed = [part for r in receipts for part in stale.get(r.unit, ())]
-        self.workspace.tables[stage.table].commit([p for r in receipts for p in r.parts], removed, {"ssld.stage": stage.name})
+        self.workspace.tables[stage.table].commit(
+            [p for r in receipts for p in r.parts], removed, {"ssld.stage": stage.name}
+        )
         report.ran += len(receipts)
         report.num_rows += sum(r.num_rows for r in receipts)
         report.num_rejects += sum(r.num_rejects for r in receipts)
@@ -180,7 +187,9 @@ class _Run:
 
     def _remove(self, stage: PartStage, gone: Sequence[UnitPlan]) -> None:
         self._commit_rejects(stage.name, {u.name: None for u in gone})
-        self.workspace.tables[stage.table].commit([], [p for u in gone for p in u.committed], {"ssld.stage": stage.name})
+        self.workspace.tables[stage.table].commit(
+            [], [p for u in gone for p in u.committed], {"ssld.stage": stage.name}
+        )
 
     def _commit_listing_rejects(self, stage: Stage) -> None:
         """What could not even be listed, one part of rejects per input, replaced when it changes."""
@@ -203,8 +212,9 @@ class _Run:
             reasons.update(receipt.reasons)
         worst = ", ".join(f"{r.unit} ({r.num_rejects} of {r.num_images})" for r in refused[:5])
         return (
-            f"{stage.name}: {len(refused)} part(s) lost more images than {stage.name}.max_reject_share allows and were not "
-            f"committed: {worst}. Reasons: {dict(reasons.most_common())}. Mend the input, or raise {stage.name}.max_reject_share"
+            f"{stage.name}: {len(refused)} part(s) lost more images than {stage.name}.max_reject_share allows and were "
+            f"not committed: {worst}. Reasons: {dict(reasons.most_common())}. "
+            f"Mend the input, or raise {stage.name}.max_reject_share"
         )
 
     def _move(self, stage: PartStage, moved: Sequence[UnitPlan], report: StageReport) -> None:

@@ -27,7 +27,10 @@ class Job:
 
 
 def submit(config: RunConfig, address: str, threads: dict[str, str]) -> Job:
-    """The job, queued; ``threads`` are environment variables for its processes. UserError when nobody answers at ``address`` or the cluster refuses the caller."""
+    """The job, queued; ``threads`` are environment variables for its processes.
+
+    UserError when nobody answers at ``address`` or the cluster refuses the caller.
+    """
     client = _client(address)
     with tempfile.TemporaryDirectory() as folder:
         # JSON is YAML; the paths are absolute, since a job's working directory is a copy somewhere on the cluster.
@@ -62,7 +65,9 @@ def _client(address: str) -> Any:
     try:
         return jobs.JobSubmissionClient(address)
     except ConnectionError as error:
-        raise UserError(f"no Ray dashboard answers at {address}; is the head node up, and the port 8265? ({error})") from None
+        raise UserError(
+            f"no Ray dashboard answers at {address}; is the head node up, and the port 8265? ({error})"
+        ) from None
     except AuthenticationError as error:
         raise UserError(
             f"{address} asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH ({error})"

@@ -54,10 +54,12 @@ def _check_roles(config: RunConfig) -> None:
     for role in ("labeled", "protected", "pool"):
         if not getattr(config.inputs, role):
             raise UserError(f"inputs.{role}: missing. Every run needs a labeled, a protected and a pool input")
-    known = {name for name in config.named_inputs()} | {"labeled", "protected"}
+    known = set(config.named_inputs()) | {"labeled", "protected"}
     for entry in config.dedupe.against:
         if entry not in known:
-            raise UserError(f"dedupe.against: {entry!r} is neither a role nor an input; known: {', '.join(sorted(known))}")
+            raise UserError(
+                f"dedupe.against: {entry!r} is neither a role nor an input; known: {', '.join(sorted(known))}"
+            )
 
 
 def class_names(config: RunConfig) -> tuple[str, ...]:
@@ -68,7 +70,9 @@ def class_names(config: RunConfig) -> tuple[str, ...]:
     else:
         folders = [i for i in config.inputs.labeled if i.format == "folder"]
         if not folders:
-            raise UserError("classes: missing. Give a text file with one class a line, or a labeled input of class folders")
+            raise UserError(
+                "classes: missing. Give a text file with one class a line, or a labeled input of class folders"
+            )
         names = tuple(sorted({name for item in folders for name in _class_folders(item.uri)}))
         origin = f"class folders of {', '.join(i.uri for i in folders)}"
     repeated = sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < len(names) else []
@@ -124,7 +128,9 @@ class WeightsDigests:
                 info: dict[str, Any] = filesystem.info(path)
             except OSError as error:
                 raise UserError(f"{section}.weights: {uri} cannot be read: {error}") from None
-            return digest([uri, info.get("size"), str(info.get("ETag") or info.get("mtime") or info.get("LastModified"))])
+            return digest(
+                [uri, info.get("size"), str(info.get("ETag") or info.get("mtime") or info.get("LastModified"))]
+            )
         path = Path(files.local_path(uri))
         if not path.is_file():
             raise UserError(f"{section}.weights: {path} does not exist or is no file")

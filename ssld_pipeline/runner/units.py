@@ -74,8 +74,11 @@ class State:
         labeled = self.catalog_uris("labeled")
         num_labeled = sum(p.num_rows for p in self.catalog_parts(("labeled",)))
         return TrainData(
-            manifest=tuple(manifest.uris(parts)), labeled=labeled, validation=self.catalog_uris("protected"),
-            teacher=self.catalog_uris("teacher") or labeled, num_labeled=num_labeled,
+            manifest=tuple(manifest.uris(parts)),
+            labeled=labeled,
+            validation=self.catalog_uris("protected"),
+            teacher=self.catalog_uris("teacher") or labeled,
+            num_labeled=num_labeled,
             num_mined=max(0, sum(p.num_rows for p in parts) - num_labeled),
         )
 
@@ -94,7 +97,10 @@ def units_of(stage: Stage, state: State) -> list[Unit]:
     if isinstance(stage, PartStage) and stage.per == "part":
         return [_part_unit(stage, state, settings, part) for part in state.catalog_parts(stage.roles(state.config))]
     if isinstance(stage, PartStage):
-        return [_whole_unit(stage, state, settings, name, (name,)) for name in state.survey.inputs_of(stage.roles(state.config))]
+        return [
+            _whole_unit(stage, state, settings, name, (name,))
+            for name in state.survey.inputs_of(stage.roles(state.config))
+        ]
     unit = _whole_unit(stage, state, settings, stage.name, stage.roles(state.config))
     return [_with_steps(stage, state, unit)] if isinstance(stage, TrainStage) else [unit]
 
@@ -105,7 +111,11 @@ def settings_payload(stage: Stage, state: State) -> dict[str, Any]:
     artifacts = {name: _artifact_content(name, state) for name in stage.artifacts if _is_enabled(name, state)}
     if artifacts:
         payload["artifacts"] = artifacts
-    networks = {name: _weights_digest(name, state) for name in stage.networks if not (name == "teacher" and "fit_teacher" in artifacts)}
+    networks = {
+        name: _weights_digest(name, state)
+        for name in stage.networks
+        if not (name == "teacher" and "fit_teacher" in artifacts)
+    }
     if networks:
         payload["weights"] = networks
     if stage.uses_classes:
@@ -149,7 +159,9 @@ def _with_steps(stage: TrainStage, state: State, unit: Unit) -> Unit:
     """Epochs mean another number of steps when the number of images changes, even where those images are not read."""
     folders = {name: Path(files.join("artifacts", name)) for name in stage.artifacts if _is_enabled(name, state)}
     job = stage.job(state.setup(stage, folders), state.train_data())
-    return Unit(unit.name, unit.settings, {**unit.inputs, "steps": job.settings.steps}, unit.files, num_rows=unit.num_rows)
+    return Unit(
+        unit.name, unit.settings, {**unit.inputs, "steps": job.settings.steps}, unit.files, num_rows=unit.num_rows
+    )
 
 
 def committed_units(stage: PartStage | QueryStage, workspace: Workspace) -> dict[str, list[Part]]:

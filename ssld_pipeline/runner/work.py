@@ -138,7 +138,12 @@ def write_rejects(workspace: Workspace, stage: str, unit: Unit, rejects: list[Re
 
 
 def write_reject_rows(
-    workspace: Workspace, stage: str, part: str, fingerprint: Fingerprint, settings: Mapping[str, Any], rejects: list[Reject]
+    workspace: Workspace,
+    stage: str,
+    part: str,
+    fingerprint: Fingerprint,
+    settings: Mapping[str, Any],
+    rejects: list[Reject],
 ) -> Part | None:
     """One part of ``rejects``, or None when there is nothing to tell."""
     unknown = {r.reason for r in rejects} - REJECT_REASONS.keys()
@@ -146,10 +151,11 @@ def write_reject_rows(
         raise ValueError(f"stage {stage} rejects with reasons that are not in the contract: {sorted(unknown)}")
     if not rejects:
         return None
-    rows = pa.table({
-        "image_id": pa.array([r.image_id for r in rejects], pa.string()),
-        "reason": pa.array([r.reason for r in rejects], pa.string()),
-        "detail": pa.array([r.detail for r in rejects], pa.string()),
-    })
+    rows = pa.table(
+        {
+            "image_id": pa.array([r.image_id for r in rejects], pa.string()),
+            "reason": pa.array([r.reason for r in rejects], pa.string()),
+            "detail": pa.array([r.detail for r in rejects], pa.string()),
+        }
+    )
     return workspace.tables["rejects"].write(rows, {"stage": stage, "part": part}, fingerprint, settings, {})
-

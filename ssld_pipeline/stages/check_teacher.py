@@ -16,8 +16,8 @@ from ssld_pipeline.stages.stage import ArtifactStage, Reject, Setup
 from ssld_pipeline.stages.teacher import teacher_settings, teacher_spec
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
+
     from ssld_pipeline.config import RunConfig
 
 MAX_IMAGES = 2000

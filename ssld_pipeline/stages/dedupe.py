@@ -154,8 +154,13 @@ def _pairs_by_keypoints(grey: npt.NDArray[np.uint8], index: ProtectedIndex, conf
 def _pairs_by_looks(grey: npt.NDArray[np.uint8], index: ProtectedIndex, config: DedupeConfig) -> list[Pair]:
     from ssld_pipeline.kernels.perceptual import dihedral_homography, dihedral_looks, propose
 
-    proposed = propose(dihedral_looks(grey), index.looks, config.max_hash_distance, config.min_thumbnail_correlation,
-                       config.num_candidates)
+    proposed = propose(
+        dihedral_looks(grey),
+        index.looks,
+        config.max_hash_distance,
+        config.min_thumbnail_correlation,
+        config.num_candidates,
+    )
     pool_size = (grey.shape[1], grey.shape[0])
     pairs = []
     for image, form in proposed:
@@ -187,8 +192,17 @@ def _size(index: ProtectedIndex, image: int) -> tuple[int, int]:
 
 
 def _exact_row(image_id: str, protected_id: str) -> dict[str, Any]:
-    return {"image_id": image_id, "protected_id": protected_id, "method": "exact", "num_matches": 0, "num_inliers": 0,
-            "score": 1.0, "homography": [1.0, 0, 0, 0, 1, 0, 0, 0, 1], "flipped": False, "is_duplicate": True}
+    return {
+        "image_id": image_id,
+        "protected_id": protected_id,
+        "method": "exact",
+        "num_matches": 0,
+        "num_inliers": 0,
+        "score": 1.0,
+        "homography": [1.0, 0, 0, 0, 1, 0, 0, 0, 1],
+        "flipped": False,
+        "is_duplicate": True,
+    }
 
 
 def _row(image_id: str, size: tuple[int, int], pair: Pair, index: ProtectedIndex) -> dict[str, Any]:
@@ -197,10 +211,17 @@ def _row(image_id: str, size: tuple[int, int], pair: Pair, index: ProtectedIndex
     from ssld_pipeline.kernels.verify_geometry import pixel_homography
 
     homography = pixel_homography(pair.homography, size, _size(index, pair.protected))
-    return {"image_id": image_id, "protected_id": index.image_ids[pair.protected], "method": pair.method,
-            "num_matches": pair.num_matches, "num_inliers": pair.num_inliers, "score": pair.score,
-            "homography": homography.ravel().tolist(),
-            "flipped": bool(np.linalg.det(pair.homography) < 0), "is_duplicate": pair.is_duplicate}
+    return {
+        "image_id": image_id,
+        "protected_id": index.image_ids[pair.protected],
+        "method": pair.method,
+        "num_matches": pair.num_matches,
+        "num_inliers": pair.num_inliers,
+        "score": pair.score,
+        "homography": homography.ravel().tolist(),
+        "flipped": bool(np.linalg.det(pair.homography) < 0),
+        "is_duplicate": pair.is_duplicate,
+    }
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:

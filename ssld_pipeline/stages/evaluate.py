@@ -46,12 +46,14 @@ def open_evaluate(setup: Setup) -> Callable[[pa.Table], PartResult]:
             _, image_size, crop_pct = models[name]
             figures = evaluate(predictor, rows, image_size, crop_pct, placement.loader_threads)
             rejects = figures.pop("rejects")  # of the same images for every model
-            found.append({
-                "model": name,
-                "input": rows["image_id"][0].as_py().split("/", 1)[0],
-                **figures,
-                "num_parameters": sum(p.numel() for p in predictor.model.parameters()),
-            })
+            found.append(
+                {
+                    "model": name,
+                    "input": rows["image_id"][0].as_py().split("/", 1)[0],
+                    **figures,
+                    "num_parameters": sum(p.numel() for p in predictor.model.parameters()),
+                }
+            )
         return PartResult(pa.Table.from_pylist(found, _schema()), rejects)
 
     return work

@@ -25,8 +25,15 @@ def job(setup: Setup, data: TrainData) -> TrainJob:
     assert fit is not None
     return TrainJob(
         stage="fit_teacher",
-        student=ModelSpec(teacher.model, len(setup.classes), dict(teacher.model_args), teacher.weights, teacher.mean,
-                          teacher.std, new_head=teacher.weights is not None),
+        student=ModelSpec(
+            teacher.model,
+            len(setup.classes),
+            dict(teacher.model_args),
+            teacher.weights,
+            teacher.mean,
+            teacher.std,
+            new_head=teacher.weights is not None,
+        ),
         settings=fit,
         tables=data.teacher,
         roles=_roles(setup.config),

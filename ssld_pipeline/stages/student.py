@@ -42,7 +42,12 @@ def student_settings(config: RunConfig, section: TrainSettings, with_teacher: bo
 
 
 def distillation(
-    setup: Setup, data: TrainData, stage: str, section: TrainSettings, student: ModelSpec, tables: tuple[str, ...],
+    setup: Setup,
+    data: TrainData,
+    stage: str,
+    section: TrainSettings,
+    student: ModelSpec,
+    tables: tuple[str, ...],
     roles: tuple[str, ...],
 ) -> TrainJob:
     """The teacher sees the very batch the student sees; with loss ``ce`` there is no teacher."""

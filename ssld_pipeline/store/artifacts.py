@@ -45,8 +45,14 @@ class ArtifactStore:
         return files.join(self.uri, str(fingerprint))
 
     def commit(
-        self, fingerprint: Fingerprint, settings: Mapping[str, Any], figures: Mapping[str, Any], *,
-        names: tuple[str, ...], published: tuple[str, ...] = (), seconds: float = 0.0,
+        self,
+        fingerprint: Fingerprint,
+        settings: Mapping[str, Any],
+        figures: Mapping[str, Any],
+        *,
+        names: tuple[str, ...],
+        published: tuple[str, ...] = (),
+        seconds: float = 0.0,
     ) -> Record:
         """Make the files called ``names`` in ``folder(fingerprint)`` the current version; copy ``published`` up."""
         folder = self.folder(fingerprint)
@@ -62,7 +68,7 @@ class ArtifactStore:
         return record
 
     def fetch(self, record: Record, cache: Path) -> Path:
-        """A local folder with the record's files: the artifact itself, or a copy in ``cache`` for a remote workspace."""
+        """A local folder with the record's files: the artifact itself, or a copy of a remote one in ``cache``."""
         folder = self.folder(record.fingerprint)
         if files.is_local(folder):
             return files.local_path(folder)

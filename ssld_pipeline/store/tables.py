@@ -24,7 +24,9 @@ from ssld_pipeline.errors import UserError
 from ssld_pipeline.store import files
 from ssld_pipeline.store.fingerprints import Fingerprint, digest_rows
 
-_NAME = re.compile(r"(?P<settings>[0-9a-f]{16})-(?P<inputs>[0-9a-f]{16})-(?P<content>[0-9a-f]{16})-[0-9a-f]{12}\.parquet")
+_NAME = re.compile(
+    r"(?P<settings>[0-9a-f]{16})-(?P<inputs>[0-9a-f]{16})-(?P<content>[0-9a-f]{16})-[0-9a-f]{12}\.parquet"
+)
 _LOCATION_COLUMNS = ("uri",)  # where bytes lie is not what they are: moving an input changes no content digest
 _ANOTHER_RUN = (
     "{uri}: the commit was refused, most likely because another run works on this workspace. "
@@ -89,7 +91,11 @@ class TableStore:
         return dict(json.loads(self._metadata(part)[_ROOTS_KEY]))
 
     def write(
-        self, rows: pa.Table, unit: Mapping[str, str], fingerprint: Fingerprint, settings: Mapping[str, Any],
+        self,
+        rows: pa.Table,
+        unit: Mapping[str, str],
+        fingerprint: Fingerprint,
+        settings: Mapping[str, Any],
         roots: Mapping[str, str],
     ) -> Part:
         """Write one part under a new name and return its receipt; nobody sees it before ``commit``.
@@ -108,7 +114,9 @@ class TableStore:
         size = _write_parquet(rows.replace_schema_metadata(metadata), files.join(self.uri, name))
         return Part(tuple(unit[c] for c in self.contract.unit), fingerprint, content, name, rows.num_rows, size)
 
-    def commit(self, added: Iterable[Part], removed: Iterable[Part] = (), note: Mapping[str, Any] | None = None) -> None:
+    def commit(
+        self, added: Iterable[Part], removed: Iterable[Part] = (), note: Mapping[str, Any] | None = None
+    ) -> None:
         """Add and remove parts in one transaction. UserError when another run committed in between.
 
         Whatever is committed of an added part's unit must be among ``removed``, so that no unit is ever there twice.
@@ -136,21 +144,30 @@ class TableStore:
                 )
             else:
                 create_table_with_add_actions(
-                    self.uri, schema, adds, mode="error", name=self.contract.name, description=self.contract.row,
+                    self.uri,
+                    schema,
+                    adds,
+                    mode="error",
+                    name=self.contract.name,
+                    description=self.contract.row,
                     commit_properties=properties,
                 )
         except (CommitFailedError, DeltaError) as error:
             raise UserError(_ANOTHER_RUN.format(uri=self.uri, detail=error)) from error
 
-    def _refuse_foreign_changes(self, live: Mapping[tuple[str, ...], Part], added: list[Part], removed: list[Part]) -> None:
+    def _refuse_foreign_changes(
+        self, live: Mapping[tuple[str, ...], Part], added: list[Part], removed: list[Part]
+    ) -> None:
         going = {p.file for p in removed}
         gone = going - {p.file for p in live.values()}
         taken = [p.unit for p in added if p.unit in live and live[p.unit].file not in going]
         if gone or taken:
-            raise UserError(_ANOTHER_RUN.format(uri=self.uri, detail=f"changed meanwhile: {sorted(gone)[:3]} {taken[:3]}"))
+            raise UserError(
+                _ANOTHER_RUN.format(uri=self.uri, detail=f"changed meanwhile: {sorted(gone)[:3]} {taken[:3]}")
+            )
 
     def num_orphans_removed(self, older_than_hours: float) -> int:
-        """Delete part files that no version of the log names and that are old enough to be nobody's work in progress."""
+        """Delete part files that no version of the log names, and too old to be somebody's work in progress."""
         if not files.is_local(self.uri) or not files.local_path(self.uri).is_dir():
             return 0
         named = self._files_ever_added()
@@ -186,15 +203,29 @@ class TableStore:
                 )
             unit = tuple(row[f"min.{c}"] for c in self.contract.unit)
             if unit in parts:
-                raise UserError(f"{self.uri}: part {unit} is there twice; delete the table's folder to compute it again")
-            parts[unit] = Part(unit, Fingerprint(match["settings"], match["inputs"]), match["content"], row["path"],
-                               row["num_records"], row["size_bytes"])
+                raise UserError(
+                    f"{self.uri}: part {unit} is there twice; delete the table's folder to compute it again"
+                )
+            parts[unit] = Part(
+                unit,
+                Fingerprint(match["settings"], match["inputs"]),
+                match["content"],
+                row["path"],
+                row["num_records"],
+                row["size_bytes"],
+            )
         return parts
 
     def _statistics(self, part: Part) -> str:
         unit = dict(zip(self.contract.unit, part.unit, strict=True))
-        return json.dumps({"numRecords": part.num_rows, "minValues": unit, "maxValues": unit,
-                           "nullCount": dict.fromkeys(self.contract.unit, 0)})
+        return json.dumps(
+            {
+                "numRecords": part.num_rows,
+                "minValues": unit,
+                "maxValues": unit,
+                "nullCount": dict.fromkeys(self.contract.unit, 0),
+            }
+        )
 
     def _metadata(self, part: Part) -> dict[bytes, bytes]:
         with fsspec.open(files.join(self.uri, part.file), "rb") as file:

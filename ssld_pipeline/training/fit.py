@@ -92,8 +92,12 @@ class _Trial:
         if step:
             self._log(step, resumed_at=step)
         self._train(step)
-        metrics = {"steps": self.total, "num_images": len(self.images.rows), **self._last_figures(),
-                   "rejects": self._rejects()}
+        metrics = {
+            "steps": self.total,
+            "num_images": len(self.images.rows),
+            **self._last_figures(),
+            "rejects": self._rejects(),
+        }
         if self.group.rank == 0:
             self._save_model()
             self.log.flush()
@@ -150,8 +154,14 @@ class _Trial:
         self.group.equalise_buffers(student)
         batch_size = _EVALUATION_BATCH[self.means.device]
         predictor = Predictor(self.job.student, student, self.means.device, self.learner.amp, batch_size)
-        found = evaluate(predictor, self.validation, self.settings.image_size, self.settings.crop_pct,
-                         self.means.loader_threads, self.group)
+        found = evaluate(
+            predictor,
+            self.validation,
+            self.settings.image_size,
+            self.settings.crop_pct,
+            self.means.loader_threads,
+            self.group,
+        )
         self._log(done, epoch=done / self.per_epoch, validation_top1=found["top1"], validation_top5=found["top5"])
 
     def _log(self, step: int, **row: Any) -> None:
@@ -199,8 +209,14 @@ class _Trial:
 
     def _save_model(self) -> None:
         student, settings = self.learner.student.eval(), self.settings
-        card = config_json(self.job.student, student, image_size=settings.image_size, crop_pct=settings.crop_pct,
-                           class_names=self.job.class_names, licence=self.job.licence)
+        card = config_json(
+            self.job.student,
+            student,
+            image_size=settings.image_size,
+            crop_pct=settings.crop_pct,
+            class_names=self.job.class_names,
+            licence=self.job.licence,
+        )
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch, "student.safetensors")
             save_weights(student.to(memory_format=torch.contiguous_format), path)
