@@ -44,8 +44,8 @@ class Recipe:
     labeled_per_class: int = 30
     protected_per_class: int = 30
     teacher_per_class: int = 250
-    num_pool: int = 4000
-    num_copies: int = 133
+    num_pool: int = 3000
+    num_copies: int = 114
     distractor_share: float = 0.35
     images_per_shard: int = 500
 
