@@ -26,8 +26,8 @@ class Job:
     client: Any
 
 
-def submit(config: RunConfig, address: str, threads: dict[str, str]) -> Job:
-    """The job, queued; ``threads`` are environment variables for its processes.
+def submit(config: RunConfig, address: str, environment: dict[str, str]) -> Job:
+    """The job, queued; ``environment`` are variables for its processes.
 
     UserError when nobody answers at ``address`` or the cluster refuses the caller.
     """
@@ -36,14 +36,14 @@ def submit(config: RunConfig, address: str, threads: dict[str, str]) -> Job:
         # JSON is YAML; the paths are absolute, since a job's working directory is a copy somewhere on the cluster.
         text = json.dumps(config.model_dump(mode="json"), indent=1)
         Path(folder, "config.yaml").write_text(text, encoding="utf-8")
-        environment = {
+        runtime_env = {
             "working_dir": folder,
             "py_modules": [str(Path(ssld_pipeline.__file__).parent)],
             # A cluster on this machine, or one that shares its disk, runs the job with this very Python; any other has
             # no such folder and takes its own.
-            "env_vars": {**threads, "PATH": f"{Path(sys.executable).parent}:${{PATH}}"},
+            "env_vars": {**environment, "PATH": f"{Path(sys.executable).parent}:${{PATH}}"},
         }
-        return Job(client.submit_job(entrypoint=_ENTRYPOINT, runtime_env=environment), client)
+        return Job(client.submit_job(entrypoint=_ENTRYPOINT, runtime_env=runtime_env), client)
 
 
 def follow(job: Job) -> int:
