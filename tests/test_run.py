@@ -213,8 +213,23 @@ def test_a_mistake_is_one_clear_message_before_the_work(world: Path, override: s
         bring(config, until="label")
 
 
-def test_a_teacher_of_other_classes_is_refused(world: Path) -> None:
+def test_a_teacher_of_other_classes_is_refused_before_anything_is_done(world: Path) -> None:
     (world.parent / "inputs/train/fourth").mkdir()
     (world.parent / "inputs/train/fourth/a.jpg").write_bytes(mini.jpeg(mini.draw(0, 9)))
-    with pytest.raises(UserError, match=r"(?s)3.*4|4.*3"):
-        bring(load_config(world), until="label")
+    config = load_config(world)
+    with pytest.raises(UserError, match=r"teacher: (?s:.*)the weights have 3 classes, the run has 4: add teacher.fit"):
+        run(survey(config), no_engine, Silent())
+    assert Workspace(config.workspace).tables["catalog"].version() is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("student.model=timm:test_eficientnet", "student: timm has no model called.*nearest names: test_efficientnet"),
+        ("student.model_args={depth: 3}", "student: model 'timm:test_efficientnet' cannot be built.*depth"),
+        ("teacher.weights=null", "teacher.weights is null"),
+    ],
+)
+def test_a_network_that_cannot_be_is_found_before_anything_is_done(world: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run(survey(load_config(world, (override,))), no_engine, Silent())

@@ -14,11 +14,12 @@ import pyarrow as pa
 
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.pipeline import STAGE_NAMES, STAGES
-from ssld_pipeline.runner.plan import StagePlan, UnitPlan, plan_stage
+from ssld_pipeline.runner.plan import StagePlan, UnitPlan, plan, plan_stage
 from ssld_pipeline.runner.survey import Survey, WeightsDigests
 from ssld_pipeline.runner.units import State, Unit
 from ssld_pipeline.runner.work import Receipt, WorkerSpec, write_reject_rows
-from ssld_pipeline.stages.stage import ArtifactStage, PartStage, QueryStage, Reject, Stage, TrainStage
+from ssld_pipeline.stages.networks import check_networks
+from ssld_pipeline.stages.stage import ArtifactStage, PartStage, QueryStage, Reject, Setup, Stage, TrainStage
 from ssld_pipeline.store import files
 from ssld_pipeline.store.fingerprints import Fingerprint
 from ssld_pipeline.store.tables import Part
@@ -75,16 +76,21 @@ def run(
     if "label" in only:  # no label without a look at who labels
         only = ("check_teacher", *only)
     _check_names([*(("--only", name) for name in only), *([("--until", until)] if until else [])])
+    last = STAGE_NAMES.index(until) if until else len(STAGES)
+    stages = [s for s in STAGES[: last + 1] if (not only or s.name in only) and s.enabled(survey.config)]
+    _check_networks(survey, stages)
     runner = _Run(survey, engine, progress)
-    reports = []
-    for stage in STAGES:
-        if (not only or stage.name in only) and stage.enabled(survey.config):
-            reports.append(runner.bring_up_to_date(stage))
-        if stage.name == until:
-            break
+    reports = [runner.bring_up_to_date(stage) for stage in stages]
     for table in runner.workspace.tables.values():
         table.num_orphans_removed(_ORPHAN_HOURS)
     return reports
+
+
+def _check_networks(survey: Survey, stages: Sequence[Stage]) -> None:
+    """Only where a network is going to be used: it takes seconds to load."""
+    asked = {stage.name for stage in stages if stage.networks}
+    if asked and any(made.changes for made in plan(survey) if made.stage in asked):
+        check_networks(Setup(survey.config, survey.classes, {}))
 
 
 def _num_steps(job: TrainJob, unit: Unit, state: State) -> int:
