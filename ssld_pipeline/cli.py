@@ -51,9 +51,6 @@ def main() -> None:
     except UserError as error:
         print(f"ssld: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("ssld: interrupted; finished parts are committed, run again to go on", file=sys.stderr)
-        sys.exit(130)
 
 
 @app.command()

@@ -173,7 +173,8 @@ class RunConfig(Settings):
     """Distil once more on the labelled images alone. What is absent is inherited from train; null: no such stage."""
     baseline: TrainSettings | None = None
     """Train the same student on the labelled images alone, with hard labels, for as many steps as train and finetune
-    together; what is absent is inherited from train. Shows what the pool is worth. null: no such stage."""
+    together unless it has `steps` (its `epochs` are not used); what is absent is inherited from train. Shows what the
+    pool is worth. null: no such stage."""
     placement: PlacementConfig = PlacementConfig()
     """Where and how fast; changes no result and is part of no fingerprint."""
 
@@ -192,6 +193,13 @@ class RunConfig(Settings):
                 }
                 data[section] = {**inherited, **defaults, **own}
         return data
+
+    @field_validator("baseline")
+    @classmethod
+    def _baseline_has_no_teacher(cls, baseline: TrainSettings | None) -> TrainSettings | None:
+        if baseline is not None and baseline.loss != "ce":
+            raise ValueError(f"loss must be ce, since a baseline learns from labels alone, not {baseline.loss}")
+        return baseline
 
     def named_inputs(self) -> dict[str, tuple[str, InputConfig]]:
         """Input name -> (role, input), in the order of the file; ``teacher`` is ``teacher.fit.data``."""

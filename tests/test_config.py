@@ -242,10 +242,12 @@ def test_steps_are_inherited_only_where_they_make_sense(tmp_path: Path) -> None:
     assert config.baseline is not None
     assert (config.finetune.steps, config.finetune.epochs) == (None, 2)
     assert config.baseline.steps is None
-    own = load(tmp_path, train={"steps": 700}, finetune={"lr": 0.1}, baseline={"steps": 50, "loss": "soft_ce"})
+    own = load(tmp_path, train={"steps": 700}, finetune={"lr": 0.1}, baseline={"steps": 50, "lr": 0.2})
     assert own.finetune is not None
     assert own.baseline is not None
-    assert (own.finetune.steps, own.baseline.steps, own.baseline.loss) == (700, 50, "soft_ce")
+    assert (own.finetune.steps, own.baseline.steps, own.baseline.lr) == (700, 50, 0.2)
+    with pytest.raises(UserError, match="baseline: .*loss must be ce"):
+        load(tmp_path, baseline={"loss": "js"})
 
 
 def test_overrides_are_inherited_too(tmp_path: Path) -> None:

@@ -97,12 +97,27 @@ def test_a_flat_pool_has_no_classes(tmp_path: Path) -> None:
 def test_what_an_unknown_class_means_depends_on_the_role(tmp_path: Path, role: str) -> None:
     write(tmp_path, "cat/a.jpg", "fox/b.jpg", "1/c.jpg", "2/d.jpg", "e.jpg")
     rows, rejects = catalogue(tmp_path, "folder", role)
-    unknown = {f"{role}/fox/b.jpg", f"{role}/2/d.jpg", f"{role}/e.jpg"}
+    unknown = {
+        f"{role}/fox/b.jpg",
+        f"{role}/1/c.jpg",
+        f"{role}/2/d.jpg",
+        f"{role}/e.jpg",
+    }  # a folder's name is no number
     if role == "labeled":
         assert rejects == dict.fromkeys(unknown, "unknown_class")
-    known = {} if role == "pool" else {f"{role}/cat/a.jpg": 0, f"{role}/1/c.jpg": 1}
-    kept = {**dict.fromkeys(unknown | {f"{role}/cat/a.jpg", f"{role}/1/c.jpg"}), **known}
+    known = {} if role == "pool" else {f"{role}/cat/a.jpg": 0}
+    kept = {**dict.fromkeys(unknown | {f"{role}/cat/a.jpg"}), **known}
     assert classes_of(rows) == ({k: v for k, v in kept.items() if v is not None} if role == "labeled" else kept)
+
+
+def test_a_shards_number_is_no_label(tmp_path: Path) -> None:
+    """img2dataset and webdataset call their shards 00001.tar; read as class 1 it would be a silent wrong label."""
+    bad.write_tar(
+        tmp_path / "00001.tar", [("0001.jpg", bad.encode(bad.photo())), ("1/x.jpg", bad.encode(bad.photo(1)))]
+    )
+    rows, rejects = catalogue(tmp_path, "tar", "labeled")
+    assert classes_of(rows) == {}
+    assert rejects == dict.fromkeys(("labeled/00001.tar/0001.jpg", "labeled/00001.tar/1/x.jpg"), "unknown_class")
 
 
 def test_every_planted_file_of_a_bad_folder_is_counted_once(tmp_path: Path) -> None:

@@ -233,3 +233,58 @@ def test_a_teacher_of_other_classes_is_refused_before_anything_is_done(world: Pa
 def test_a_network_that_cannot_be_is_found_before_anything_is_done(world: Path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         run(survey(load_config(world, (override,))), no_engine, Silent())
+
+
+def test_one_stage_alone_does_not_stand_on_what_is_stale(world: Path) -> None:
+    config = load_config(world)
+    bring(config, until="catalog")
+    for stage, missing in (
+        ("dedupe", "index_protected"),
+        ("label", "dedupe"),
+        ("select", "label"),
+        ("finetune", "train"),
+    ):
+        with pytest.raises(UserError, match=rf"{stage} stands on {missing}, which is not up to date .*--until {stage}"):
+            bring(config, only=(stage,))
+
+
+def test_new_weights_of_the_teacher_leave_the_baseline_alone(folder: Path) -> None:
+    mini.write_teacher(folder / "teacher.safetensors", seed=1)
+    foreseen = planned(load_config(folder / "config.yaml"))
+    assert foreseen["train"].changes and not foreseen["baseline"].changes
+
+
+def test_a_folder_that_cannot_be_listed_today_is_not_gone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ssld_pipeline.inputs import walk
+
+    def fail_at_disc(root: str, relative: str, *, real: Any = walk.enter) -> Any:
+        if relative == "disc":
+            raise OSError(5, "Input/output error")
+        return real(root, relative)
+
+    monkeypatch.setattr(walk, "enter", fail_at_disc)
+    with pytest.raises(UserError, match="cannot be listed, so their copies would stay in the pool: protected/disc"):
+        survey(load_config(folder / "config.yaml"))
+    config = load_config(folder / "config.yaml", ("dedupe.against=[train]", "inputs.labeled.name=train"))
+    with pytest.raises(UserError, match="train/disc"):
+        survey(config)
+
+
+def test_protected_images_that_cannot_be_read_stop_the_index(world: Path) -> None:
+    config = load_config(world)
+    bring(config, until="catalog")
+    (world.parent / "inputs/validation/disc/0.jpg").unlink()
+    with pytest.raises(UserError, match=r"1 of 12 protected images cannot be used.*protected/disc/0\.jpg \(unreadable"):
+        run_index_on_the_old_listing(config)
+
+
+def run_index_on_the_old_listing(config: RunConfig) -> None:
+    """As when the disk goes away between the driver's listing and the worker's reading."""
+    from ssld_pipeline.contracts import CATALOG
+    from ssld_pipeline.stages.index_protected import STAGE
+    from ssld_pipeline.stages.stage import Setup
+
+    rows = sql(Workspace(config.workspace), "SELECT * FROM catalog WHERE role = 'protected'").cast(CATALOG.schema())
+    place = Path(config.workspace) / "scratch"
+    place.mkdir()
+    STAGE.build(Setup(config, mini.CLASSES, {}), rows, place)

@@ -15,7 +15,8 @@ LABELLED_ROLES = frozenset({"labeled", "protected", "teacher"})
 
 
 class Candidate(NamedTuple):
-    """An image a reader found. ``labels``: what may name its class, the most telling first."""
+    """An image a reader found. ``labels``: what may name its class, the most telling first; ``are_written``: as labels
+    (a cls file, a column), where a number counts; names of folders and archives are names alone, whatever they are."""
 
     image_id: str
     uri: str
@@ -23,18 +24,22 @@ class Candidate(NamedTuple):
     size_bytes: int
     stamp: str
     labels: tuple[str, ...] = ()
+    are_written: bool = True
 
 
 class ClassList:
     def __init__(self, names: tuple[str, ...]) -> None:
         self._ids = {name: number for number, name in enumerate(names)}
 
-    def find(self, labels: Iterable[str]) -> int | None:
-        """The class a label means: by name, else, where it is an integer, by number; the first label that does."""
+    def find(self, labels: Iterable[str], are_written: bool) -> int | None:
+        """The class that the first telling label means: by name; where labels are written, else by number.
+
+        img2dataset and webdataset call their shards 00001.tar: never class 1.
+        """
         for label in labels:
             if label in self._ids:
                 return self._ids[label]
-            if label.isascii() and label.isdigit() and int(label) < len(self._ids):
+            if are_written and label.isascii() and label.isdigit() and int(label) < len(self._ids):
                 return int(label)
         return None
 
@@ -49,7 +54,7 @@ def catalogue(
     for candidate in candidates:
         repeated = candidate.image_id in ids
         image_id = ids.unique(candidate.image_id)
-        class_id = classes.find(candidate.labels) if shard.role in LABELLED_ROLES else None
+        class_id = classes.find(candidate.labels, candidate.are_written) if shard.role in LABELLED_ROLES else None
         if repeated:
             rejects.append(Reject(image_id, "duplicate_name", f"{candidate.image_id} comes twice; the first is used"))
         elif class_id is None and shard.role in ("labeled", "teacher"):

@@ -49,4 +49,4 @@ def candidates(shard: Shard) -> Iterator[Candidate]:
         *(shard.listing[c].to_pylist() for c in ("path", "relative", "size_bytes", "stamp")), strict=True
     ):
         folder, slash, _ = relative.partition("/")
-        yield Candidate(f"{shard.input_name}/{relative}", path, 0, size, stamp, (folder,) if slash else ())
+        yield Candidate(f"{shard.input_name}/{relative}", path, 0, size, stamp, (folder,) if slash else (), False)

@@ -55,7 +55,7 @@ def scan(shard: Shard, read_labels: bool) -> tuple[list[Candidate], list[Reject]
             m.offset,
             m.size_bytes,
             listed["stamp"],
-            _labels(m.name, contents.labels, fallback),
+            *_labels(m.name, contents.labels, fallback),
         )
         for m in contents.members
         if m.name in wanted
@@ -111,13 +111,16 @@ def _read_label(archive: tarfile.TarFile, member: tarfile.TarInfo) -> str | None
     return str(found[0]) if found and isinstance(found[0], str | int) else None
 
 
-def _labels(name: str, labels: dict[str, str], archive_name: str) -> tuple[str, ...]:
-    """A companion's label, the member's first folder, the tar's own name (ImageNet-1k comes as a tar per class)."""
+def _labels(name: str, labels: dict[str, str], archive_name: str) -> tuple[tuple[str, ...], bool]:
+    """A companion's label, which is a written one; else the member's first folder and the tar's name, which are not.
+
+    ImageNet-1k comes as a tar per class.
+    """
     written = [labels[key] for key in dict.fromkeys((stem(name), webdataset_key(name))) if key in labels]
     if written:
-        return tuple(written[:1])
+        return tuple(written[:1]), True
     folder, slash, _ = name.partition("/")
-    return (*((folder,) if slash else ()), archive_name)
+    return (*((folder,) if slash else ()), archive_name), False
 
 
 def _check_end(stream: IO[bytes], offset: int) -> str:

@@ -99,12 +99,15 @@ class Cluster:
                 failure_config=FailureConfig(max_failures=self._placement.train_failures),
             ),
         )
-        trainer.fit()
-        outcome = files.read_json(files.join(folder, "outcome.json"))
-        files.remove(storage)
-        if "error" in outcome:
-            raise UserError(outcome["error"])
-        return dict(outcome["metrics"])
+        try:
+            trainer.fit()
+        finally:  # when one rank leaves the group, the others fail too: its reason comes first
+            error = files.read_json(files.join(folder, "error.json"))
+            files.remove(files.join(folder, "error.json"))
+            files.remove(storage)
+            if error:
+                raise UserError(error["error"])
+        return dict(files.read_json(files.join(folder, "outcome.json"))["metrics"])
 
     def close(self) -> None:
         ray.shutdown()
@@ -136,8 +139,8 @@ def _train_worker(config: dict[str, Any]) -> None:
         outcome: dict[str, Any] = {"metrics": _fit(**config)}
     except UserError as error:
         outcome = {"error": str(error)}
-    if ray.train.get_context().get_world_rank() == 0:
-        files.write_json(files.join(config["folder"], "outcome.json"), outcome)
+    if "error" in outcome or ray.train.get_context().get_world_rank() == 0:
+        files.write_json(files.join(config["folder"], "error.json" if "error" in outcome else "outcome.json"), outcome)
 
 
 class _Watch:
@@ -240,12 +243,12 @@ class _Pool:
 
     def _num_workers(self) -> int:
         """Grows and shrinks with the cluster."""
-        if self._placement.num_workers:
-            return self._placement.num_workers
         resources = ray.cluster_resources()
-        if self._gpus:
-            return max(1, int(resources.get("GPU", 1)))
-        return max(1, int(resources.get("CPU", 1)) // self._placement.cpus_per_worker)
+        present = max(1, int(resources.get("CPU", 1)) // self._placement.cpus_per_worker)
+        if not self._gpus:
+            return self._placement.num_workers or present
+        # An actor beyond the GPUs would hold its unit, unscheduled, until the deadline.
+        return max(1, min(self._placement.num_workers or present, present, int(resources.get("GPU", 1))))
 
     def _reclaim_late(self, waiting: deque[Unit]) -> None:
         limit = self._placement.part_deadline_s

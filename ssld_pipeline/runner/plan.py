@@ -70,9 +70,11 @@ def plan_stage(stage: Stage, state: State) -> StagePlan:
         return StagePlan(stage.name, tuple(_plan_artifact(stage, unit, state) for unit in units))
     committed = committed_units(stage, state.workspace)
     plans = [_plan_unit(stage, unit, committed.pop(unit.name, []), state) for unit in units]
+    unlisted = state.survey.unlisted()  # a folder that cannot be listed today is not gone
     gone = [
         UnitPlan(name, "remove", ("no longer in the input",), committed=tuple(parts))
         for name, parts in sorted(committed.items())
+        if not name.startswith(unlisted)
     ]
     return StagePlan(stage.name, tuple(plans + gone))
 

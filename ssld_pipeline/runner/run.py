@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.pipeline import STAGE_NAMES, STAGES
+from ssld_pipeline.pipeline import STAGE_NAMES, STAGES, stage_named
 from ssld_pipeline.runner.plan import StagePlan, UnitPlan, plan, plan_stage
 from ssld_pipeline.runner.survey import Survey, WeightsDigests
 from ssld_pipeline.runner.units import State, Unit
@@ -79,7 +79,7 @@ def run(
     last = STAGE_NAMES.index(until) if until else len(STAGES)
     stages = [s for s in STAGES[: last + 1] if (not only or s.name in only) and s.enabled(survey.config)]
     _check_networks(survey, stages)
-    runner = _Run(survey, engine, progress)
+    runner = _Run(survey, engine, progress, bool(only))
     reports = [runner.bring_up_to_date(stage) for stage in stages]
     for table in runner.workspace.tables.values():
         table.num_orphans_removed(_ORPHAN_HOURS)
@@ -105,7 +105,8 @@ def _check_names(given: Sequence[tuple[str, str]]) -> None:
 
 
 class _Run:
-    def __init__(self, survey: Survey, engine: Callable[[], Engine], progress: Progress) -> None:
+    def __init__(self, survey: Survey, engine: Callable[[], Engine], progress: Progress, only: bool) -> None:
+        self.only = only
         self.survey, self.config, self.progress = survey, survey.config, progress
         self.workspace = Workspace(survey.config.workspace)
         self.weights = WeightsDigests(survey.config.workspace)
@@ -118,6 +119,8 @@ class _Run:
     def bring_up_to_date(self, stage: Stage) -> StageReport:
         started = time.monotonic()
         state = State(self.survey, self.workspace, self.weights)
+        if self.only:
+            self._require_upstream(stage, state)
         plan = plan_stage(stage, state)
         self.weights.remember()
         report = StageReport(stage.name, reused=len(plan.of("reuse")))
@@ -136,10 +139,27 @@ class _Run:
         else:
             self._train(stage, work, state, report)
         if isinstance(stage, PartStage | QueryStage):
-            self.workspace.record_roots(stage.table, self.survey.roots)
+            self.workspace.record_roots(stage.table, self._roots_of_rows(stage))
         report.seconds = time.monotonic() - started
         self.progress.finished(report)
         return report
+
+    def _roots_of_rows(self, stage: PartStage | QueryStage) -> dict[str, str]:
+        """A query copies its addresses from the catalog, wherever that last saw the inputs."""
+        return self.survey.roots if isinstance(stage, PartStage) else self.workspace.recorded_roots("catalog")
+
+    def _require_upstream(self, stage: Stage, state: State) -> None:
+        """UserError where what the stage stands on is not up to date: with --only nobody has brought it there."""
+        tables = {s.table: s for s in STAGES if isinstance(s, PartStage | QueryStage)}
+        upstream = [tables[name] for name in stage.reads] + [stage_named(name) for name in stage.artifacts]
+        for other in upstream:
+            made = plan_stage(other, state)
+            if made.changes:
+                why = "; ".join(reason for reason, _ in made.reasons()[:2])
+                raise UserError(
+                    f"{stage.name} stands on {other.name}, which is not up to date ({why}). "
+                    f"Bring it up to date first: ssld run CONFIG --until {stage.name}"
+                )
 
     def _spec(self, stage: Stage) -> WorkerSpec:
         return WorkerSpec(stage.name, self.config, self.survey.classes, self.survey.roots, os.cpu_count() or 1, "cpu")
@@ -163,8 +183,8 @@ class _Run:
                 (refused if self._loses_too_much(stage, receipt) else batch).append(receipt)
                 self.progress.advanced(receipt.num_images)
                 if time.monotonic() - last > _COMMIT_EVERY_S:
-                    self._commit(stage, batch, stale, report)
-                    batch, last = [], time.monotonic()
+                    finished, batch, last = batch, [], time.monotonic()
+                    self._commit(stage, finished, stale, report)
         finally:  # what is finished is kept, whatever ended the loop
             self._commit(stage, batch, stale, report)
         if refused:
@@ -209,8 +229,14 @@ class _Run:
                 self._commit_rejects(stage.name, {name: part})
 
     def _loses_too_much(self, stage: PartStage, receipt: Receipt) -> bool:
-        limit = getattr(getattr(self.config, stage.name, None), "max_reject_share", 1.0)
-        return receipt.num_rejects > max(_FEW_REJECTS, limit * receipt.num_images)
+        """What cannot be read is a matter of disks, and passes: it is held to the share even in a small part. Where a
+        protected archive breaks off, the images behind the break would guard nothing."""
+        share = getattr(getattr(self.config, stage.name, None), "max_reject_share", 1.0) * receipt.num_images
+        num_unread = receipt.reasons.get("unreadable", 0)
+        if stage.per == "shard" and receipt.unit.split("/", 1)[0] in self.survey.inputs_of(self.config.dedupe.against):
+            num_unread += receipt.reasons.get("truncated_archive", 0)
+            share = min(share, 0) if num_unread else share
+        return receipt.num_rejects > max(_FEW_REJECTS, share) or num_unread > share
 
     def _explain_refusal(self, stage: PartStage, refused: Sequence[Receipt]) -> str:
         reasons: Counter[str] = Counter()

@@ -29,6 +29,11 @@ class Survey:
     listing_rejects: dict[str, tuple[Reject, ...]]
     roots: dict[str, str]
 
+    def unlisted(self) -> tuple[str, ...]:
+        """Beginnings of the names of what lies in folders that could not be listed."""
+        rejects = (r for found in self.listing_rejects.values() for r in found)
+        return tuple(r.image_id.rstrip("/") for r in rejects if r.reason == "unreadable")
+
     def inputs_of(self, roles: tuple[str, ...]) -> tuple[str, ...]:
         """Names of the inputs that a list of roles or names means."""
         return tuple(n for n, (role, _) in self.config.named_inputs().items() if role in roles or n in roles)
@@ -46,8 +51,18 @@ def survey(config: RunConfig) -> Survey:
         found, bad = list_shards(name, role, item.uri, item.format, config.catalog.images_per_part)
         shards += found
         rejects[name] = tuple(bad)
+        _refuse_unlisted(name, role, config, bad)
     roots = {s.input_name: s.root for s in shards}
     return Survey(config, classes, tuple(shards), rejects, roots)
+
+
+def _refuse_unlisted(name: str, role: str, config: RunConfig, bad: list[Reject]) -> None:
+    unlisted = [r for r in bad if r.reason == "unreadable"]
+    if unlisted and (role in config.dedupe.against or name in config.dedupe.against):
+        raise UserError(
+            f"inputs.{role}: {len(unlisted)} folders or files of {name} cannot be listed, so their copies would stay "
+            f"in the pool: {unlisted[0].image_id} ({unlisted[0].detail}). Mend permissions or disk, or move them away"
+        )
 
 
 def _check_roles(config: RunConfig) -> None:

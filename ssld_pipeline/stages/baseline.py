@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def settings(config: RunConfig) -> dict[str, Any]:
     assert config.baseline is not None
-    return student_settings(config, config.baseline, with_teacher=config.baseline.loss != "ce")
+    return student_settings(config, config.baseline, with_teacher=False)
 
 
 def job(setup: Setup, data: TrainData) -> TrainJob:
@@ -39,7 +39,6 @@ STAGE = TrainStage(
     reads=("catalog",),
     settings=settings,
     job=job,
-    artifacts=("fit_teacher",),
     networks=("student",),
     uses_classes=True,
     roles=lambda config: ("labeled",),

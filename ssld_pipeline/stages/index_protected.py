@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ssld_pipeline.errors import BadImage
+from ssld_pipeline.errors import BadImage, UserError
 from ssld_pipeline.stages.stage import ArtifactStage, Json, Reject, Setup
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ INDEX_FIELDS = ("against", "image_side", "protected_keypoints", "stop_recurrence
 # 125, 21 % within 200, which is no longer a watermark's doing.
 _RECURRENCE_DISTANCE = 125
 _NUM_PROBES = 4
+_FEW_REJECTS = 10  # a share means nothing among thirty images
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,22 @@ def build(setup: Setup, rows: pa.Table, folder: Path) -> tuple[dict[str, Json], 
     config = setup.config.dedupe
     records = in_reading_order(rows)
     rejects = _write_images(records, config, setup.num_threads, folder)
+    _refuse_gaps(rejects, len(records), config)
     figures = _write_vectors(config, setup.num_threads, folder)
     figures |= {"num_images": len(records) - len(rejects), "bytes": sum(f.stat().st_size for f in folder.iterdir())}
     return figures, rejects
+
+
+def _refuse_gaps(rejects: list[Reject], num_images: int, config: DedupeConfig) -> None:
+    """UserError where protected images could not be read: no copy of them would be found, and nothing would tell."""
+    unread = [r for r in rejects if r.reason in ("unreadable", "truncated_archive")]
+    if unread or len(rejects) > max(_FEW_REJECTS, config.max_reject_share * num_images):
+        bad = unread or rejects
+        examples = ", ".join(f"{r.image_id} ({r.reason} {r.detail})" for r in bad[:3])
+        raise UserError(
+            f"index_protected: {len(bad)} of {num_images} protected images cannot be used, so their copies would stay "
+            f"in the pool: {examples}. See that the input is there on the workers, or take these images out of it"
+        )
 
 
 def in_reading_order(rows: pa.Table) -> list[dict[str, Any]]:

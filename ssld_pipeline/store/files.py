@@ -68,15 +68,17 @@ def write_json(uri: str, value: Any) -> None:
 
 
 def copy(source: str, target: str) -> None:
-    if is_local(source) and is_local(target):
-        path = local_path(target)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-        shutil.copyfile(local_path(source), temporary)
-        temporary.replace(path)
+    """A local target is renamed into place: whoever finds it finds all of it."""
+    if not is_local(target):
+        with fsspec.open(source, "rb") as reader, fsspec.open(target, "wb") as writer:
+            shutil.copyfileobj(reader, writer, 16 << 20)
         return
-    with fsspec.open(source, "rb") as reader, fsspec.open(target, "wb") as writer:
+    path = local_path(target)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    with fsspec.open(source, "rb") as reader, temporary.open("wb") as writer:
         shutil.copyfileobj(reader, writer, 16 << 20)
+    temporary.replace(path)
 
 
 def list_files(folder: str) -> list[str]:
