@@ -43,7 +43,9 @@ class Cluster:
         os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
         address = address or os.environ.get("RAY_ADDRESS")
         # "local": without it Ray would join whatever cluster was last started on this machine.
-        own = {} if address else {"include_dashboard": False}
+        # As many CPUs as the largest request, or it would wait for ever on a machine that has fewer.
+        cores = max(os.cpu_count() or 1, placement.train_workers, placement.cpus_per_worker)
+        own = {} if address else {"include_dashboard": False, "num_cpus": cores}
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **own)
         except (ConnectionError, ValueError, AuthenticationError) as error:
