@@ -44,6 +44,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[s
         "--num-cpus=2",
         f"--dashboard-port={port}",
         f"--port={free_port()}",
+        f"--dashboard-agent-listen-port={free_port()}",
         "--include-dashboard=true",
         "--disable-usage-stats",
     ]

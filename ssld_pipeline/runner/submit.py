@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import ssld_pipeline
 from ssld_pipeline.config import RunConfig
 from ssld_pipeline.errors import UserError
 
+_AGENT_ATTEMPTS = 9  # some 36 s in all
 _ENTRYPOINT = "python -m ssld_pipeline run config.yaml"
 
 
@@ -43,7 +45,22 @@ def submit(config: RunConfig, address: str, environment: dict[str, str]) -> Job:
             # no such folder and takes its own.
             "env_vars": {**environment, "PATH": f"{Path(sys.executable).parent}:${{PATH}}"},
         }
-        return Job(client.submit_job(entrypoint=_ENTRYPOINT, runtime_env=runtime_env), client)
+        return Job(_queue(client, runtime_env, address), client)
+
+
+def _queue(client: Any, runtime_env: dict[str, Any], address: str) -> str:
+    """The job's id. A head answers some seconds before the agent that starts jobs does: those seconds are waited for."""
+    for attempt in range(_AGENT_ATTEMPTS):
+        try:
+            return str(client.submit_job(entrypoint=_ENTRYPOINT, runtime_env=runtime_env))
+        except RuntimeError as error:
+            if "No available agent" not in str(error):
+                raise UserError(f"{address} refused the job: {error}") from None
+            time.sleep(attempt)
+    raise UserError(
+        f"{address} has no agent that could start the job. Is another Ray on that machine, with the same agent port? "
+        "Start the head with a free --dashboard-agent-listen-port"
+    )
 
 
 def follow(job: Job) -> int:
