@@ -7,6 +7,7 @@ cover a worker that hangs or a network partition, so the driver keeps a deadline
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
@@ -30,6 +31,7 @@ from ssld_pipeline.store import files
 from ssld_pipeline.store.tables import Part
 from ssld_pipeline.training.job import TrainJob
 
+_log = logging.getLogger(__name__)
 _POLL_S = 1.0
 _WATCH_S = 2.0
 
@@ -273,6 +275,7 @@ class _Pool:
             raise UserError(
                 f"part {name} cost {self._losses[name]} workers; the last: {why}. Finished parts are committed"
             )
+        _log.warning("part %s lost its worker: %s; it is given to another", name, why)
         waiting.appendleft(busy.unit)
 
 

@@ -49,7 +49,7 @@ def submit(config: RunConfig, address: str, environment: dict[str, str]) -> Job:
 
 
 def _queue(client: Any, runtime_env: dict[str, Any], address: str) -> str:
-    """The job's id. A head answers some seconds before the agent that starts jobs does: those seconds are waited for."""
+    """The job's id. A head answers some seconds before the agent that starts jobs does: they are waited for."""
     for attempt in range(_AGENT_ATTEMPTS):
         try:
             return str(client.submit_job(entrypoint=_ENTRYPOINT, runtime_env=runtime_env))
