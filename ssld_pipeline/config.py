@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.settings import Settings
+from ssld_pipeline.settings import Settings, side_files_of
 from ssld_pipeline.stages.catalog import CatalogConfig
 from ssld_pipeline.stages.dedupe import DedupeConfig
 from ssld_pipeline.stages.label import LabelConfig
@@ -316,11 +316,18 @@ def _absolute(config: RunConfig, folder: Path) -> RunConfig:
     if teacher.fit and teacher.fit.data:
         teacher = teacher.model_copy(update={"fit": teacher.fit.model_copy(update={"data": move(teacher.fit.data)})})
     student = config.student.model_copy(update={"weights": place(config.student.weights)})
+    sections = {name: getattr(config, name) for name in RunConfig.model_fields}
+    listed = {
+        name: section.model_copy(update={k: tuple(map(place, uris)) for k, uris in side_files.items()})
+        for name, section in sections.items()
+        if isinstance(section, Settings) and (side_files := side_files_of(section))
+    }
     update = {
         "workspace": place(config.workspace),
         "inputs": inputs,
         "classes": place(config.classes),
         "teacher": teacher,
         "student": student,
+        **listed,
     }
     return config.model_copy(update=update)

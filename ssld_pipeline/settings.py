@@ -1,9 +1,33 @@
-"""The one pydantic base of all settings: frozen, nothing unknown accepted."""
+"""The one pydantic base of all settings: frozen, nothing unknown accepted; and what a setting that names files is."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 
 class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+
+
+class _NamesSideFiles:
+    """Marks fields in pydantic's metadata."""
+
+
+def _one_or_a_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+SideFiles = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_one_or_a_list, json_schema_input_type=str | tuple[str, ...]),
+    _NamesSideFiles(),
+]
+"""One path or a list of them; relative ones start at the config file's folder. See ``stages/stage.py``."""
+
+
+def side_files_of(section: Settings) -> dict[str, tuple[str, ...]]:
+    """Field -> paths, of the fields of this section that name side files."""
+    fields = type(section).model_fields.items()
+    return {k: getattr(section, k) for k, f in fields if any(isinstance(m, _NamesSideFiles) for m in f.metadata)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from ssld_pipeline.pipeline import STAGES
-from ssld_pipeline.runner.survey import Survey, WeightsDigests
+from ssld_pipeline.runner.survey import FileDigests, Survey
 from ssld_pipeline.runner.units import State, Unit, committed_units, units_of
 from ssld_pipeline.stages.stage import ArtifactStage, PartStage, QueryStage, Stage, TrainStage
 from ssld_pipeline.store.fingerprints import explain_change
@@ -125,7 +125,7 @@ def _lies_elsewhere(stage: PartStage | QueryStage, unit: Unit, state: State) -> 
 
 def plan(survey: Survey) -> list[StagePlan]:
     """The plans of all stages. Where an upstream stage has work to do, what stands downstream of it is foreseen."""
-    state = State(survey, Workspace(survey.config.workspace), WeightsDigests(survey.config.workspace))
+    state = State(survey, Workspace(survey.config.workspace), FileDigests(survey.config.workspace))
     changed: dict[str, set[str]] = {}
     plans = []
     for stage in STAGES:

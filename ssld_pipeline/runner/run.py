@@ -15,7 +15,7 @@ import pyarrow as pa
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.pipeline import STAGE_NAMES, STAGES, stage_named
 from ssld_pipeline.runner.plan import StagePlan, UnitPlan, plan, plan_stage
-from ssld_pipeline.runner.survey import Survey, WeightsDigests
+from ssld_pipeline.runner.survey import FileDigests, Survey
 from ssld_pipeline.runner.units import State, Unit
 from ssld_pipeline.runner.work import Receipt, WorkerSpec, write_reject_rows
 from ssld_pipeline.stages.networks import check_networks
@@ -109,7 +109,7 @@ class _Run:
         self.only = only
         self.survey, self.config, self.progress = survey, survey.config, progress
         self.workspace = Workspace(survey.config.workspace)
-        self.weights = WeightsDigests(survey.config.workspace)
+        self.digests = FileDigests(survey.config.workspace)
         self._make_engine = engine
 
     @cached_property
@@ -118,11 +118,11 @@ class _Run:
 
     def bring_up_to_date(self, stage: Stage) -> StageReport:
         started = time.monotonic()
-        state = State(self.survey, self.workspace, self.weights)
+        state = State(self.survey, self.workspace, self.digests)
         if self.only:
             self._require_upstream(stage, state)
         plan = plan_stage(stage, state)
-        self.weights.remember()
+        self.digests.remember()
         report = StageReport(stage.name, reused=len(plan.of("reuse")))
         work = plan.of("run")
         if not (isinstance(stage, TrainStage) and work):

@@ -1,4 +1,4 @@
-"""What lies in front of a run: the inputs as they are now, the class list, the digests of weights files.
+"""What lies in front of a run: the inputs as they are now, the class list, the digests of weights and side files.
 
 Reads listings and file stamps only, never an image; raises UserError for what makes a run impossible.
 """
@@ -115,17 +115,17 @@ def _class_folders(uri: str) -> tuple[str, ...]:
         raise UserError(f"inputs.labeled: {uri} cannot be listed: {error.strerror or error}") from None
 
 
-class WeightsDigests:
-    """Digests of weights files, remembered by path, size and time in ``<workspace>/.digests.json``."""
+class FileDigests:
+    """Digests of weights and side files, remembered by path, size and time in ``<workspace>/.digests.json``."""
 
     def __init__(self, workspace: str) -> None:
         self._uri = files.join(workspace, ".digests.json")
         self._known: dict[str, str] = files.read_json(self._uri) or {}
         self._found: dict[str, str] = {}
 
-    def of(self, uri: str, section: str) -> str:
-        """UserError when there is no such file; ``section`` is the config section that names it."""
-        key = self._key(uri, section)
+    def of(self, uri: str, setting: str) -> str:
+        """UserError when there is no such file; ``setting`` is the dotted name of the setting that names it."""
+        key = self._key(uri, setting)
         if key not in self._found:
             self._found[key] = self._known.get(key) or digest_file(uri)
         return self._found[key]
@@ -134,7 +134,7 @@ class WeightsDigests:
         if self._found.items() - self._known.items():
             files.write_json(self._uri, self._found)
 
-    def _key(self, uri: str, section: str) -> str:
+    def _key(self, uri: str, setting: str) -> str:
         if not files.is_local(uri):
             import fsspec
 
@@ -142,12 +142,12 @@ class WeightsDigests:
             try:
                 info: dict[str, Any] = filesystem.info(path)
             except OSError as error:
-                raise UserError(f"{section}.weights: {uri} cannot be read: {error}") from None
+                raise UserError(f"{setting}: {uri} cannot be read: {error}") from None
             return digest(
                 [uri, info.get("size"), str(info.get("ETag") or info.get("mtime") or info.get("LastModified"))]
             )
         path = Path(files.local_path(uri))
         if not path.is_file():
-            raise UserError(f"{section}.weights: {path} does not exist or is no file")
+            raise UserError(f"{setting}: {path} does not exist or is no file")
         status = path.stat()
         return digest([str(path), status.st_size, status.st_mtime_ns])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.pipeline import stage_named
-from ssld_pipeline.runner.survey import Survey, WeightsDigests
+from ssld_pipeline.runner.survey import FileDigests, Survey
 from ssld_pipeline.stages.stage import PartStage, QueryStage, Setup, Stage, TrainData, TrainStage
 from ssld_pipeline.store import files
 from ssld_pipeline.store.fingerprints import Fingerprint, digest
@@ -42,8 +42,8 @@ class Unit:
 class State:
     """A survey beside what the workspace holds at this moment; made anew before each stage."""
 
-    def __init__(self, survey: Survey, workspace: Workspace, weights: WeightsDigests) -> None:
-        self.survey, self.workspace, self.weights = survey, workspace, weights
+    def __init__(self, survey: Survey, workspace: Workspace, digests: FileDigests) -> None:
+        self.survey, self.workspace, self.digests = survey, workspace, digests
         self.config = survey.config
 
     @cached_property
@@ -119,6 +119,10 @@ def settings_payload(stage: Stage, state: State) -> dict[str, Any]:
     if networks:
         payload["weights"] = networks
     if stage.uses_classes:
+    if side_files := {name: uris for name, uris in stage.side_files(state.config).items() if uris}:
+        payload["side_files"] = {
+            name: sorted(state.digests.of(uri, name) for uri in uris) for name, uris in side_files.items()
+        }
         payload["classes"] = digest(state.survey.classes)
     return payload
 
@@ -134,7 +138,7 @@ def _artifact_content(name: str, state: State) -> str | None:
 
 def _weights_digest(section: str, state: State) -> str | None:
     uri = getattr(state.config, section).weights
-    return None if uri is None else state.weights.of(uri, section)
+    return None if uri is None else state.digests.of(uri, f"{section}.weights")
 
 
 def _part_unit(stage: Stage, state: State, settings: Mapping[str, Any], part: Part) -> Unit:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from ssld_pipeline.settings import Settings
+from ssld_pipeline.settings import Settings, SideFiles
 from ssld_pipeline.stages.stage import QueryStage
 
 if TYPE_CHECKING:
@@ -23,20 +23,23 @@ class SelectConfig(Settings):
     """top1: an image belongs to its most probable class."""
     min_score: float = Field(0.0, ge=0, le=1)
     """Images whose teacher probability is below this are not mined."""
+    exclude: SideFiles = ()
+    """Text files of image_ids, one a line, that never enter the manifest."""
 
 
 # Ties go to the smaller image_id, so that the manifest does not depend on the order of parts.
 _QUERY = """
-WITH ranked AS (
+WITH excluded AS (SELECT unnest($excluded::VARCHAR[]) AS image_id),
+ranked AS (
     SELECT image_id, top1_class AS class_id, top1_prob AS score,
            row_number() OVER (PARTITION BY top1_class ORDER BY top1_prob DESC, image_id) AS rank
-    FROM soft_labels WHERE view = 0 AND top1_prob >= $min_score
+    FROM soft_labels ANTI JOIN excluded USING (image_id) WHERE view = 0 AND top1_prob >= $min_score
 )
 SELECT image_id, role, uri, "offset", size_bytes, r.class_id, score, rank::INTEGER AS rank, stamp
 FROM ranked r JOIN catalog c USING (image_id) WHERE rank <= $per_class AND c.role = 'pool'
 UNION ALL
 SELECT image_id, role, uri, "offset", size_bytes, class_id, NULL, NULL, stamp
-FROM catalog WHERE role = 'labeled' AND class_id IS NOT NULL
+FROM catalog ANTI JOIN excluded USING (image_id) WHERE role = 'labeled' AND class_id IS NOT NULL
 """
 
 
@@ -45,7 +48,10 @@ def select(tables: duckdb.DuckDBPyConnection, config: RunConfig) -> pa.Table:
 
     Method: Yalniz et al., arXiv:1905.00546, top-k per class; the labelled set is always part of the manifest.
     """
-    parameters = {"per_class": config.select.per_class, "min_score": config.select.min_score}
+    from ssld_pipeline.inputs.id_list import read_ids
+
+    excluded = read_ids(config.select.exclude, "select.exclude")
+    parameters = {"per_class": config.select.per_class, "min_score": config.select.min_score, "excluded": excluded}
     return tables.sql(_QUERY, params=parameters).to_arrow_table()
 
 
@@ -54,7 +60,8 @@ STAGE = QueryStage(
     version=1,
     table="manifest",
     reads=("catalog", "soft_labels"),
-    settings=lambda config: config.select.model_dump(mode="json"),
+    settings=lambda config: config.select.model_dump(mode="json", exclude={"exclude"}),
     query=select,
     roles=lambda config: ("labeled", "pool"),
+    side_files=lambda config: {"select.exclude": config.select.exclude},
 )

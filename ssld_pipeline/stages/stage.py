@@ -11,8 +11,12 @@ A stage's ``settings`` are the config fields that can change a value: they, ``ve
 read make its fingerprint. Raise ``version`` by hand when the same settings come to mean another result.
 
 All four say what else they depend on: ``reads`` (tables), ``artifacts`` (of stages that are enabled), ``networks``
-("teacher", "student": the weights files of these config sections), ``uses_classes`` (the class list), and ``roles``:
-the roles, or names, of the inputs whose catalog rows they read.
+("teacher", "student": the weights files of these config sections), ``uses_classes`` (the class list), ``roles``: the
+roles, or names, of the inputs whose catalog rows they read, and ``side_files``: files that the config names, such as
+lists of image_ids. A setting that names some has the type ``settings.SideFiles``, which makes its paths absolute;
+``side_files`` gives them by the setting's dotted name, ``settings`` leaves them out. The runner puts the digests of
+their bytes into the fingerprint, so that another path is no change and another line is one; the stage reads them itself
+(``inputs.id_list.read_ids``), wherever it runs.
 """
 
 from __future__ import annotations
@@ -81,6 +85,10 @@ def _no_roles(config: RunConfig) -> tuple[str, ...]:
     return ()
 
 
+def _no_side_files(config: RunConfig) -> Mapping[str, tuple[str, ...]]:
+    return {}
+
+
 @dataclass(frozen=True)
 class PartStage:
     """``open`` loads what all parts share (an index, a network) and returns the pure function over one part.
@@ -100,6 +108,7 @@ class PartStage:
     uses_classes: bool = False
     roles: Callable[[RunConfig], tuple[str, ...]] = _no_roles
     enabled: Callable[[RunConfig], bool] = _always
+    side_files: Callable[[RunConfig], Mapping[str, tuple[str, ...]]] = _no_side_files
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,7 @@ class ArtifactStage:
     roles: Callable[[RunConfig], tuple[str, ...]] = _no_roles
     enabled: Callable[[RunConfig], bool] = _always
 
+    side_files: Callable[[RunConfig], Mapping[str, tuple[str, ...]]] = _no_side_files
 
 @dataclass(frozen=True)
 class QueryStage:
@@ -134,6 +144,7 @@ class QueryStage:
     roles: Callable[[RunConfig], tuple[str, ...]] = _no_roles
     enabled: Callable[[RunConfig], bool] = _always
 
+    side_files: Callable[[RunConfig], Mapping[str, tuple[str, ...]]] = _no_side_files
 
 @dataclass(frozen=True)
 class TrainStage:
@@ -150,5 +161,6 @@ class TrainStage:
     roles: Callable[[RunConfig], tuple[str, ...]] = _no_roles
     enabled: Callable[[RunConfig], bool] = _always
 
+    side_files: Callable[[RunConfig], Mapping[str, tuple[str, ...]]] = _no_side_files
 
 Stage = PartStage | ArtifactStage | QueryStage | TrainStage
