@@ -118,24 +118,37 @@ CATALOG = Table(
     ),
 )
 
+_PAIR = (
+    _IMAGE_ID,
+    Column("protected_id", "string", "image_id of the protected image"),
+    Column("method", "string", "what proposed the pair: exact (equal bytes), sift or perceptual"),
+    Column("num_matches", "int32", "putative descriptor matches after one-to-one matching"),
+    Column("num_inliers", "int32", "matches that agree with the transform, at distinct positions"),
+    Column("score", "float32", "how well the pixels agree after warping, in [0,1]; 1 for exact"),
+    Column("num_blocks", "int32", "pixel blocks of the protected image, of 64, that could be compared"),
+    Column("coverage", "float32", "share of the protected image that the pool image shows, in [0,1]"),
+    Column(
+        "homography",
+        "list<float32>",
+        "row-major 3x3 from pool pixels to protected pixels; null without one",
+        nullable=True,
+    ),
+    Column("flipped", "bool", "the pool image is mirrored"),
+)
+
+PAIRS = Table(
+    "pairs",
+    "a pool image and a protected image whose pixels were compared: the evidence",
+    ("image_id", "protected_id"),
+    (*_PAIR, _PART),
+)
+
 DUPLICATES = Table(
     "duplicates",
-    "a pool image and the protected image it may copy",
+    "a pool image and the protected image it may copy, decided",
     ("image_id", "protected_id"),
     (
-        _IMAGE_ID,
-        Column("protected_id", "string", "image_id of the protected image"),
-        Column("method", "string", "what confirmed or proposed the pair: exact, perceptual or sift"),
-        Column("num_matches", "int32", "putative descriptor matches after one-to-one matching"),
-        Column("num_inliers", "int32", "matches that agree with the transform, at distinct positions"),
-        Column("score", "float32", "how well the pixels agree after warping, in [0,1]; 1 for exact"),
-        Column(
-            "homography",
-            "list<float32>",
-            "row-major 3x3 from pool pixels to protected pixels; null without one",
-            nullable=True,
-        ),
-        Column("flipped", "bool", "the pool image is mirrored"),
+        *_PAIR,
         Column("is_duplicate", "bool", "confirmed: the image is kept out of soft_labels and of the manifest"),
         _PART,
     ),
@@ -208,4 +221,4 @@ EVALUATIONS = Table(
     ),
 )
 
-TABLES = {t.name: t for t in (CATALOG, DUPLICATES, SOFT_LABELS, MANIFEST, REJECTS, EVALUATIONS)}
+TABLES = {t.name: t for t in (CATALOG, PAIRS, DUPLICATES, SOFT_LABELS, MANIFEST, REJECTS, EVALUATIONS)}

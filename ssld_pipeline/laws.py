@@ -54,7 +54,7 @@ def laws(per_class: int) -> tuple[Law, ...]:
             """WITH reached AS (SELECT DISTINCT part FROM soft_labels),
                fate AS (SELECT image_id FROM soft_labels WHERE view = 0
                         UNION ALL SELECT DISTINCT image_id FROM duplicates WHERE is_duplicate
-                        UNION ALL SELECT image_id FROM rejects WHERE stage IN ('dedupe', 'label'))
+                        UNION ALL SELECT image_id FROM rejects WHERE stage IN ('find_copies', 'label'))
                SELECT c.image_id, count(f.image_id) FROM catalog c LEFT JOIN fate f USING (image_id)
                WHERE c.role = 'pool' AND c.part IN (SELECT part FROM reached)
                GROUP BY 1 HAVING count(f.image_id) <> 1""",

@@ -1,7 +1,7 @@
 """The stages in order. Read this file first.
 
 inputs --catalog--> catalog --index_protected--> index        (images the pool is checked against)
-catalog, index --dedupe--> duplicates
+catalog, index --find_copies--> pairs --dedupe--> duplicates
 labelled images --fit_teacher--> teacher --check_teacher--> (refuses a teacher that cannot tell the classes)
 catalog - duplicates, teacher --label--> soft_labels --select--> manifest
 labelled images --baseline--> student                         (for comparison; optional)
@@ -17,6 +17,7 @@ from ssld_pipeline.stages import (
     check_teacher,
     dedupe,
     evaluate,
+    find_copies,
     finetune,
     fit_teacher,
     index_protected,
@@ -29,6 +30,7 @@ from ssld_pipeline.stages.stage import Stage
 STAGES: tuple[Stage, ...] = (
     catalog.STAGE,
     index_protected.STAGE,
+    find_copies.STAGE,
     dedupe.STAGE,
     fit_teacher.STAGE,
     check_teacher.STAGE,

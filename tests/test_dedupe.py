@@ -1,4 +1,5 @@
 import cv2
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -6,8 +7,8 @@ from drawn import encoded, picture
 
 from ssld_pipeline.config import RunConfig
 from ssld_pipeline.contracts import DUPLICATES
-from ssld_pipeline.stages import dedupe, index_protected
-from ssld_pipeline.stages.stage import Setup
+from ssld_pipeline.stages import dedupe, find_copies, index_protected
+from ssld_pipeline.stages.stage import PartResult, Setup
 
 NUM_PROTECTED = 12
 SIZE = (320, 240)
@@ -46,7 +47,23 @@ def build(folder, images, num_threads=1):
 
 
 def opened(index, num_threads=1, **settings):
-    return dedupe.STAGE.open(Setup(config(**settings), (), {"index_protected": index}, num_threads))
+    """Evidence and decision in one: catalog rows to ``duplicates`` rows."""
+    setup = Setup(config(**settings), (), {"index_protected": index}, num_threads)
+    work = find_copies.STAGE.open(setup)
+
+    def decided(rows):
+        found = work(rows)
+        return PartResult(decide(found.rows, setup.config), found.rejects)
+
+    return decided
+
+
+def decide(pairs, config):
+    connection = duckdb.connect()
+    connection.register("pairs", pairs.append_column("part", pa.array(["pool/a#0"] * len(pairs), pa.string())))
+    rows = dedupe.STAGE.query(connection, config)
+    schema = DUPLICATES.schema()
+    return rows.cast(schema.remove(schema.get_field_index("part")))
 
 
 def stamped(image):
@@ -220,8 +237,12 @@ def test_copies_within_the_protected_set_do_not_stop_each_other(tmp_path):
     assert len(found) == 3 and all(r["is_duplicate"] for r in found)
 
 
-def test_a_verification_threshold_does_not_rebuild_the_index():
-    before, after = config(), config(min_score=0.9, num_candidates=9, num_probes=8, pool_keypoints=100)
-    assert index_protected.STAGE.settings(before) == index_protected.STAGE.settings(after)
-    assert dedupe.STAGE.settings(before) != dedupe.STAGE.settings(after)
-    assert dedupe.STAGE.settings(before) == dedupe.STAGE.settings(config(max_reject_share=0.5))
+def test_a_setting_reruns_what_it_can_change_and_no_more():
+    def changed(**settings):
+        stages = (index_protected.STAGE, find_copies.STAGE, dedupe.STAGE)
+        return [s.name for s in stages if s.settings(config()) != s.settings(config(**settings))]
+
+    assert changed(min_score=0.9, min_inliers=9, min_blocks=9) == ["dedupe"]
+    assert changed(num_candidates=9, num_probes=8, pool_keypoints=100) == ["find_copies"]
+    assert changed(protected_keypoints=100) == ["index_protected", "find_copies"]
+    assert changed(max_reject_share=0.5) == []

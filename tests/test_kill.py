@@ -79,12 +79,12 @@ def test_a_killed_driver_leaves_what_was_committed_and_the_next_run_does_the_res
     path = many_parts(tmp_path / "runs")
     config = load_config(path)
     driver = start(path, "--until", "select")
-    kept = wait_for(lambda: committed(config, "duplicates"), driver)
+    kept = wait_for(lambda: committed(config, "pairs"), driver)
     kill(driver.pid)
     driver.communicate()
     output = finish(start(path, "--until", "select"))
-    assert kept <= committed(config, "duplicates"), "a committed part was done again"
-    line = next(line for line in output.splitlines() if line.startswith("dedupe ") and "parts run" in line)
+    assert kept <= committed(config, "pairs"), "a committed part was done again"
+    line = next(line for line in output.splitlines() if line.startswith("find_copies ") and "parts run" in line)
     assert int(line.split("reused ")[1].split(",")[0]) >= len(kept)
     assert_lawful(config)
 
@@ -93,7 +93,7 @@ def test_a_killed_worker_costs_its_part_in_flight_and_the_run_goes_on(tmp_path: 
     path = many_parts(tmp_path / "runs")
     config = load_config(path)
     driver = start(path, "--until", "select")
-    wait_for(lambda: committed(config, "duplicates"), driver)
+    wait_for(lambda: committed(config, "pairs"), driver)
     kill(wait_for(lambda: worker_pids(driver), driver)[0])
     finish(driver)
     names = [p.name for p in Workspace(config.workspace).tables["soft_labels"].parts().values()]
@@ -109,7 +109,7 @@ def test_a_stuck_workers_part_is_given_to_another_after_the_deadline(tmp_path: P
     os.kill(wait_for(lambda: worker_pids(driver), driver)[0], signal.SIGSTOP)
     output = finish(driver)
     assert "no answer within 20 s (placement.part_deadline_s); it is given to another" in output
-    done = [p.name for p in Workspace(config.workspace).tables["duplicates"].parts().values()]
+    done = [p.name for p in Workspace(config.workspace).tables["pairs"].parts().values()]
     assert sorted(done) == sorted(_pool_parts(config))
     assert_lawful(config)
 

@@ -167,7 +167,7 @@ def workspace(tmp_path: Path) -> dict[str, list[dict[str, Any]]]:
         "rejects": [
             {"image_id": i, "stage": s, "reason": r, "detail": "no end-of-image marker", "part": "p"}
             for i, s, r in [
-                ("pool/11.png", "dedupe", "truncated_image"),
+                ("pool/11.png", "find_copies", "truncated_image"),
                 ("pool/11.png", "label", "truncated_image"),
                 ("pool/gone.tar", "catalog", "unreadable"),
             ]
@@ -208,7 +208,7 @@ def test_figures_of_the_page_are_those_of_the_tables(workspace: dict[str, Any]) 
     assert "1,234,567" in page.squeezed("evaluation")
     assert re.search(r"cat .*?2 3 0\.500", page.squeezed("classes"))
     assert re.search(r"dog .*?1 3 0\.400", page.squeezed("classes"))
-    assert "dedupe truncated_image" in page.squeezed("rejects")
+    assert "find_copies truncated_image" in page.squeezed("rejects")
     assert list(page.text) == SECTIONS
 
 

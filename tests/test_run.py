@@ -21,7 +21,7 @@ from ssld_pipeline.runner.run import StageReport, run
 from ssld_pipeline.runner.survey import survey
 from ssld_pipeline.store.workspace import Workspace
 
-PART_STAGES = ("catalog", "dedupe", "label")
+PART_STAGES = ("catalog", "find_copies", "label")
 
 
 class Silent:
@@ -115,7 +115,7 @@ def test_a_new_tar_costs_its_own_parts_and_what_stands_on_the_whole(folder: Path
     assert [u.name for u in foreseen["label"].of("run")] == ["pool/pool-2.tar"]
     assert not foreseen["index_protected"].changes and foreseen["train"].changes
     reports = ran(bring(config))
-    assert {k: reports[k] for k in PART_STAGES} == {"catalog": 1, "dedupe": 3, "label": 3}
+    assert {k: reports[k] for k in PART_STAGES} == {"catalog": 1, "find_copies": 3, "label": 3}
     assert "index_protected" not in reports and "check_teacher" not in reports
     assert {"select", "train", "finetune"} <= reports.keys()
     assert_lawful(config)
@@ -128,7 +128,7 @@ def test_a_tar_taken_away_takes_its_rows_with_it(folder: Path) -> None:
     reports = bring(config)
     assert reports["catalog"].removed == 1 and reports["label"].removed == 3 and reports["label"].ran == 0
     tables = Workspace(config.workspace)
-    for name in ("catalog", "duplicates", "soft_labels", "manifest"):
+    for name in ("catalog", "pairs", "duplicates", "soft_labels", "manifest"):
         assert sql(tables, f"SELECT image_id FROM {name} WHERE image_id LIKE '%pool-1%'").num_rows == 0
     assert_lawful(config)
 
@@ -138,6 +138,14 @@ def test_per_class_reruns_nothing_upstream_and_the_plan_says_why(folder: Path) -
     assert planned(config)["select"].reasons() == [("config.per_class: 6 -> 3", 1)]
     reports = ran(bring(config, until="select"))
     assert reports.keys() - {"catalog"} == {"select"} and not reports["catalog"]
+    assert_lawful(config)
+
+
+def test_a_threshold_reads_no_image_again(folder: Path) -> None:
+    config = load_config(folder / "config.yaml", ("dedupe.min_score=1",))
+    assert planned(config)["dedupe"].reasons() == [("config.min_score: 0.5 -> 1.0", 1)]
+    reports = ran(bring(config, until="select"))
+    assert "find_copies" not in reports and reports["dedupe"] == 1
     assert_lawful(config)
 
 
@@ -182,7 +190,7 @@ def test_a_part_that_loses_too_much_is_refused_and_the_rest_kept(folder: Path) -
     config = load_config(folder / "config.yaml", ("catalog.images_per_part=5000",))
     with pytest.raises(UserError, match=r"dedupe\.max_reject_share.*pool/pool-2\.tar#0 \(40 of 40\).*not_an_image"):
         bring(config)
-    kept = {p.name for p in Workspace(config.workspace).tables["duplicates"].parts().values()}
+    kept = {p.name for p in Workspace(config.workspace).tables["pairs"].parts().values()}
     assert kept == {"pool/pool-0.tar#0", "pool/pool-1.tar#0"}
 
 
@@ -239,7 +247,8 @@ def test_one_stage_alone_does_not_stand_on_what_is_stale(world: Path) -> None:
     config = load_config(world)
     bring(config, until="catalog")
     for stage, missing in (
-        ("dedupe", "index_protected"),
+        ("find_copies", "index_protected"),
+        ("dedupe", "find_copies"),
         ("label", "dedupe"),
         ("select", "label"),
         ("finetune", "train"),

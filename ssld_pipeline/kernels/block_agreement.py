@@ -19,6 +19,7 @@ Homography = npt.NDArray[np.float64]
 FRAME_SIDE_PX = 64
 _BLOCK_SIDE_PX = 8
 _BLOCKS_PER_SIDE = FRAME_SIDE_PX // _BLOCK_SIDE_PX
+NUM_BLOCKS = _BLOCKS_PER_SIDE**2
 # 0.5 on unsmoothed pixels, as first measured, let through outlines of other garments on the same floor; smoothing makes
 # room for the stricter threshold.
 _MIN_CORRELATION = 0.8
@@ -36,10 +37,14 @@ _INNER[1:-1, 1:-1] = True
 
 
 class Agreement(NamedTuple):
-    """``score``: how well the comparable blocks agree, in [0,1]. ``num_blocks``: how many are comparable (0 to 64)."""
+    """``score``: how well the comparable blocks agree, in [0,1]. ``num_blocks``: how many are comparable (0 to 64).
+
+    ``coverage``: share of the protected image that the pool image shows.
+    """
 
     score: float
     num_blocks: int
+    coverage: float
 
 
 def protected_frame(grey: Grey) -> Grey:
@@ -104,12 +109,12 @@ def agree_in_blocks(left: Floats, right: Floats, inside: Mask) -> Agreement:
     comparable = whole & (np.maximum(var_a, var_b) >= _MIN_CONTRAST**2)
     num_blocks = int(comparable.sum())
     if not num_blocks:
-        return Agreement(0.0, 0)
+        return Agreement(0.0, 0, float(inside.mean()))
     score = min(float(agrees[comparable].mean()), _correlation(mean_a[whole], mean_b[whole]))
     inner = comparable & _INNER.ravel()
     if inner.sum() >= _MIN_INNER_BLOCKS:
         score = min(score, float(agrees[inner].mean()))
-    return Agreement(score, num_blocks)
+    return Agreement(score, num_blocks, float(inside.mean()))
 
 
 def _align(

@@ -48,6 +48,7 @@ def _stages(workspace: Workspace) -> list[dict[str, Any]]:
         rejects[stage] = rejects.get(stage, 0) + part.num_rows
     makers = {
         "catalog": "catalog",
+        "find_copies": "pairs",
         "dedupe": "duplicates",
         "label": "soft_labels",
         "select": "manifest",

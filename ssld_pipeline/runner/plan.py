@@ -114,6 +114,8 @@ def _changes(stage: PartStage | QueryStage, unit: Unit, committed: list[Part], s
 
 def _lies_elsewhere(stage: PartStage | QueryStage, unit: Unit, state: State) -> bool:
     """Whether the ``uri`` values of what is committed begin with a root that is no longer the input's."""
+    if "uri" not in state.workspace.tables[stage.table].contract.schema().names:
+        return False
     recorded = state.workspace.recorded_roots(stage.table)
     own = unit.name.split("/", 1)[0]
     return any(

@@ -231,7 +231,8 @@ class _Run:
     def _loses_too_much(self, stage: PartStage, receipt: Receipt) -> bool:
         """What cannot be read is a matter of disks, and passes: it is held to the share even in a small part. Where a
         protected archive breaks off, the images behind the break would guard nothing."""
-        share = getattr(getattr(self.config, stage.name, None), "max_reject_share", 1.0) * receipt.num_images
+        limit = getattr(self.config, stage.section).max_reject_share if stage.section else 1.0
+        share = limit * receipt.num_images
         num_unread = receipt.reasons.get("unreadable", 0)
         if stage.per == "shard" and receipt.unit.split("/", 1)[0] in self.survey.inputs_of(self.config.dedupe.against):
             num_unread += receipt.reasons.get("truncated_archive", 0)
@@ -244,18 +245,15 @@ class _Run:
             reasons.update(receipt.reasons)
         worst = ", ".join(f"{r.unit} ({r.num_rejects} of {r.num_images})" for r in refused[:5])
         return (
-            f"{stage.name}: {len(refused)} part(s) lost more images than {stage.name}.max_reject_share allows and were "
-            f"not committed: {worst}. Reasons: {dict(reasons.most_common())}. "
-            f"Mend the input, or raise {stage.name}.max_reject_share"
+            f"{stage.name}: {len(refused)} part(s) lost more images than {stage.section}.max_reject_share allows and "
+            f"were not committed: {worst}. Reasons: {dict(reasons.most_common())}. "
+            f"Mend the input, or raise {stage.section}.max_reject_share"
         )
 
     def _move(self, stage: PartStage, moved: Sequence[UnitPlan], report: StageReport) -> None:
         """The input lies elsewhere: write the ``uri`` column anew, keep fingerprint and content."""
         table = self.workspace.tables[stage.table]
         added, removed = [], []
-        if "uri" not in table.contract.schema().names:
-            report.reused += len(moved)
-            return
         for part in (p for u in moved for p in u.committed):
             rows, settings, old = table.read(part), table.settings_of(part), table.roots_of(part)
             name = part.name.split("/", 1)[0]

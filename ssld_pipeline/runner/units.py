@@ -59,11 +59,12 @@ class State:
 
     @cached_property
     def excluded(self) -> dict[str, tuple[str, ...]]:
-        """Catalog part -> image_ids that dedupe kept out: confirmed duplicates and images it could not decode."""
-        query = """SELECT DISTINCT part, image_id FROM duplicates WHERE is_duplicate
-                   UNION SELECT part, image_id FROM rejects WHERE stage = 'dedupe' ORDER BY ALL"""
+        """Catalog part -> image_ids that are not labelled: duplicates, and images that could not be decoded."""
+        query = """SELECT c.part, image_id FROM catalog c SEMI JOIN
+                   (SELECT image_id FROM duplicates WHERE is_duplicate
+                    UNION SELECT image_id FROM rejects WHERE stage = 'find_copies') USING (image_id) ORDER BY ALL"""
         found = defaultdict(list)
-        with self.workspace.connect("duplicates", "rejects") as connection:
+        with self.workspace.connect("catalog", "duplicates", "rejects") as connection:
             for part, image_id in connection.execute(query).fetchall():
                 found[part].append(image_id)
         return {part: tuple(ids) for part, ids in found.items()}
@@ -118,11 +119,11 @@ def settings_payload(stage: Stage, state: State) -> dict[str, Any]:
     }
     if networks:
         payload["weights"] = networks
-    if stage.uses_classes:
     if side_files := {name: uris for name, uris in stage.side_files(state.config).items() if uris}:
         payload["side_files"] = {
             name: sorted(state.digests.of(uri, name) for uri in uris) for name, uris in side_files.items()
         }
+    if stage.uses_classes:
         payload["classes"] = digest(state.survey.classes)
     return payload
 

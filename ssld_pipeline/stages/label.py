@@ -105,4 +105,5 @@ STAGE = PartStage(
     networks=("teacher",),
     uses_classes=True,
     roles=lambda config: ("pool",),
+    section="label",
 )

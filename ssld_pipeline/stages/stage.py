@@ -93,7 +93,8 @@ def _no_side_files(config: RunConfig) -> Mapping[str, tuple[str, ...]]:
 class PartStage:
     """``open`` loads what all parts share (an index, a network) and returns the pure function over one part.
 
-    ``per``: what one unit of work is: a shard of an input, a part of the catalog, or a whole input.
+    ``per``: what one unit of work is: a shard of an input, a part of the catalog, or a whole input. ``section``: that
+    of the config whose ``max_reject_share`` a part must keep to be committed; none: no limit.
     """
 
     name: str
@@ -107,8 +108,9 @@ class PartStage:
     networks: tuple[str, ...] = ()
     uses_classes: bool = False
     roles: Callable[[RunConfig], tuple[str, ...]] = _no_roles
-    enabled: Callable[[RunConfig], bool] = _always
     side_files: Callable[[RunConfig], Mapping[str, tuple[str, ...]]] = _no_side_files
+    enabled: Callable[[RunConfig], bool] = _always
+    section: str | None = None
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,9 @@ class ArtifactStage:
     networks: tuple[str, ...] = ()
     uses_classes: bool = False
     roles: Callable[[RunConfig], tuple[str, ...]] = _no_roles
+    side_files: Callable[[RunConfig], Mapping[str, tuple[str, ...]]] = _no_side_files
     enabled: Callable[[RunConfig], bool] = _always
 
-    side_files: Callable[[RunConfig], Mapping[str, tuple[str, ...]]] = _no_side_files
 
 @dataclass(frozen=True)
 class QueryStage:
@@ -142,9 +144,9 @@ class QueryStage:
     networks: tuple[str, ...] = ()
     uses_classes: bool = False
     roles: Callable[[RunConfig], tuple[str, ...]] = _no_roles
+    side_files: Callable[[RunConfig], Mapping[str, tuple[str, ...]]] = _no_side_files
     enabled: Callable[[RunConfig], bool] = _always
 
-    side_files: Callable[[RunConfig], Mapping[str, tuple[str, ...]]] = _no_side_files
 
 @dataclass(frozen=True)
 class TrainStage:
@@ -159,8 +161,8 @@ class TrainStage:
     networks: tuple[str, ...] = ()
     uses_classes: bool = False
     roles: Callable[[RunConfig], tuple[str, ...]] = _no_roles
+    side_files: Callable[[RunConfig], Mapping[str, tuple[str, ...]]] = _no_side_files
     enabled: Callable[[RunConfig], bool] = _always
 
-    side_files: Callable[[RunConfig], Mapping[str, tuple[str, ...]]] = _no_side_files
 
 Stage = PartStage | ArtifactStage | QueryStage | TrainStage

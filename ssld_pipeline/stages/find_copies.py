@@ -1,0 +1,131 @@
+"""Finds the pool images that may copy a protected image: resized, recompressed, cropped, mirrored, turned, written on.
+
+What is found is evidence; ``dedupe`` decides on it. Thus other thresholds touch no pixel again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ssld_pipeline.errors import BadImage
+from ssld_pipeline.stages.dedupe import DECISION_FIELDS
+from ssld_pipeline.stages.index_protected import in_reading_order, on_threads
+from ssld_pipeline.stages.stage import Json, PartResult, PartStage, Reject, Setup
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.inputs.read import ImageReader
+    from ssld_pipeline.stages.dedupe import DedupeConfig
+    from ssld_pipeline.stages.pairs import Pair
+    from ssld_pipeline.stages.protected_index import ProtectedIndex
+
+_ROWS_PER_IMAGE = 3
+
+
+@dataclass(frozen=True)
+class _Checked:
+    rows: list[dict[str, Any]]
+    reject: Reject | None = None
+
+
+def open_find_copies(setup: Setup) -> Callable[[pa.Table], PartResult]:
+    """Loads the index once; the function returned maps catalog rows to ``pairs`` rows."""
+    from ssld_pipeline.inputs.read import ImageReader
+    from ssld_pipeline.stages.protected_index import open_index
+
+    config, reader = setup.config.dedupe, ImageReader()
+    index = open_index(setup.artifacts["index_protected"], config.num_probes)
+
+    def work(rows: pa.Table) -> PartResult:
+        records = in_reading_order(rows)
+        checked = list(on_threads(lambda record: _check(record, reader, index, config), records, setup.num_threads))
+        found = [row for one in checked for row in one.rows]
+        return PartResult(_table(found), [one.reject for one in checked if one.reject])
+
+    return work
+
+
+def _check(record: dict[str, Any], reader: ImageReader, index: ProtectedIndex, config: DedupeConfig) -> _Checked:
+    from ssld_pipeline.kernels.images import decode
+    from ssld_pipeline.stages.pairs import find_pairs
+    from ssld_pipeline.stages.protected_index import digest
+
+    image_id = record["image_id"]
+    try:
+        data = reader.read(record["uri"], record["offset"], record["size_bytes"])
+        original = index.by_digest.get(digest(data))
+        if original is not None:
+            return _Checked([_exact_row(image_id, original)])
+        image = decode(data, min_short_side=config.image_side)
+    except BadImage as bad:
+        return _Checked([], Reject(image_id, bad.reason, bad.detail))
+    pairs = find_pairs(image.pixels, index, config)[:_ROWS_PER_IMAGE]
+    return _Checked([_row(image_id, (image.width, image.height), pair, index) for pair in pairs])
+
+
+def _exact_row(image_id: str, protected_id: str) -> dict[str, Any]:
+    from ssld_pipeline.kernels.block_agreement import NUM_BLOCKS
+
+    return {
+        "image_id": image_id,
+        "protected_id": protected_id,
+        "method": "exact",
+        "num_matches": 0,
+        "num_inliers": 0,
+        "score": 1.0,
+        "num_blocks": NUM_BLOCKS,
+        "coverage": 1.0,
+        "homography": [1.0, 0, 0, 0, 1, 0, 0, 0, 1],
+        "flipped": False,
+    }
+
+
+def _row(image_id: str, size: tuple[int, int], pair: Pair, index: ProtectedIndex) -> dict[str, Any]:
+    import numpy as np
+
+    from ssld_pipeline.kernels.verify_geometry import pixel_homography
+    from ssld_pipeline.stages.pairs import size_of
+
+    homography = pixel_homography(pair.homography, size, size_of(index, pair.protected))
+    return {
+        "image_id": image_id,
+        "protected_id": index.image_ids[pair.protected],
+        "method": pair.method,
+        "num_matches": pair.num_matches,
+        "num_inliers": pair.num_inliers,
+        "score": pair.score,
+        "num_blocks": pair.num_blocks,
+        "coverage": pair.coverage,
+        "homography": homography.ravel().tolist(),
+        "flipped": bool(np.linalg.det(pair.homography) < 0),
+    }
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    import pyarrow as pa
+
+    from ssld_pipeline.contracts import PAIRS
+
+    schema = PAIRS.schema()
+    return pa.Table.from_pylist(rows, schema.remove(schema.get_field_index("part")))
+
+
+def _settings(config: RunConfig) -> dict[str, Json]:
+    return config.dedupe.model_dump(mode="json", exclude={*DECISION_FIELDS, "max_reject_share"})
+
+
+STAGE = PartStage(
+    name="find_copies",
+    version=1,
+    table="pairs",
+    reads=("catalog",),
+    artifacts=("index_protected",),
+    settings=_settings,
+    open=open_find_copies,
+    roles=lambda config: ("pool",),
+    section="dedupe",
+)
