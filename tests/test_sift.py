@@ -4,7 +4,7 @@ import pytest
 from drawn import picture
 
 from ssld_pipeline.kernels.mirror import canonical_descriptors, mirror_descriptors
-from ssld_pipeline.kernels.sift import detect_at_scales, detect_keypoints, resize_grey, spread_over_cells
+from ssld_pipeline.kernels.sift import detect_keypoints, resize_grey, spread_over_cells
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -58,8 +58,43 @@ def test_positions_do_not_depend_on_the_resolution():
     assert np.median(nearest) < 0.004  # a pixel of 256
 
 
-def test_budget_holds_over_two_scales_and_a_flat_image_has_no_keypoints():
-    points = detect_at_scales(resize_grey(picture(1), 256), 150)
-    assert 100 < len(points) <= 150
-    assert points.sizes.min() < points.sizes.max() / 4
-    assert len(detect_at_scales(np.full((100, 80), 128, np.uint8), 150)) == 0
+def opencv_keypoints(grey):
+    """(x, y, size, angle in degrees, response) and canonical descriptors of all of OpenCV's key points."""
+    found, descriptors = cv2.SIFT.create(contrastThreshold=0.01, enable_precise_upscale=True).detectAndCompute(
+        grey, None
+    )
+    places = np.array([(*p.pt, p.size, p.angle, p.response) for p in found])
+    return places, canonical_descriptors(descriptors.astype(np.uint8))[0].astype(float)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_keypoints_and_descriptors_are_those_of_opencv(seed):
+    grey = resize_grey(picture(seed), 256)
+    theirs, their_descriptors = opencv_keypoints(grey)
+    ours = detect_keypoints(grey, 10_000)
+    longer = max(grey.shape)
+    places = np.column_stack((ours.positions * longer - 0.5, ours.sizes * longer, np.rad2deg(ours.angles)))
+    apart = np.linalg.norm(places[:, None, :2] - theirs[None, :, :2], axis=2)
+    other_size = np.abs(np.log2(places[:, None, 2] / theirs[None, :, 2]))
+    other_angle = np.abs((places[:, None, 3] - theirs[None, :, 3] + 180) % 360 - 180)
+    same = (apart < 0.03 * theirs[:, 2] + 0.5) & (other_size < 0.1) & (other_angle < 8)
+    # Theirs begin an octave lower, at twice the size of the image, and smooth by another kernel before the second.
+    assert same[:, (theirs[:, 2] > 4.5) & (theirs[:, 4] > 0.03)].any(axis=0).mean() > 0.8
+    pairs = np.argwhere(same)
+    left, right = ours.descriptors[pairs[:, 0]].astype(float), their_descriptors[pairs[:, 1]]
+    cosine = (left * right).sum(axis=1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)
+    assert len(pairs) > 50 and np.percentile(cosine, 5) > 0.95
+    np.testing.assert_allclose(np.linalg.norm(left, axis=1), 512, atol=20)
+
+
+def test_the_budget_holds_and_part_of_it_is_coarse():
+    fine, mixed = (detect_keypoints(resize_grey(picture(1), 256), 60, coarse_share=share) for share in (0, 0.5))
+    assert len(fine) == len(mixed) == 60
+    assert (mixed.sizes > 0.025).sum() > (fine.sizes > 0.025).sum()
+
+
+def test_a_flat_image_has_no_keypoints_and_a_tiny_one_no_trouble():
+    assert len(detect_keypoints(np.full((100, 80), 128, np.uint8), 150)) == 0
+    for size in ((1, 1), (1, 300), (256, 2), (8, 8), (13, 12)):
+        noise = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+        assert len(detect_keypoints(noise, 150)) <= 150

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ssld_pipeline.kernels.mirror import canonical_descriptors
+from ssld_pipeline.kernels.scale_space import BASE_SIGMA, NUM_LAYERS, Blobs, find_blobs, gaussian_pyramid
+from ssld_pipeline.kernels.sift_descriptor import describe, orient
 
 Grey = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -20,6 +22,7 @@ Floats = npt.NDArray[np.float32]
 # A low threshold: blurred, noisy and 48-pixel copies keep key points. Weak ones lose against strong ones of their cell.
 _CONTRAST_THRESHOLD = 0.01
 _GRID_CELLS = 8
+_DOUBLED_BELOW_PX = 200
 
 
 @dataclass(frozen=True)
@@ -54,32 +57,65 @@ def resize_grey(pixels: npt.NDArray[np.uint8], max_side: int) -> Grey:
     return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def detect_keypoints(grey: Grey, budget: int) -> KeyPoints:
+def detect_keypoints(grey: Grey, budget: int, coarse_share: float = 0.0) -> KeyPoints:
     """At most ``budget`` key points, taken cell by cell so that overlaid text cannot use up the budget.
 
     Each of the 8x8 cells gives its strongest, then its second strongest, and so on until the budget is spent.
+    ``coarse_share`` of the budget goes to key points that an image of half the size would have, too.
     """
-    sift = cv2.SIFT.create(nfeatures=0, contrastThreshold=_CONTRAST_THRESHOLD)
-    found = sift.detect(grey, None)
-    if not found:
+    pyramid = gaussian_pyramid(_doubled(grey))
+    blobs = find_blobs(pyramid, _CONTRAST_THRESHOLD)
+    if not len(blobs.octaves):
         return no_keypoints()
-    places = np.array([(*p.pt, p.size, p.angle, p.response) for p in found], np.float32)
-    chosen = spread_over_cells(places[:, :2], places[:, 4], (grey.shape[1], grey.shape[0]), budget)
-    # compute() keeps the order of what it is given, and drops nothing that detect() found on the same image.
-    kept, descriptors = sift.compute(grey, [found[i] for i in chosen])
-    canonical, mirrored = canonical_descriptors(descriptors.astype(np.uint8))
-    kept_places = np.array([(*p.pt, p.size, p.angle) for p in kept], np.float32)
-    return _normalise(kept_places, max(grey.shape), mirrored, canonical)
+    unit = pyramid[0].shape[2], pyramid[0].shape[1]
+    positions = blobs.places[:, :2] * np.exp2(blobs.octaves)[:, None].astype(np.float32)
+    chosen = _choose(positions, blobs, unit, budget, coarse_share)
+    return _described(pyramid, blobs, chosen, budget, max(unit))
 
 
-def detect_at_scales(grey: Grey, budget: int, second_scale: float = 0.5) -> KeyPoints:
-    """At most ``budget`` key points, two thirds from ``grey`` and the others from a smaller copy of it.
+def _doubled(grey: Grey) -> Grey:
+    """Small images at twice their size, or their smallest blobs would be lost."""
+    height, width = grey.shape
+    if max(height, width) > _DOUBLED_BELOW_PX:
+        return grey
+    return np.asarray(cv2.resize(grey, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
-    The smaller copy gives the coarse key points that a thumbnail or a blurred copy still has.
-    """
-    smaller = resize_grey(grey, max(32, round(max(grey.shape) * second_scale)))
-    coarse = detect_keypoints(smaller, budget // 3)
-    return concatenate((detect_keypoints(grey, budget - len(coarse)), coarse))
+
+def _choose(
+    positions: Floats, blobs: Blobs, size: tuple[int, int], budget: int, coarse_share: float
+) -> npt.NDArray[np.intp]:
+    coarse = np.flatnonzero(blobs.octaves > 0)
+    num_coarse = round(coarse_share * budget)
+    kept = coarse[spread_over_cells(positions[coarse], blobs.responses[coarse], size, num_coarse)]
+    others = np.setdiff1d(np.arange(len(positions)), kept)
+    rest = others[spread_over_cells(positions[others], blobs.responses[others], size, budget - len(kept))]
+    return np.concatenate((kept, rest))
+
+
+def _described(
+    pyramid: list[Floats], blobs: Blobs, chosen: npt.NDArray[np.intp], budget: int, longer_side: int
+) -> KeyPoints:
+    """Key points of the chosen blobs; one with two orientations counts twice."""
+    angles = np.zeros((len(chosen), 2), np.float32)
+    counts = np.zeros(len(chosen), np.int64)
+    places, octaves = blobs.places[chosen], blobs.octaves[chosen]
+    for octave in np.unique(octaves):
+        at = octaves == octave
+        angles[at], counts[at] = orient(pyramid[octave], places[at])
+    # By the second orientation first, so that a cut budget loses second orientations.
+    which = np.concatenate((np.flatnonzero(counts > 0), np.flatnonzero(counts > 1)))[:budget]
+    turned = np.concatenate((angles[counts > 0, 0], angles[counts > 1, 1]))[:budget]
+    places, octaves = places[which], octaves[which]
+    descriptors = np.empty((len(which), 128), np.uint8)
+    for octave in np.unique(octaves):
+        at = octaves == octave
+        descriptors[at] = describe(pyramid[octave], places[at], turned[at])
+    canonical, mirrored = canonical_descriptors(descriptors)
+    scale = np.exp2(octaves).astype(np.float32)
+    # A pixel's centre lies at a whole number; half a pixel moves the origin to the image's corner.
+    positions = (places[:, :2] * scale[:, None] + np.float32(0.5)) / np.float32(longer_side)
+    sizes = 2 * BASE_SIGMA * np.exp2(places[:, 2] / NUM_LAYERS) * scale / longer_side
+    return KeyPoints(positions, sizes.astype(np.float32), turned, mirrored, canonical)
 
 
 def spread_over_cells(positions: Floats, responses: Floats, size: tuple[int, int], budget: int) -> npt.NDArray[np.intp]:
@@ -101,12 +137,3 @@ def concatenate(parts: tuple[KeyPoints, ...]) -> KeyPoints:
 def no_keypoints() -> KeyPoints:
     empty = np.zeros(0, np.float32)
     return KeyPoints(np.zeros((0, 2), np.float32), empty, empty, np.zeros(0, np.bool_), np.zeros((0, 128), np.uint8))
-
-
-def _normalise(
-    places: Floats, longer_side: int, mirrored: npt.NDArray[np.bool_], descriptors: npt.NDArray[np.uint8]
-) -> KeyPoints:
-    # OpenCV puts the centre of the first pixel at 0; half a pixel moves the origin to the image's corner.
-    positions = ((places[:, :2] + 0.5) / longer_side).astype(np.float32)
-    sizes = (places[:, 2] / longer_side).astype(np.float32)
-    return KeyPoints(positions, sizes, np.deg2rad(places[:, 3]).astype(np.float32), mirrored, descriptors)

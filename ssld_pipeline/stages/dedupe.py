@@ -21,7 +21,7 @@ DECISION_FIELDS = ("min_inliers", "min_score", "min_perceptual_score", "min_bloc
 class DedupeConfig(Settings):
     against: tuple[str, ...] = ("protected",)
     """Roles or input names whose copies are removed from the pool."""
-    image_side: int = Field(256, ge=64)
+    image_side: int = Field(320, ge=64)
     """Longer side at which images are searched for key points, pixels."""
     protected_keypoints: int = Field(400, gt=0)
     """Most key points kept per protected image, over two scales."""

@@ -122,12 +122,12 @@ def _portray(data: bytes, config: DedupeConfig) -> Portrait:
     from ssld_pipeline.kernels.block_agreement import protected_frame
     from ssld_pipeline.kernels.images import decode
     from ssld_pipeline.kernels.perceptual import look
-    from ssld_pipeline.kernels.sift import detect_at_scales, resize_grey
+    from ssld_pipeline.kernels.sift import detect_keypoints, resize_grey
     from ssld_pipeline.stages.protected_index import Portrait
 
     image = decode(data, min_short_side=config.image_side)
     grey = resize_grey(image.pixels, config.image_side)
-    keypoints = detect_at_scales(grey, config.protected_keypoints)
+    keypoints = detect_keypoints(grey, config.protected_keypoints, coarse_share=1 / 3)
     return Portrait(image.width, image.height, protected_frame(grey), look(grey), keypoints)
 
 
