@@ -9,8 +9,9 @@ import pytest
 
 from ssld_pipeline.demo.clothing import prepare
 from ssld_pipeline.demo.copies import KINDS
-from ssld_pipeline.demo.encoding import encode_jpeg, write_tar
+from ssld_pipeline.demo.encoding import write_tar
 from ssld_pipeline.errors import UserError
+from ssld_pipeline.kernels.images import encode_jpeg
 
 
 @pytest.fixture(scope="module")

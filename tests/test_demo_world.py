@@ -13,9 +13,8 @@ import pytest
 from PIL import Image
 
 from ssld_pipeline.config import load_config
-from ssld_pipeline.demo.copies import KINDS, plant
+from ssld_pipeline.demo.copies import KINDS
 from ssld_pipeline.demo.encoding import decode_jpeg
-from ssld_pipeline.demo.picture import draw_picture
 from ssld_pipeline.demo.shapes import SHAPES
 from ssld_pipeline.demo.world import CLASSES, write_world
 from ssld_pipeline.errors import UserError
@@ -151,32 +150,6 @@ def test_what_no_demo_wrote_is_never_touched(tmp_path):
     with pytest.raises(UserError, match="no demo wrote"):
         write_world(tmp_path, num_workers=1, **TINY)
     assert digests(tmp_path) == {"inputs/mine.jpg": hashlib.sha256(b"precious").hexdigest()}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_copies_of_any_size_are_pictures_that_differ(kind):
-    for shape in ((112, 150, 3), (260, 200, 3), (48, 48, 3)):
-        image = cv2.resize(draw_picture(np.random.default_rng(0), "star"), shape[1::-1])
-        copy = plant(image, kind, np.random.default_rng(1))
-        assert copy.dtype == np.uint8 and copy.ndim == 3 and copy.shape[2] == 3 and min(copy.shape[:2]) >= 8
-        assert copy.flags.c_contiguous and not np.shares_memory(copy, image)
-        assert np.array_equal(copy, image) == (kind == "exact")
-        assert np.array_equal(copy, plant(image, kind, np.random.default_rng(1)))
-
-
-MOVED = ("crop", "mirror", "rotate", "rotate90", "pad", "combination")
-
-
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in MOVED])
-def test_copies_that_keep_the_frame_still_show_the_picture(kind):
-    """Correlation with the original, both on a 32 x 32 grid: alterations are moderate."""
-    for seed in range(5):
-        image = draw_picture(np.random.default_rng(seed), "heart")
-        small = [
-            cv2.resize(cv2.cvtColor(i, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA).ravel()
-            for i in (image, plant(image, kind, np.random.default_rng(seed)))
-        ]
-        assert np.corrcoef(*small)[0, 1] > 0.6
 
 
 def test_classes_are_the_drawn_shapes_in_the_order_of_class_folders():

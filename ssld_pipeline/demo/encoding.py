@@ -1,4 +1,4 @@
-"""RGB pixels to JPEG bytes and back, and tars of named images, byte for byte the same each time."""
+"""JPEG bytes to RGB pixels, and tars of named images, byte for byte the same each time."""
 
 from __future__ import annotations
 
@@ -9,18 +9,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
-
-QUALITY = 90
-"""JPEG quality (libjpeg's scale) of what is drawn or altered."""
-
-
-def encode_jpeg(image: Pixels, quality: int = QUALITY) -> bytes:
-    """The JPEG file of a (H, W, 3) uint8 RGB picture."""
-    _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return bytes(data)
+from ssld_pipeline.kernels.images import Pixels
 
 
 def decode_jpeg(data: bytes) -> Pixels:

@@ -1,4 +1,4 @@
-"""Encoded bytes to upright RGB pixels, and the evaluation view of them.
+"""Encoded bytes to upright RGB pixels and back, and the evaluation view of them.
 
 Formats: JPEG, PNG, WebP, BMP and GIF (its first frame); everything else is ``not_an_image``. JPEG, nearly all of any
 pool, goes through OpenCV; the rest, and CMYK, through Pillow. What is transparent is composited on white, since the
@@ -75,6 +75,12 @@ def decode(data: bytes, *, min_short_side: int | None = None) -> Image:
     elif _JPEG_SIGNATURE.startswith(data) or _PNG_SIGNATURE.startswith(data):
         raise BadImage("truncated_image", f"{len(data)} bytes")
     return _decode_with_pillow(data)
+
+
+def encode_jpeg(pixels: Pixels, quality: int = 90) -> bytes:
+    """The JPEG file of uint8 HxWx3 RGB ``pixels``; ``quality`` on libjpeg's scale."""
+    _, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return bytes(data)
 
 
 def center_crop_box(width: int, height: int, image_size: int, crop_pct: float) -> tuple[float, float, float, float]:
