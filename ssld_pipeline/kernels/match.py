@@ -84,11 +84,15 @@ def vote(images_hit: Ids, num_candidates: int, min_votes: int) -> tuple[Ids, Ids
 
 def match_one_to_one(left: Descriptors, right: Descriptors, max_distance: float) -> tuple[Ids, Ids]:
     """(rows of left, rows of right) of mutual nearest neighbours no farther apart than ``max_distance`` (Euclidean)."""
-    if not len(left) or not len(right):
+    return mutual_nearest(squared_distances(left, right), max_distance)
+
+
+def mutual_nearest(distances: npt.NDArray[np.float32], max_distance: float) -> tuple[Ids, Ids]:
+    """The same, from squared distances [len(left), len(right)]."""
+    if not distances.size:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    distances = squared_distances(left, right)
     nearest = distances.argmin(axis=1)
-    rows = np.arange(len(left))
+    rows = np.arange(len(distances))
     mutual = distances.argmin(axis=0)[nearest] == rows
     kept = rows[mutual & (distances[rows, nearest] <= max_distance**2)]
     return kept, nearest[kept]

@@ -1,25 +1,31 @@
 """The transform between two sets of matched key points: every match proposes one, least squares refines the best.
 
 A key point has a place, a size and an orientation, so one match fixes a similarity (Lowe, IJCV 2004, section 7.4):
-no random sampling. Points are complex numbers here: a similarity is q = c p + t, and mirroring is conjugation.
+no random sampling.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ssld_pipeline.kernels.agreement import MAX_ANGLE, Places, agreeing_with, count_agreeing, match_places
+from ssld_pipeline.kernels.compiled import compiled
 from ssld_pipeline.kernels.sift import KeyPoints
 
 Affine = npt.NDArray[np.float64]
 
-_TOLERANCE = 0.02  # of the protected image's longer side: 5 pixels of 256
 _REFINED_TOLERANCE = 0.012
-_MAX_LOG_SCALE = np.log(1.6)
-_MAX_ANGLE = np.deg2rad(30)
 _NUM_REFINED = 2
+# Guided: how far from its predicted place a match may lie, at first and after refitting, as a share of the longer side.
+_GUIDED_TOLERANCES = (0.03, 0.02, 0.012)
+_MAX_GUIDED_LOG_SCALE = math.log(1.8)
+_MIN_FOR_PERSPECTIVE = 12
+_MAX_FORESHORTENING = 4.0
 _MIN_AGREEING = 4
 _DISTINCT_CELL = 0.012
 _MAX_ZOOM = 16.0
@@ -47,29 +53,17 @@ def estimate_transform(pool: KeyPoints, protected: KeyPoints) -> Transform | Non
     """The transform most matches agree with; row i of ``pool`` matches row i of ``protected``. None if none is sane."""
     if len(pool) < _MIN_AGREEING:
         return None
-    flips = pool.mirrored != protected.mirrored
-    agree = _agreement(pool, protected, flips)
-    if agree.sum(axis=1).max() < _MIN_AGREEING:
+    left, right = match_places(pool), match_places(protected)
+    counts = count_agreeing(left, right)
+    if counts.max() < _MIN_AGREEING:
         return None
-    best = np.argsort(-agree.sum(axis=1), kind="stable")[:_NUM_REFINED]
-    found = [t for row in best if (t := _refine(pool.positions, protected.positions, flips, agree[row], flips[row]))]
+    flips = pool.mirrored != protected.mirrored
+    found = []
+    for row in np.argsort(-counts, kind="stable")[:_NUM_REFINED]:
+        agree = agreeing_with(left, right, row)
+        if transform := _refine(pool.positions, protected.positions, flips, agree, flips[row]):
+            found.append(transform)
     return max(found, key=lambda t: t.num_inliers, default=None)
-
-
-def _agreement(pool: KeyPoints, protected: KeyPoints, flips: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """[n, n]: does match j agree with the similarity that match i proposes?"""
-    p, q = _as_complex(pool.positions), _as_complex(protected.positions)
-    p = np.where(flips, p.conj(), p)
-    turn = protected.angles - np.where(flips, -pool.angles, pool.angles)
-    log_c = np.log(protected.sizes / np.maximum(pool.sizes, 1e-9)) + 1j * turn
-    c = np.exp(log_c)
-    residual = np.abs(c[:, None] * (p[None] - p[:, None]) - (q[None] - q[:, None]))
-    relative = log_c[None] - log_c[:, None]
-    angle = np.abs((relative.imag + np.pi) % (2 * np.pi) - np.pi)
-    # Where the pool image is shown enlarged, so is the error of its key points.
-    near = residual <= _TOLERANCE * np.maximum(1, np.abs(c))[:, None]
-    alike = (np.abs(relative.real) <= _MAX_LOG_SCALE) & (angle <= _MAX_ANGLE)
-    return np.asarray(near & alike & (flips[None] == flips[:, None]))
 
 
 def _refine(
@@ -92,6 +86,114 @@ def _refine(
         return None
     inliers = np.flatnonzero(agree)
     return Transform(affine, inliers, min(_count_distinct(p[inliers]), _count_distinct(q[inliers])))
+
+
+@dataclass(frozen=True)
+class Guided:
+    """``homography``: float64 [3, 3] between positions in units of the longer sides. ``left``, ``right``: rows of the
+    key points that it brings together, one to one; ``num_inliers`` counts them at distinct positions."""
+
+    homography: Affine
+    left: npt.NDArray[np.int64]
+    right: npt.NDArray[np.int64]
+    num_inliers: int
+
+
+def match_guided(
+    start: Transform,
+    pool: KeyPoints,
+    protected: KeyPoints,
+    distances: npt.NDArray[np.float32],
+    max_distance: float,
+) -> Guided:
+    """All key points that ``start`` explains, found by place rather than by likeness alone, and the transform refitted.
+
+    Mutual nearest neighbours lose what resembles something elsewhere in the picture, as text does; here a key point is
+    compared with those near its predicted place. ``distances``: float32 [pool, protected], squared.
+    """
+    left, right = match_places(pool), match_places(protected)
+    homography = start.homography
+    for tolerance in _GUIDED_TOLERANCES:
+        matched = _match_near(homography, left, right, distances, max_distance**2, tolerance)
+        rows = np.flatnonzero(matched >= 0)
+        refitted = _refit(pool.positions[rows], protected.positions[matched[rows]], homography)
+        if refitted is None:
+            break
+        homography = refitted
+    matched = _match_near(homography, left, right, distances, max_distance**2, _GUIDED_TOLERANCES[-1])
+    rows = np.flatnonzero(matched >= 0)
+    columns = matched[rows]
+    distinct = min(_count_distinct(pool.positions[rows]), _count_distinct(protected.positions[columns]))
+    return Guided(homography, rows, columns, distinct)
+
+
+def _refit(p: npt.NDArray[np.float32], q: npt.NDArray[np.float32], start: Affine) -> Affine | None:
+    """A perspective where enough matches fix one, else an affine; None where the result is not sane."""
+    flipped = bool(np.linalg.det(start[:2, :2]) < 0)
+    affine = fit_affine(p, q)
+    if affine is None or not _is_sane(affine, flipped):
+        return None
+    if min(_count_distinct(p), _count_distinct(q)) >= _MIN_FOR_PERSPECTIVE:
+        bent, _ = cv2.findHomography(p.astype(np.float64), q.astype(np.float64), 0)
+        if bent is not None and _is_moderate(bent, p):
+            return np.asarray(bent / bent[2, 2], np.float64)
+    return np.vstack((affine, (0.0, 0.0, 1.0)))
+
+
+def _is_moderate(homography: Affine, points: npt.NDArray[np.float32]) -> bool:
+    """In front of the camera over the whole picture, and not much further away at one end than at the other."""
+    depth = np.array([[0, 0, 1], [1, 0, 1], [0, 1, 1], [1, 1, 1]]) @ homography[2]
+    depth = np.concatenate((depth, np.column_stack((points, np.ones(len(points)))) @ homography[2]))
+    return bool((depth * depth[0] > 0).all() and np.abs(depth).max() <= _MAX_FORESHORTENING * np.abs(depth).min())
+
+
+@compiled
+def _match_near(
+    homography: Affine,
+    left: Places,
+    right: Places,
+    distances: npt.NDArray[np.float32],
+    max_distance: float,
+    tolerance: float,
+) -> npt.NDArray[np.int64]:
+    """[len(left)]: the likest row of ``right`` near each predicted place, each taken once; -1 for none."""
+    h = homography
+    flip = h[0, 0] * h[1, 1] - h[0, 1] * h[1, 0] < 0
+    matched = np.full(len(left), -1, np.int64)
+    owner = np.full(len(right), -1, np.int64)
+    for i in range(len(left)):
+        depth = h[2, 0] * left[i, 0] + h[2, 1] * left[i, 1] + h[2, 2]
+        if depth <= 1e-6:
+            continue
+        x = (h[0, 0] * left[i, 0] + h[0, 1] * left[i, 1] + h[0, 2]) / depth
+        y = (h[1, 0] * left[i, 0] + h[1, 1] * left[i, 1] + h[1, 2]) / depth
+        # The derivative of the homography carries the key point's axis along: its length and direction are predicted.
+        cos, sin = math.cos(left[i, 3]), math.sin(left[i, 3])
+        axis_x = ((h[0, 0] - x * h[2, 0]) * cos + (h[0, 1] - x * h[2, 1]) * sin) / depth
+        axis_y = ((h[1, 0] - y * h[2, 0]) * cos + (h[1, 1] - y * h[2, 1]) * sin) / depth
+        stretch = math.sqrt(axis_x * axis_x + axis_y * axis_y)
+        reach = (tolerance * max(1.0, stretch)) ** 2
+        log_size = left[i, 2] + math.log(max(stretch, 1e-9))
+        angle = math.atan2(axis_y, axis_x)
+        best = max_distance
+        for j in range(len(right)):
+            if (right[j, 0] - x) ** 2 + (right[j, 1] - y) ** 2 > reach or distances[i, j] > best:
+                continue
+            if (left[i, 4] != right[j, 4]) != flip or abs(right[j, 2] - log_size) > _MAX_GUIDED_LOG_SCALE:
+                continue
+            apart = abs(right[j, 3] - angle) % (2 * math.pi)
+            if min(apart, 2 * math.pi - apart) > MAX_ANGLE:
+                continue
+            best, matched[i] = distances[i, j], j
+        if matched[i] >= 0:
+            other = owner[matched[i]]
+            if other < 0 or distances[other, matched[i]] > best:
+                owner[matched[i]] = i
+                if other >= 0:
+                    matched[other] = -1
+            else:
+                matched[i] = -1
+    return matched
 
 
 def fit_affine(p: npt.NDArray[np.float32], q: npt.NDArray[np.float32]) -> Affine | None:
@@ -120,10 +222,6 @@ def pixel_homography(unit: Affine, pool_size: tuple[int, int], protected_size: t
 def _from_unit(size: tuple[int, int]) -> Affine:
     longer = float(max(size))
     return np.array([[longer, 0, -0.5], [0, longer, -0.5], [0, 0, 1]])
-
-
-def _as_complex(positions: npt.NDArray[np.float32]) -> npt.NDArray[np.complex128]:
-    return np.asarray(positions[:, 0] + 1j * positions[:, 1].astype(np.float64))
 
 
 def _is_sane(affine: Affine, flipped: bool) -> bool:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from ssld_pipeline.kernels.sift import KeyPoints
     from ssld_pipeline.stages.dedupe import DedupeConfig
     from ssld_pipeline.stages.protected_index import ProtectedIndex
 
@@ -53,21 +54,42 @@ def find_pairs(pixels: npt.NDArray[np.uint8], index: ProtectedIndex, config: Ded
 
 
 def _pairs_by_keypoints(grey: npt.NDArray[np.uint8], index: ProtectedIndex, config: DedupeConfig) -> list[Pair]:
-    from ssld_pipeline.kernels.match import match_one_to_one, vote
     from ssld_pipeline.kernels.sift import detect_keypoints
-    from ssld_pipeline.kernels.verify_geometry import estimate_transform
 
     pool = detect_keypoints(grey, config.pool_keypoints)
-    hits = index.images_hit(pool.descriptors, config.num_neighbours)
-    pairs = []
-    for image in vote(hits, config.num_candidates, config.min_votes)[0]:
-        protected = index.keypoints(image)
-        left, right = match_one_to_one(pool.descriptors, protected.descriptors, config.max_match_distance)
-        transform = estimate_transform(pool[left], protected[right])
-        if transform is not None:
-            counts = len(left), transform.num_inliers
-            pairs.append(_compare(grey, int(image), transform.homography, "sift", counts, index))
-    return pairs
+    images = _propose(pool, index, config)
+    return [pair for image in images if (pair := _verify(pool, grey, int(image), index, config))]
+
+
+def _propose(pool: KeyPoints, index: ProtectedIndex, config: DedupeConfig) -> npt.NDArray[np.int64]:
+    """The protected images whose key points, near those of the pool image, agree best with one transform."""
+    import numpy as np
+
+    from ssld_pipeline.kernels.agreement import match_places, rank_by_agreement
+
+    rows = index.neighbours(pool.descriptors, config.num_neighbours)
+    sources, columns = np.nonzero(rows >= 0)
+    hit = rows[sources, columns]
+    left, right = match_places(pool)[sources], index.match_places(hit)
+    images = index.image_of(hit)
+    return rank_by_agreement(left, right, sources, images, config.num_candidates, config.min_votes)[0]
+
+
+def _verify(
+    pool: KeyPoints, grey: npt.NDArray[np.uint8], image: int, index: ProtectedIndex, config: DedupeConfig
+) -> Pair | None:
+    from ssld_pipeline.kernels.match import mutual_nearest, squared_distances
+    from ssld_pipeline.kernels.verify_geometry import estimate_transform, match_guided
+
+    protected = index.keypoints(image)
+    distances = squared_distances(pool.descriptors, protected.descriptors)
+    left, right = mutual_nearest(distances, config.max_match_distance)
+    start = estimate_transform(pool[left], protected[right])
+    if start is None:
+        return None
+    guided = match_guided(start, pool, protected, distances, config.max_match_distance)
+    counts = len(left), guided.num_inliers
+    return _compare(grey, image, guided.homography, "sift", counts, index)
 
 
 def _pairs_by_looks(grey: npt.NDArray[np.uint8], index: ProtectedIndex, config: DedupeConfig) -> list[Pair]:

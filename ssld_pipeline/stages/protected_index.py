@@ -154,12 +154,16 @@ class ProtectedIndex:
             place[:, :2], place[:, 2], place[:, 3], np.array(self.mirrored[rows]), np.array(self.descriptors[rows])
         )
 
-    def images_hit(self, descriptors: npt.NDArray[np.uint8], num_neighbours: int) -> npt.NDArray[np.int64]:
-        """[n, num_neighbours]: the image of each neighbour; -1 where there is none or it is on the stop list."""
+    def neighbours(self, descriptors: npt.NDArray[np.uint8], num_neighbours: int) -> npt.NDArray[np.int64]:
+        """[n, num_neighbours]: rows of the nearest key points; -1 where there is none or it is on the stop list."""
         _, rows = search(self.vectors, descriptors, num_neighbours)
-        images, found = self.image_of(rows), rows >= 0
-        images[found] = np.where(self.stopped[rows[found]], -1, images[found])
-        return images
+        rows[rows >= 0] = np.where(self.stopped[rows[rows >= 0]], -1, rows[rows >= 0])
+        return rows
+
+    def match_places(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """[n, 5] as in ``agreement.Places``, of these key points."""
+        x, y, size, angle = self.places[rows].T
+        return np.column_stack((x, y, np.log(np.maximum(size, 1e-9)), angle, self.mirrored[rows])).astype(np.float64)
 
     def image_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The images that own these key points; -1 for row -1."""
