@@ -172,7 +172,7 @@ def verify(config: ConfigPath, overrides: Overrides = None, json: AsJson = False
     from ssld_pipeline import console, laws
 
     loaded = _load(config, overrides)
-    verdicts = laws.verify(_workspace(loaded), loaded.select.per_class)
+    verdicts = laws.verify(_workspace(loaded), loaded.select)
     if json:
         console.print_json(
             [
@@ -221,6 +221,12 @@ def fit_teacher(config: ConfigPath, overrides: Overrides = None, address: Addres
     if loaded.teacher.fit is None:
         raise UserError("fit-teacher: the config has no section teacher.fit, so its teacher is used as it is")
     _bring_up_to_date(loaded, ("catalog", "fit_teacher", "check_teacher"), None, address)
+
+
+@app.command()
+def select(config: ConfigPath, overrides: Overrides = None, address: Address = None) -> None:
+    """Choose the images the student is trained on, on what is committed upstream, nothing else."""
+    _bring_up_to_date(_load(config, overrides), ("select",), None, address)
 
 
 @app.command()

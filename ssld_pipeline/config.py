@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -200,6 +200,13 @@ class RunConfig(Settings):
         if baseline is not None and baseline.loss != "ce":
             raise ValueError(f"loss must be ce, since a baseline learns from labels alone, not {baseline.loss}")
         return baseline
+
+    @model_validator(mode="after")
+    def _what_select_asks_is_kept(self) -> Self:
+        select, num_kept = self.select, self.label.num_kept
+        if (select.assignment == "top_p" or select.min_per_class) and select.top_p > num_kept:
+            raise ValueError(f"select.top_p must be at most label.num_kept ({num_kept}), got {select.top_p}")
+        return self
 
     def named_inputs(self) -> dict[str, tuple[str, InputConfig]]:
         """Input name -> (role, input), in the order of the file; ``teacher`` is ``teacher.fit.data``."""

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ssld_pipeline.contracts import REJECT_REASONS, ROLES
+from ssld_pipeline.stages.mining import pairs, register_excluded
 
 if TYPE_CHECKING:
+    from ssld_pipeline.stages.select import SelectConfig
     from ssld_pipeline.store.workspace import Workspace
 
 
@@ -33,8 +35,8 @@ class Verdict:
     examples: list[str]
 
 
-def laws(per_class: int) -> tuple[Law, ...]:
-    """``per_class``: most mined rows of a class that the manifest may hold."""
+def laws(select: SelectConfig) -> tuple[Law, ...]:
+    """``select``: what the manifest was made with. The queries need the view ``excluded`` of image_ids as well."""
     roles = ", ".join(f"'{r}'" for r in ROLES)
     reasons = ", ".join(f"'{r}'" for r in REJECT_REASONS)
     return (
@@ -110,12 +112,13 @@ def laws(per_class: int) -> tuple[Law, ...]:
             """SELECT m.image_id FROM manifest m JOIN catalog c USING (image_id)
                WHERE (m.uri, m."offset", m.size_bytes) IS DISTINCT FROM (c.uri, c."offset", c.size_bytes)""",
         ),
+        _manifest_per_class(select),
         Law(
-            "manifest_per_class",
-            f"the manifest has at most {per_class} mined rows of a class, ranked from 1 without gaps",
-            f"""SELECT class_id::VARCHAR, count(*) FROM manifest WHERE role = 'pool' GROUP BY 1
-                HAVING count(*) > {per_class} OR max(rank) <> count(*) OR min(rank) <> 1""",
+            "manifest_excluded",
+            "no image of the lists in select.exclude is in the manifest",
+            "SELECT image_id, role FROM manifest SEMI JOIN excluded USING (image_id)",
         ),
+        *([_manifest_filled(select)] if select.min_per_class else []),
         Law(
             "rejects_reasons",
             "every reject has a reason of the closed set",
@@ -129,11 +132,40 @@ def laws(per_class: int) -> tuple[Law, ...]:
     )
 
 
-def verify(workspace: Workspace, per_class: int) -> Sequence[Verdict]:
+def _manifest_per_class(select: SelectConfig) -> Law:
+    if select.target_total is None:
+        says, limit = f"at most {select.per_class} mined rows of a class", f"num > {select.per_class}"
+        total = ""
+    else:  # a class that was filled ends at min_per_class; what is larger was mined
+        says, limit = f"at most {select.target_total} mined rows, but for what min_per_class adds", "false"
+        total = f"""UNION ALL SELECT 'all', sum(num) FROM sizes WHERE num > {select.min_per_class}
+                    HAVING sum(num) > {select.target_total}"""
+    return Law(
+        "manifest_per_class",
+        f"the manifest has {says}, ranked from 1 without gaps",
+        f"""WITH sizes AS (SELECT class_id, count(*) AS num, count(DISTINCT rank) AS ranks, max(rank) AS last
+                           FROM manifest WHERE role = 'pool' GROUP BY 1)
+            SELECT class_id::VARCHAR, num FROM sizes WHERE {limit} OR last <> num OR ranks <> num {total}""",
+    )
+
+
+def _manifest_filled(select: SelectConfig) -> Law:
+    return Law(
+        "manifest_filled",
+        f"a class has fewer than {select.min_per_class} mined rows only where no image is left that counts for it",
+        f"""SELECT image_id, class_id FROM ({pairs(select, select.top_p)})
+            ANTI JOIN (SELECT class_id FROM manifest WHERE role = 'pool' GROUP BY 1
+                       HAVING count(*) >= {select.min_per_class}) USING (class_id)
+            ANTI JOIN manifest USING (image_id) WHERE EXISTS (SELECT 1 FROM manifest)""",
+    )
+
+
+def verify(workspace: Workspace, select: SelectConfig) -> Sequence[Verdict]:
     """One verdict per law, in order. duckdb.Error when a table does not have its contract's columns."""
     verdicts = []
     with workspace.connect() as tables:
-        for law in laws(per_class):
+        register_excluded(tables, select)
+        for law in laws(select):
             total = tables.execute(f"SELECT count(*) FROM ({law.broken})").fetchone()
             examples = tables.execute(f"SELECT * FROM ({law.broken}) LIMIT 5").fetchall() if total and total[0] else []
             verdicts.append(Verdict(law, total[0] if total else 0, [" ".join(map(str, row)) for row in examples]))

@@ -49,7 +49,7 @@ def no_engine() -> Engine:
 
 def assert_lawful(config: RunConfig) -> None:
     broken = [
-        (v.law.name, v.examples) for v in verify(Workspace(config.workspace), config.select.per_class) if v.num_broken
+        (v.law.name, v.examples) for v in verify(Workspace(config.workspace), config.select) if v.num_broken
     ]
     assert not broken
 

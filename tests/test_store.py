@@ -8,14 +8,14 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssld_pipeline.contracts import REJECTS, TABLES
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.store.artifacts import ArtifactStore
 from ssld_pipeline.store.fingerprints import Fingerprint, digest, digest_rows, explain_change
-from ssld_pipeline.store.tables import Part, TableStore
+from ssld_pipeline.store.tables import Part, TableStore, in_order
 from ssld_pipeline.store.workspace import Workspace
 
 FIRST = Fingerprint.of({"a": 1}, {"b": 1})
@@ -196,3 +196,12 @@ def test_an_artifact_without_record_is_not_there_and_versions_do_not_mix(tmp_pat
     assert second.content != first.content and (folder / "student.safetensors").read_bytes() == b"one"
     store.remove_others(SECOND)
     assert not folder.exists() and (tmp_path / "train" / "student.safetensors").read_bytes() == b"two"
+
+
+@settings(max_examples=200)
+@given(st.lists(st.lists(st.text(alphabet="abü\uffff\U00010000", max_size=4), max_size=9), max_size=5), st.booleans())
+def test_rows_of_several_sorted_runs_are_written_in_order(runs: list[list[str]], distinct: bool) -> None:
+    keys = [key for run in runs for key in sorted(run)]
+    keys = list(dict.fromkeys(keys)) if distinct else keys
+    rows = pa.table({"key": pa.array(keys, pa.string()), "place": pa.array(range(len(keys)), pa.int64())})
+    assert in_order(rows, ("key", "place")).equals(rows.sort_by([("key", "ascending"), ("place", "ascending")]))

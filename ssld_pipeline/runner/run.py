@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import Counter
@@ -275,10 +276,12 @@ class _Run:
             with self.workspace.connect(*stage.reads) as connection:
                 rows = stage.query(connection, self.config)
             part = table.write(rows, {"part": unit.name}, unit.fingerprint, unit.settings, self.survey.roots)
-            table.commit([part], planned.committed, {"ssld.stage": stage.name})
+            note = {"ssld.stage": stage.name, "ssld.figures": json.dumps(report.figures)}
+            table.commit([part], planned.committed, note)
             report.num_rows += part.num_rows
             report.ran += planned.action == "run"
             report.moved += planned.action == "move"
+            report.figures = stage.figures(rows)
 
     def _build(self, stage: ArtifactStage, work: Sequence[UnitPlan], report: StageReport) -> None:
         for planned in work:

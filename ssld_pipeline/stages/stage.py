@@ -85,6 +85,10 @@ def _no_roles(config: RunConfig) -> tuple[str, ...]:
     return ()
 
 
+def _no_figures(rows: pa.Table) -> dict[str, Json]:
+    return {}
+
+
 def _no_side_files(config: RunConfig) -> Mapping[str, tuple[str, ...]]:
     return {}
 
@@ -132,7 +136,10 @@ class ArtifactStage:
 
 @dataclass(frozen=True)
 class QueryStage:
-    """``query`` returns the rows of ``table`` from a connection on which the tables of ``reads`` are views."""
+    """``query`` returns the rows of ``table`` from a connection on which the tables of ``reads`` are views.
+
+    ``figures`` tells people about these rows; columns that ``table`` does not have are there for it alone.
+    """
 
     name: str
     version: int
@@ -140,6 +147,7 @@ class QueryStage:
     reads: tuple[str, ...]
     settings: Callable[[RunConfig], dict[str, Json]]
     query: Callable[[duckdb.DuckDBPyConnection, RunConfig], pa.Table]
+    figures: Callable[[pa.Table], dict[str, Json]] = _no_figures
     artifacts: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     uses_classes: bool = False

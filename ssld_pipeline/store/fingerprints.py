@@ -84,6 +84,16 @@ def digest_rows(rows: pa.Table, without: Iterable[str] = ()) -> str:
     return state.hexdigest()
 
 
+def _characters(strings: pa.StringArray) -> memoryview:
+    """The bytes of all strings, one after the other, without a copy."""
+    if len(strings) == 0:
+        return memoryview(b"")
+    _, offsets, characters = strings.buffers()
+    ends = memoryview(offsets).cast("i")
+    first, last = ends[strings.offset], ends[strings.offset + len(strings)]
+    return memoryview(characters or b"")[first:last]
+
+
 def _digest_column(state: hashlib.blake2b, column: pa.Array) -> None:
     state.update(pc.is_null(column).to_numpy(zero_copy_only=False).tobytes())
     kind = column.type
@@ -92,7 +102,7 @@ def _digest_column(state: hashlib.blake2b, column: pa.Array) -> None:
         _digest_column(state, column.flatten())
     elif pa.types.is_string(kind):
         state.update(pc.fill_null(pc.binary_length(column), 0).to_numpy(zero_copy_only=False).tobytes())
-        state.update("".join(column.drop_null().to_pylist()).encode())
+        state.update(_characters(column.drop_null()))
     elif pa.types.is_boolean(kind):
         state.update(pc.fill_null(column, False).to_numpy(zero_copy_only=False).tobytes())
     else:

@@ -11,12 +11,16 @@ import json
 import re
 import time
 import uuid
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from heapq import heapify, heappop, heappush
+from itertools import pairwise
 from typing import Any
 
 import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ssld_pipeline.contracts import Table
@@ -32,6 +36,7 @@ _ANOTHER_RUN = (
     "{uri}: the commit was refused, most likely because another run works on this workspace. "
     "Let one of them end, then run again: finished parts are kept. ({detail})"
 )
+_MOST_PIECES = 50_000
 _SETTINGS_KEY = b"ssld.settings"
 _ROOTS_KEY = b"ssld.roots"
 
@@ -107,7 +112,7 @@ class TableStore:
             if name not in rows.column_names:
                 rows = rows.append_column(name, pa.array([value] * rows.num_rows, pa.string()))
         schema = self.contract.schema()
-        rows = rows.select(schema.names).cast(schema).sort_by([(k, "ascending") for k in self.contract.key])
+        rows = in_order(rows.select(schema.names).cast(schema), self.contract.key)
         content = digest_rows(rows, without=_LOCATION_COLUMNS)
         name = f"{fingerprint}-{content}-{uuid.uuid4().hex[:12]}.parquet"
         metadata = {_SETTINGS_KEY: json.dumps(settings, sort_keys=True), _ROOTS_KEY: json.dumps(roots, sort_keys=True)}
@@ -236,6 +241,37 @@ def read_parquet(uri: str) -> pa.Table:
     """The rows of one Parquet file, without its schema metadata."""
     with fsspec.open(uri, "rb") as file:
         return pq.read_table(file).replace_schema_metadata(None)
+
+
+def in_order(rows: pa.Table, key: tuple[str, ...]) -> pa.Table:
+    """Sorted by ``key``. Rows that come as a few sorted runs, as from sorted parts read by some threads, are merged run
+    by run: of 4 million image_ids, sorting takes 4 s and moving the rows 5 s more."""
+    pieces = _merged_runs(rows[key[0]]) if rows.num_rows else []
+    if pieces is None:
+        return rows.combine_chunks().sort_by([(name, "ascending") for name in key])
+    return pa.concat_tables([rows.slice(0, 0), *(rows.slice(start, end - start) for start, end in pieces)])
+
+
+def _merged_runs(column: pa.ChunkedArray) -> list[tuple[int, int]] | None:
+    """Pieces [start, end) of rising runs in the order that sorts the values; None for many pieces, or equal values."""
+    values = column.combine_chunks()
+    values = pa.concat_arrays(values.chunks) if isinstance(values, pa.ChunkedArray) else values
+    falls = pc.indices_nonzero(pc.greater_equal(values[:-1], values[1:]))
+    if len(falls) >= _MOST_PIECES:
+        return None
+    bounds = [0, *(fall + 1 for fall in falls.to_pylist()), len(values)]
+    heads = [(values[start].as_py(), start, end) for start, end in pairwise(bounds)]
+    heapify(heads)
+    pieces: list[tuple[int, int]] = []
+    while heads:
+        _, start, end = heappop(heads)
+        length = bisect_left(range(start, end), heads[0][0], key=lambda i: values[i].as_py()) if heads else end - start
+        if length == 0 or len(pieces) == _MOST_PIECES:
+            return None
+        pieces.append((start, start + length))
+        if start + length < end:
+            heappush(heads, (values[start + length].as_py(), start + length, end))
+    return pieces
 
 
 def _write_parquet(rows: pa.Table, uri: str) -> int:

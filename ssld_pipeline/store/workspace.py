@@ -49,7 +49,8 @@ class Workspace:
 
     def _add_view(self, connection: duckdb.DuckDBPyConnection, name: str) -> None:
         table = self.tables[name]
-        uris = table.uris()
+        parts = table.parts()
+        uris = table.uris(parts[unit] for unit in sorted(parts))  # rows of sorted parts come sorted by image_id
         if not uris:
             connection.register(name, table.contract.schema().empty_table())
         elif files.is_local(self.uri):
