@@ -1,70 +1,12 @@
-"""Nearest descriptors: a FAISS index over all protected key points, votes per image, one-to-one matches of a pair."""
+"""What nearest descriptors say of images: votes for each protected image, and one-to-one matches of a pair."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
-import faiss
 import numpy as np
 import numpy.typing as npt
 
 Descriptors = npt.NDArray[np.uint8]
 Ids = npt.NDArray[np.int64]
-
-_SEED = 0
-# Up to here brute force costs no more than quantisation, and is exact.
-_MAX_FLAT = 16_384
-_TRAINING_PER_LIST = 64
-_ADDED_AT_ONCE = 65_536
-
-
-def use_one_thread() -> None:
-    """Make FAISS single-threaded in the calling thread: OpenMP keeps this setting per thread."""
-    faiss.omp_set_num_threads(1)
-
-
-def index_factory(num_vectors: int) -> str:
-    """The FAISS factory string for this many vectors: exact for small sets, IVF + 4-bit PQ (32 bytes each) above."""
-    if num_vectors <= _MAX_FLAT:
-        return "Flat"
-    lists = 2 ** round(math.log2(2 * math.sqrt(num_vectors)))
-    return f"IVF{min(lists, num_vectors // 40)},PQ64x4fs"
-
-
-def build_index(descriptors: Descriptors, num_threads: int) -> faiss.Index:
-    """The index of ``descriptors`` (uint8 [n, 128], may be memory-mapped); vector id = row.
-
-    Trained on a seeded sample by one thread, and filled by ``num_threads``: the index does not depend on their number.
-    """
-    use_one_thread()
-    index: Any = faiss.index_factory(128, index_factory(len(descriptors)), faiss.METRIC_L2)
-    if not index.is_trained:
-        index.cp.seed = _SEED
-        size = min(len(descriptors), _TRAINING_PER_LIST * index.nlist)
-        rows = np.sort(np.random.default_rng(_SEED).choice(len(descriptors), size, replace=False))
-        index.train(descriptors[rows].astype(np.float32))
-    faiss.omp_set_num_threads(num_threads)
-    for start in range(0, len(descriptors), _ADDED_AT_ONCE):
-        index.add(descriptors[start : start + _ADDED_AT_ONCE].astype(np.float32))
-    use_one_thread()
-    filled: faiss.Index = index
-    return filled
-
-
-def set_num_probes(index: faiss.Index, num_probes: int) -> None:
-    """How many of the lists a query visits; without effect on a flat index."""
-    if hasattr(index, "nprobe"):
-        index.nprobe = num_probes
-
-
-def search(index: faiss.Index, descriptors: Descriptors, num_neighbours: int) -> tuple[npt.NDArray[np.float32], Ids]:
-    """(squared distances, vector ids), both [n, num_neighbours], nearest first; id -1 where there is none."""
-    if not len(descriptors) or not index.ntotal:
-        shape = (len(descriptors), num_neighbours)
-        return np.full(shape, np.inf, np.float32), np.full(shape, -1, np.int64)
-    distances, ids = index.search(descriptors.astype(np.float32), num_neighbours)
-    return distances, ids
 
 
 def vote(images_hit: Ids, num_candidates: int, min_votes: int) -> tuple[Ids, Ids]:

@@ -79,7 +79,7 @@ def on_threads(function: Callable[[Item], Result], items: Iterable[Item], num_th
     import cv2
 
     from ssld_pipeline.inputs.ahead import ahead
-    from ssld_pipeline.kernels.match import use_one_thread
+    from ssld_pipeline.kernels.nearest import use_one_thread
 
     cv2.setNumThreads(1)
 
@@ -113,12 +113,13 @@ def _see(record: dict[str, Any], reader: ImageReader, config: DedupeConfig) -> _
     try:
         data = reader.read(record["uri"], record["offset"], record["size_bytes"])
         own_digest = digest(data)
-        return _Seen(image_id, own_digest, _portray(data, config), None)
+        return _Seen(image_id, own_digest, portray(data, config), None)
     except BadImage as bad:
         return _Seen(image_id, own_digest, None, Reject(image_id, bad.reason, bad.detail))
 
 
-def _portray(data: bytes, config: DedupeConfig) -> Portrait:
+def portray(data: bytes, config: DedupeConfig) -> Portrait:
+    """What the index keeps of an encoded image; raises BadImage."""
     from ssld_pipeline.kernels.block_agreement import protected_frame
     from ssld_pipeline.kernels.images import decode
     from ssld_pipeline.kernels.perceptual import look
@@ -133,14 +134,14 @@ def _portray(data: bytes, config: DedupeConfig) -> Portrait:
 
 def _write_vectors(config: DedupeConfig, num_threads: int, folder: Path) -> dict[str, Json]:
     """Writes the FAISS index and the stop list."""
-    import faiss
     import numpy as np
 
-    from ssld_pipeline.kernels.match import build_index
-    from ssld_pipeline.stages.protected_index import VECTORS_FILE, open_index
+    from ssld_pipeline.kernels.nearest import build_index
+    from ssld_pipeline.stages.mapped_vectors import write_vectors
+    from ssld_pipeline.stages.protected_index import open_index
 
     descriptors = np.load(folder / "descriptors.npy", mmap_mode="r")
-    faiss.write_index(build_index(descriptors, num_threads), str(folder / VECTORS_FILE))
+    write_vectors(build_index(descriptors, num_threads), folder)
     np.save(folder / "stopped.npy", np.zeros(len(descriptors), np.bool_))
     index, recurrence = open_index(folder, _NUM_PROBES), config.stop_recurrence
     images = range(len(index.image_ids))
@@ -161,7 +162,7 @@ def _recurring(index: ProtectedIndex, image: int, stop_recurrence: int) -> npt.N
     """
     import numpy as np
 
-    from ssld_pipeline.kernels.match import search
+    from ssld_pipeline.kernels.nearest import search
 
     own = index.keypoints(image).descriptors
     if not len(own):
@@ -182,7 +183,7 @@ def _settings(config: RunConfig) -> dict[str, Json]:
 
 STAGE = ArtifactStage(
     name="index_protected",
-    version=1,
+    version=2,
     reads=("catalog",),
     settings=_settings,
     build=build,

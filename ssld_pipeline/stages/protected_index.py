@@ -1,15 +1,18 @@
 """The folder that holds the protected images in searchable form: how it is written and how it is read.
 
-    digests.parquet   digest, image_id       of every protected file, also of those that cannot be decoded
-    images.parquet    image_id, width, height, num_keypoints      row i is image i of all that follows
+    digests.arrow     digest, image_id       of every protected file, also of those that cannot be decoded; by digest
+    images.arrow      image_id               row i is image i of all that follows
+    sizes.npy         int64 [images, 2]              width and height in pixels
+    starts.npy        int64 [images + 1]             image i has the key points from item i up to item i + 1
     frames.npy        uint8 [images, 64, 64]         for the comparison of pixels
     hashes.npy, thumbnails.npy                       perceptual.Looks of the images
     places.npy        float32 [keypoints, 4]         x, y, size (longer side = 1), angle (radians)
     mirrored.npy, stopped.npy                        bool [keypoints]; stopped: recurs in many protected images
     descriptors.npy   uint8 [keypoints, 128]         mirror-canonical
-    descriptors.faiss                                index over them; vector id = row
+    descriptors.faiss, lists.npy, lists.bin          index over them; vector id = row (see ``mapped_vectors``)
 
-The arrays are memory-mapped: a worker holds the FAISS index (32 bytes per key point) and what it touches of the rest.
+All of it is memory-mapped, so a node holds what its workers touch once, and opening it reads next to nothing. Searching
+touches the index, 40 bytes per key point; a pair that is looked at touches the two images' rows.
 """
 
 from __future__ import annotations
@@ -24,16 +27,17 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from ssld_pipeline.kernels.match import search, set_num_probes
+from ssld_pipeline.kernels.nearest import GpuIndex, search, set_num_probes, to_gpu
 from ssld_pipeline.kernels.perceptual import Looks
 from ssld_pipeline.kernels.sift import KeyPoints
+from ssld_pipeline.stages.mapped_columns import MappedDigests, MappedIds, write_digests, write_ids
+from ssld_pipeline.stages.mapped_vectors import open_vectors
 
 if TYPE_CHECKING:
     import faiss
 
-VECTORS_FILE = "descriptors.faiss"
-
 _ROWS: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+    "sizes": (np.int64, (2,)),
     "frames": (np.uint8, (64, 64)),
     "hashes": (np.uint64, ()),
     "thumbnails": (np.float32, (256,)),
@@ -65,7 +69,8 @@ class ImageWriter:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._digests: list[tuple[bytes, str]] = []
-        self._images: list[tuple[str, int, int, int]] = []
+        self._images: list[str] = []
+        self._counts = [0]
         self._stack = ExitStack()
         self._rows: dict[str, _RowWriter] = {}
 
@@ -79,7 +84,9 @@ class ImageWriter:
 
     def add_image(self, image_id: str, portrait: Portrait) -> None:
         points = portrait.keypoints
-        self._images.append((image_id, portrait.width, portrait.height, len(points)))
+        self._images.append(image_id)
+        self._counts.append(len(points))
+        self._rows["sizes"].append(np.array([[portrait.width, portrait.height]]))
         self._rows["frames"].append(portrait.frame[None])
         self._rows["hashes"].append(portrait.looks.hashes)
         self._rows["thumbnails"].append(portrait.looks.thumbnails)
@@ -88,16 +95,11 @@ class ImageWriter:
         self._rows["descriptors"].append(points.descriptors)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         self._stack.close()
-        digests = pa.schema({"digest": pa.binary(16), "image_id": pa.string()})
-        numbers = {"width": pa.int64(), "height": pa.int64(), "num_keypoints": pa.int64()}
-        images = pa.schema({"image_id": pa.string(), **numbers})
-        for name, schema, rows in (("digests", digests, self._digests), ("images", images, self._images)):
-            records = [dict(zip(schema.names, row, strict=True)) for row in rows]
-            pq.write_table(pa.Table.from_pylist(records, schema), self._folder / f"{name}.parquet")
+        np.save(self._folder / "starts.npy", np.cumsum(self._counts, dtype=np.int64))
+        # The first of several protected files with the same bytes stands for all of them.
+        write_digests(self._folder / "digests.arrow", dict(reversed(self._digests)))
+        write_ids(self._folder / "images.arrow", self._images)
 
 
 class _RowWriter:
@@ -132,19 +134,19 @@ class _RowWriter:
 class ProtectedIndex:
     """The folder, opened. Threads may share it: nothing is written."""
 
-    image_ids: list[str]
+    image_ids: MappedIds
     sizes: npt.NDArray[np.int64]
     """int64 [images, 2]: width and height in pixels."""
     first_keypoints: npt.NDArray[np.int64]
     """int64 [images + 1]: image i has the key points from item i up to item i + 1."""
-    by_digest: dict[bytes, str]
+    by_digest: MappedDigests
     frames: npt.NDArray[np.uint8]
     looks: Looks
     places: npt.NDArray[np.float32]
     mirrored: npt.NDArray[np.bool_]
     stopped: npt.NDArray[np.bool_]
     descriptors: npt.NDArray[np.uint8]
-    vectors: faiss.Index
+    vectors: faiss.Index | GpuIndex
 
     def keypoints(self, image: int) -> KeyPoints:
         """All key points of one image."""
@@ -171,29 +173,22 @@ class ProtectedIndex:
         return np.where(rows >= 0, images, -1)
 
 
-def open_index(folder: Path, num_probes: int) -> ProtectedIndex:
-    """``num_probes``: lists of the FAISS index visited per query."""
-    import faiss
-    import pyarrow.parquet as pq
-
-    digests = pq.read_table(folder / "digests.parquet")
-    images = pq.read_table(folder / "images.parquet")
-    vectors = faiss.read_index(str(folder / VECTORS_FILE))
+def open_index(folder: Path, num_probes: int, device: str = "cpu") -> ProtectedIndex:
+    """``num_probes``: lists of the FAISS index visited per query. ``device``: "cpu", or "cuda" to search on the GPU."""
+    vectors, descriptors = open_vectors(folder), _mapped(folder, "descriptors")
     set_num_probes(vectors, num_probes)
-    counts = images["num_keypoints"].to_numpy()
     return ProtectedIndex(
-        image_ids=images["image_id"].to_pylist(),
-        sizes=np.column_stack((images["width"].to_numpy(), images["height"].to_numpy())),
-        first_keypoints=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
-        # The first of several protected files with the same bytes stands for all of them.
-        by_digest=dict(zip(digests["digest"].to_pylist()[::-1], digests["image_id"].to_pylist()[::-1], strict=True)),
+        image_ids=MappedIds(folder / "images.arrow"),
+        sizes=_mapped(folder, "sizes"),
+        first_keypoints=_mapped(folder, "starts"),
+        by_digest=MappedDigests(folder / "digests.arrow"),
         frames=_mapped(folder, "frames"),
-        looks=Looks(np.load(folder / "hashes.npy"), _mapped(folder, "thumbnails")),
+        looks=Looks(_mapped(folder, "hashes"), _mapped(folder, "thumbnails")),
         places=_mapped(folder, "places"),
         mirrored=_mapped(folder, "mirrored"),
-        stopped=np.load(folder / "stopped.npy"),
-        descriptors=_mapped(folder, "descriptors"),
-        vectors=vectors,
+        stopped=_mapped(folder, "stopped"),
+        descriptors=descriptors,
+        vectors=to_gpu(vectors, descriptors) if device == "cuda" else vectors,
     )
 
 
