@@ -229,6 +229,54 @@ def select(config: ConfigPath, overrides: Overrides = None, address: Address = N
     _bring_up_to_date(_load(config, overrides), ("select",), None, address)
 
 
+@app.command("select-sweep")
+def select_sweep(
+    config: ConfigPath,
+    per_class: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="values to try; default: around the configured one")
+    ] = None,
+    overrides: Overrides = None,
+    json: AsJson = False,
+) -> None:
+    """Totals, balance of the classes and scores at the cut for a range of select.per_class; chooses nothing."""
+    from ssld_pipeline import console, selection
+    from ssld_pipeline.runner.survey import class_names
+
+    loaded = _load(config, overrides)
+    values = _numbers("--per-class", per_class) if per_class else ()
+    rows = selection.sweep(_workspace(loaded), loaded.select, len(class_names(loaded)), values)
+    if json:
+        console.print_json(rows)
+    else:
+        console.print_rows([{name: row[name] for name in selection.SHOWN} for row in rows])
+
+
+@app.command()
+def diff(
+    config: ConfigPath,
+    table: Annotated[str, typer.Argument(help="manifest")],
+    before: Annotated[int, typer.Option("--from", metavar="VERSION", help="version of the table's Delta log")],
+    after: Annotated[int | None, typer.Option("--to", metavar="VERSION", help="default: the present one")] = None,
+    class_id: Annotated[int | None, typer.Option("--class", metavar="N", help="list the images of class N too")] = None,
+    overrides: Overrides = None,
+    json: AsJson = False,
+) -> None:
+    """What entered and left the manifest, by class, between two versions of it."""
+    from ssld_pipeline import console, selection
+    from ssld_pipeline.runner.survey import class_names
+
+    if table != "manifest":
+        raise UserError(f"diff {table}: only the manifest can be compared with itself; say: ssld diff CONFIG manifest")
+    loaded = _load(config, overrides)
+    found = selection.diff(_workspace(loaded), class_names(loaded), before, after, class_id)
+    if json:
+        console.print_json(found.to_json())
+    else:
+        console.print_rows(found.classes, f"version {found.before} to {found.after}")
+        if class_id is not None:
+            console.print_rows(found.images, f"class {class_id}")
+
+
 @app.command()
 def export(
     config: ConfigPath,
@@ -236,15 +284,25 @@ def export(
         str,
         typer.Argument(help="a model (finetune, train, baseline, fit_teacher) or a table (manifest, duplicates, ...)"),
     ],
-    out: Annotated[Path, typer.Option(help="folder (model) or file (table) to write")],
-    format: Annotated[str | None, typer.Option(help="model: timm or pt2; table: csv or parquet")] = None,
+    out: Annotated[Path, typer.Option(help="folder (model, packed images) or file (table) to write")],
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="model: timm or pt2; table: csv or parquet; manifest also: paddleclas, webdataset or parquet-images"
+        ),
+    ] = None,
+    shard_bytes: Annotated[int, typer.Option(min=1, help="packed images: bytes of images in a shard")] = 256 << 20,
+    images_per_shard: Annotated[int, typer.Option(min=1, help="packed images: images in a shard")] = 10_000,
+    seed: Annotated[int, typer.Option(help="packed images: of their order")] = 0,
     overrides: Overrides = None,
 ) -> None:
-    """Write a model for use elsewhere, or a table as one file."""
+    """Write a model for use elsewhere, a table as one file, or the manifest with its images."""
     from ssld_pipeline.export import export as write
+    from ssld_pipeline.export_images import Packing
 
-    for path in write(_load(config, overrides), what, out, format):
-        print(path)
+    packing = Packing(shard_bytes, images_per_shard, seed)
+    for written in write(_load(config, overrides), what, out, format, packing):
+        print(written, flush=True)
 
 
 @app.command()
@@ -274,6 +332,12 @@ def _load(path: Path, overrides: Sequence[str] | None) -> RunConfig:
     from ssld_pipeline.config import load_config
 
     return load_config(path, tuple(overrides or ()))
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    if not all(item.strip().isdecimal() and int(item) for item in text.split(",")):
+        raise UserError(f"{option} {text}: expected whole numbers above 0, as in 500,1000,2000")
+    return tuple(int(item) for item in text.split(","))
 
 
 def _workspace(config: RunConfig) -> Workspace:

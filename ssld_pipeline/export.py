@@ -1,13 +1,16 @@
-"""Results for use elsewhere: a model as a folder, a table as one file."""
+"""Results for use elsewhere: a model as a folder, a table as one file, the manifest as a training set."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.config import RunConfig
 from ssld_pipeline.contracts import TABLES
 from ssld_pipeline.errors import UserError
+from ssld_pipeline.export_images import PACKED_FORMATS, Packing, pack, write_paddleclas
+from ssld_pipeline.runner.survey import class_names
 from ssld_pipeline.store import files
 from ssld_pipeline.store.workspace import MODEL_STAGES, Workspace
 
@@ -16,15 +19,35 @@ if TYPE_CHECKING:
 
 _MODEL_FORMATS = ("timm", "pt2")
 _TABLE_FORMATS = ("csv", "parquet")
+_MANIFEST_FORMATS = (*_TABLE_FORMATS, "paddleclas", *PACKED_FORMATS)
 
 
-def export(config: RunConfig, what: str, out: Path, format: str | None) -> list[Path]:
-    """The files written. UserError for an unknown name or format, or when there is nothing to export yet."""
+def export(
+    config: RunConfig, what: str, out: Path, format: str | None, packing: Packing | None = None
+) -> Iterator[Path | str]:
+    """Each file as it is written, and lines a person should read. ``packing``: of the formats that hold the images.
+
+    UserError for an unknown name or format, or when there is nothing to export yet.
+    """
     if what in MODEL_STAGES:
-        return _export_model(config, what, out, _one_of(format, _MODEL_FORMATS))
-    if what in TABLES:
-        return [_export_table(Workspace(config.workspace), what, out, _one_of(format, _TABLE_FORMATS))]
-    raise UserError(f"export {what}: neither a model ({', '.join(MODEL_STAGES)}) nor a table ({', '.join(TABLES)})")
+        yield from _export_model(config, what, out, _one_of(format, _MODEL_FORMATS))
+    elif what in TABLES:
+        yield from _export_rows(config, what, out, format, packing)
+    else:
+        raise UserError(f"export {what}: neither a model ({', '.join(MODEL_STAGES)}) nor a table ({', '.join(TABLES)})")
+
+
+def _export_rows(
+    config: RunConfig, name: str, out: Path, format: str | None, packing: Packing | None
+) -> Iterator[Path | str]:
+    workspace = Workspace(config.workspace)
+    chosen = _one_of(format, _MANIFEST_FORMATS if name == "manifest" else _TABLE_FORMATS)
+    if chosen == "paddleclas":
+        yield write_paddleclas(workspace, out)
+    elif chosen in PACKED_FORMATS:
+        yield from pack(workspace, class_names(config), out, chosen, packing or Packing())
+    else:
+        yield _export_table(workspace, name, out, chosen)
 
 
 def _one_of(given: str | None, known: tuple[str, ...]) -> str:

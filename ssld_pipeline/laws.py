@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ssld_pipeline.contracts import REJECT_REASONS, ROLES
-from ssld_pipeline.stages.mining import pairs, register_excluded
+from ssld_pipeline.stages.mining import pairs, prepare
 
 if TYPE_CHECKING:
     from ssld_pipeline.stages.select import SelectConfig
@@ -164,7 +164,7 @@ def verify(workspace: Workspace, select: SelectConfig) -> Sequence[Verdict]:
     """One verdict per law, in order. duckdb.Error when a table does not have its contract's columns."""
     verdicts = []
     with workspace.connect() as tables:
-        register_excluded(tables, select)
+        prepare(tables, select)
         for law in laws(select):
             total = tables.execute(f"SELECT count(*) FROM ({law.broken})").fetchone()
             examples = tables.execute(f"SELECT * FROM ({law.broken}) LIMIT 5").fetchall() if total and total[0] else []

@@ -190,6 +190,8 @@ def test_the_readme_names_only_what_exists(words: list[str], config: Path, tmp_p
         "pool/pool-000.tar/0007.jpg": "pool/pool-0.tar/007.jpg",
         "3": "1",
         "student/": str(tmp_path / "student"),
+        "shards/": str(tmp_path / "shards"),
+        "manifest.csv": str(tmp_path / "manifest.csv"),
     }
     verb(*[replaced.get(word, word) for word in words[1:]])
 

@@ -254,8 +254,8 @@ def test_broken_manifests_break_the_laws(tmp_path: Path) -> None:
     assert broken(tables, many, configured(target_total=11)) == {"manifest_per_class"}
     assert not broken(tables, many, configured(target_total=12))
     tables, few = tables_of(images), select(tables_of(images), configured(per_class=3))
-    mining.register_excluded(tables, configured().select)
+    mining.prepare(tables, configured().select)
     assert broken(tables, few, configured(per_class=3, min_per_class=1)) == {"manifest_filled"}
-    mining.register_excluded(tables, configured(exclude=str(tmp_path / "ids.txt")).select)
+    mining.prepare(tables, configured(exclude=str(tmp_path / "ids.txt")).select)
     assert broken(tables, few, configured(exclude=str(tmp_path / "ids.txt"))) == {"manifest_excluded"}
     assert broken(tables, few.filter(pc.field("rank") != 2), configured(exclude=[])) >= {"manifest_per_class"}

@@ -60,9 +60,7 @@ def select(tables: duckdb.DuckDBPyConnection, config: RunConfig) -> pa.Table:
     Method: Yalniz et al., arXiv:1905.00546, top-k per class; the labelled set is always part of the manifest.
     """
     settings = config.select
-    mining.register_excluded(tables, settings)
-    # The side written first is streamed, the other one hashed: DuckDB's guess of the sizes would hash the catalog.
-    tables.execute("SET disabled_optimizers = 'join_order,build_side_probe_side'")
+    mining.prepare(tables, settings)
     query = _MANIFEST.format(mined=_mined(tables, settings))
     if settings.exclude:
         query = f"SELECT * FROM ({query}) ANTI JOIN excluded USING (image_id)"

@@ -76,10 +76,19 @@ class TableStore:
         table = self._open()
         return None if table is None else int(table.version())
 
-    def parts(self) -> dict[tuple[str, ...], Part]:
-        """Committed parts by unit. ValueError when a file in the log is not of this pipeline."""
+    def parts(self, version: int | None = None) -> dict[tuple[str, ...], Part]:
+        """Committed parts by unit, now or as of a version of the Delta log.
+
+        UserError for a version that is not there, and for a file in the log that is not of this pipeline.
+        """
         table = self._open()
-        return {} if table is None else self._parts_of(table)
+        if table is None:
+            return {}
+        if version is not None and not 0 <= version <= table.version():
+            raise UserError(f"{self.uri} has no version {version}; versions are 0 to {table.version()}")
+        if version is not None:
+            table.load_as_version(version)
+        return self._parts_of(table)
 
     def uris(self, parts: Iterable[Part] | None = None) -> list[str]:
         return [files.join(self.uri, p.file) for p in (self.parts().values() if parts is None else parts)]

@@ -44,22 +44,28 @@ class Workspace:
         if memory_limit:
             connection.execute(f"SET memory_limit = '{memory_limit}'")
         for name in names or tuple(TABLES):
-            self._add_view(connection, name)
+            self.add_view(connection, name)
         return connection
 
-    def _add_view(self, connection: duckdb.DuckDBPyConnection, name: str) -> None:
-        table = self.tables[name]
-        parts = table.parts()
+    def add_view(
+        self, connection: duckdb.DuckDBPyConnection, name: str, version: int | None = None, view: str | None = None
+    ) -> None:
+        """The table ``name``, as of ``version`` of its Delta log, as the view ``view``; default: as it is, by its name.
+
+        UserError for a version that is not there.
+        """
+        table, view = self.tables[name], view or name
+        parts = table.parts(version)
         uris = table.uris(parts[unit] for unit in sorted(parts))  # rows of sorted parts come sorted by image_id
         if not uris:
-            connection.register(name, table.contract.schema().empty_table())
+            connection.register(view, table.contract.schema().empty_table())
         elif files.is_local(self.uri):
             quoted = ", ".join("'" + u.replace("'", "''") + "'" for u in uris)
-            connection.execute(f'CREATE VIEW "{name}" AS SELECT * FROM read_parquet([{quoted}])')
+            connection.execute(f'CREATE VIEW "{view}" AS SELECT * FROM read_parquet([{quoted}])')
         else:  # DuckDB reads remote files through an extension that it would fetch at run time; Arrow needs none
             import fsspec
             import pyarrow.dataset as ds
 
             filesystem, _ = fsspec.core.url_to_fs(self.uri)
             paths = [filesystem._strip_protocol(u) for u in uris]
-            connection.register(name, ds.dataset(paths, filesystem=filesystem, format="parquet"))
+            connection.register(view, ds.dataset(paths, filesystem=filesystem, format="parquet"))
