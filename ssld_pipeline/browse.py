@@ -15,7 +15,10 @@ _NUM_EXAMPLES = 10
 
 
 def status(workspace: Workspace) -> dict[str, Any]:
-    """Per table its parts, rows, bytes and version; per artifact its figures; rejects by stage and reason."""
+    """Per table its parts, rows, bytes and version; per artifact its figures; rejects by stage and reason.
+
+    ``canaries``: per kind of planted copies, how many dedupe found.
+    """
     from ssld_pipeline.pipeline import STAGES
     from ssld_pipeline.stages.stage import ArtifactStage, TrainStage
 
@@ -28,16 +31,18 @@ def status(workspace: Workspace) -> dict[str, Any]:
             "bytes": sum(p.size_bytes for p in parts),
             "version": table.version(),
         }
-    artifacts = {}
+    artifacts: dict[str, dict[str, Any]] = {}
     for stage in STAGES:
         if isinstance(stage, ArtifactStage | TrainStage) and (record := workspace.artifact(stage.name).record()):
             artifacts[stage.name] = {"seconds": record.seconds, "content": record.content, **record.figures}
     rejects = rows_of(workspace, "SELECT stage, reason, count(*) AS images FROM rejects GROUP BY ALL ORDER BY ALL")
     evaluations = rows_of(workspace, "SELECT model, input, num_images, top1, top5 FROM evaluations ORDER BY ALL")
+    canaries = artifacts.get("check_dedupe", {}).pop("kinds", [])
     return {
         "workspace": workspace.uri,
         "tables": tables,
         "artifacts": artifacts,
+        "canaries": canaries,
         "rejects": rejects,
         "evaluations": evaluations,
     }

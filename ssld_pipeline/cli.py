@@ -108,7 +108,7 @@ def status(config: ConfigPath, overrides: Overrides = None, json: AsJson = False
         return
     console.out.print(f"workspace {found['workspace']}", markup=False)
     console.print_rows([{"table": name, **row} for name, row in found["tables"].items()])
-    for title in ("rejects", "evaluations"):
+    for title in ("canaries", "rejects", "evaluations"):
         if found[title]:
             console.print_rows(found[title], title)
     for name, figures in found["artifacts"].items():

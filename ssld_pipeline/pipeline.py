@@ -1,6 +1,7 @@
 """The stages in order. Read this file first.
 
 inputs --catalog--> catalog --index_protected--> index        (images the pool is checked against)
+index --check_dedupe--> (refuses a dedupe that misses copies made to test it)
 catalog, index --find_copies--> pairs --dedupe--> duplicates
 labelled images --fit_teacher--> teacher --check_teacher--> (refuses a teacher that cannot tell the classes)
 catalog - duplicates, teacher --label--> soft_labels --select--> manifest
@@ -14,6 +15,7 @@ from __future__ import annotations
 from ssld_pipeline.stages import (
     baseline,
     catalog,
+    check_dedupe,
     check_teacher,
     dedupe,
     evaluate,
@@ -30,6 +32,7 @@ from ssld_pipeline.stages.stage import Stage
 STAGES: tuple[Stage, ...] = (
     catalog.STAGE,
     index_protected.STAGE,
+    check_dedupe.STAGE,
     find_copies.STAGE,
     dedupe.STAGE,
     fit_teacher.STAGE,

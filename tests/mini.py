@@ -93,6 +93,7 @@ def settings() -> dict[str, Any]:
         },
         "teacher": {"model": "timm:test_resnet", "weights": "teacher.safetensors", "image_size": 32, "min_top1": 0.0},
         "catalog": {"images_per_part": 5},
+        "dedupe": {"canaries": 31},
         "label": {"num_kept": 2},
         "select": {"per_class": 6},
         "student": {"model": "timm:test_efficientnet"},

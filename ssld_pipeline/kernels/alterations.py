@@ -124,9 +124,9 @@ def _contrast(image: Pixels, rng: Rng) -> Pixels:
 
 
 def _hue(image: Pixels, rng: Rng) -> Pixels:
-    """Every colour 15 to 60 degrees further round the circle, either way."""
+    """Every colour 10 to 40 degrees further round the circle, either way."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    hsv[..., 0] += np.uint8(round(rng.choice([-1, 1]) * rng.uniform(15, 60) / 360 * 256) % 256)
+    hsv[..., 0] += np.uint8(round(rng.choice([-1, 1]) * rng.uniform(10, 40) / 360 * 256) % 256)
     turned: Pixels = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
     return turned
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.contracts import REJECT_REASONS, ROLES
+from ssld_pipeline.kernels.intervals import wilson
 
 if TYPE_CHECKING:
     import duckdb
@@ -114,17 +114,6 @@ def evaluations(tables: duckdb.DuckDBPyConnection) -> list[Evaluation]:
     order = {model: place for place, model in enumerate(MODELS)}
     found.sort(key=lambda r: (order.get(r["model"], len(order)), r["model"], r["input"]))
     return [Evaluation(**r, low=low, high=high) for r in found for low, high in [wilson(r["top1"], r["num_images"])]]
-
-
-def wilson(share: float, num: int) -> tuple[float, float]:
-    """The 95 % score interval of a share observed in ``num`` trials; (0, 1) where nothing was observed."""
-    if num <= 0:
-        return 0.0, 1.0
-    z = 1.959963984540054
-    centre = share + z * z / (2 * num)
-    half = z * math.sqrt(share * (1 - share) / num + z * z / (4 * num * num))
-    scale = 1 + z * z / num
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 def headline_models(found: Sequence[Evaluation]) -> Mapping[str, Evaluation | None]:

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _COMMIT_EVERY_S = 2.0
 _MODEL_FILES = ("student.safetensors", "config.json", "metrics.jsonl")
 _ORPHAN_HOURS = 24  # what killed workers left behind; younger files may be another run's work in progress
+# No stage without the check that belongs before it, even with --only.
+_CHECKS = {"label": "check_teacher", "find_copies": "check_dedupe", "dedupe": "check_dedupe"}
 _FEW_REJECTS = 10  # a share means nothing in a part of thirty images
 
 
@@ -74,13 +76,13 @@ def run(
     ``only``: these stages, on what is committed upstream; none: all. Raises UserError for a stage that cannot go on;
     what was committed stays.
     """
-    if "label" in only:  # no label without a look at who labels
-        only = ("check_teacher", *only)
+    checked = {_CHECKS[name]: name for name in only if name in _CHECKS and _CHECKS[name] not in only}
+    only = (*checked, *only)
     _check_names([*(("--only", name) for name in only), *([("--until", until)] if until else [])])
     last = STAGE_NAMES.index(until) if until else len(STAGES)
     stages = [s for s in STAGES[: last + 1] if (not only or s.name in only) and s.enabled(survey.config)]
     _check_networks(survey, stages)
-    runner = _Run(survey, engine, progress, bool(only))
+    runner = _Run(survey, engine, progress, bool(only), checked)
     reports = [runner.bring_up_to_date(stage) for stage in stages]
     for table in runner.workspace.tables.values():
         table.num_orphans_removed(_ORPHAN_HOURS)
@@ -106,8 +108,10 @@ def _check_names(given: Sequence[tuple[str, str]]) -> None:
 
 
 class _Run:
-    def __init__(self, survey: Survey, engine: Callable[[], Engine], progress: Progress, only: bool) -> None:
-        self.only = only
+    def __init__(
+        self, survey: Survey, engine: Callable[[], Engine], progress: Progress, only: bool, checked: Mapping[str, str]
+    ) -> None:
+        self.only, self.checked = only, checked
         self.survey, self.config, self.progress = survey, survey.config, progress
         self.workspace = Workspace(survey.config.workspace)
         self.digests = FileDigests(survey.config.workspace)
@@ -157,9 +161,10 @@ class _Run:
             made = plan_stage(other, state)
             if made.changes:
                 why = "; ".join(reason for reason, _ in made.reasons()[:2])
+                asked = self.checked.get(stage.name, stage.name)
                 raise UserError(
-                    f"{stage.name} stands on {other.name}, which is not up to date ({why}). "
-                    f"Bring it up to date first: ssld run CONFIG --until {stage.name}"
+                    f"{asked} stands on {other.name}, which is not up to date ({why}). "
+                    f"Bring it up to date first: ssld run CONFIG --until {asked}"
                 )
 
     def _spec(self, stage: Stage) -> WorkerSpec:

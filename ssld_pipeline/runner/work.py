@@ -100,10 +100,12 @@ def build_artifact(spec: WorkerSpec, unit: Unit) -> tuple[dict[str, Any], Part |
     with tempfile.TemporaryDirectory() as scratch:
         folder = files.local_path(target) if files.is_local(target) else Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        figures, rejects = stage.build(spec.setup(), read_unit(unit), folder)
-        if not files.is_local(target):
-            for name in files.list_files(scratch):
-                files.copy(files.join(scratch, name), files.join(target, name))
+        try:
+            figures, rejects = stage.build(spec.setup(), read_unit(unit), folder)
+        finally:  # also of a check that refuses: what it saw is there to look at
+            if not files.is_local(target):
+                for name in files.list_files(scratch):
+                    files.copy(files.join(scratch, name), files.join(target, name))
     return figures, write_rejects(workspace, stage.name, unit, rejects)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ssld_pipeline.config import RunConfig
 
 DECISION_FIELDS = ("min_inliers", "min_score", "min_perceptual_score", "min_blocks")
+CHECK_FIELDS = ("canaries", "min_canary_recall")
 
 
 class DedupeConfig(Settings):
@@ -51,6 +52,10 @@ class DedupeConfig(Settings):
     """The same for a pair that no key points support."""
     min_blocks: int = Field(6, gt=0, le=64)
     """Pixel blocks, of the protected image's 64, that must be comparable."""
+    canaries: int = Field(200, ge=0)
+    """Altered copies of protected images that are made and looked for before the pool is read; 0: none."""
+    min_canary_recall: float = Field(0.95, ge=0, le=1)
+    """Share of them, of all moderate kinds together and of each, that must be found; chance is allowed for."""
     max_reject_share: float = Field(0.05, ge=0, le=1)
     """A part that loses a larger share of its images than this (and more than 10) is not committed."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.errors import BadImage
-from ssld_pipeline.stages.dedupe import DECISION_FIELDS
+from ssld_pipeline.stages.dedupe import CHECK_FIELDS, DECISION_FIELDS
 from ssld_pipeline.stages.index_protected import in_reading_order, on_threads
 from ssld_pipeline.stages.stage import Json, PartResult, PartStage, Reject, Setup
 
@@ -44,27 +44,32 @@ def open_find_copies(setup: Setup) -> Callable[[pa.Table], PartResult]:
         records = in_reading_order(rows)
         checked = list(on_threads(lambda record: _check(record, reader, index, config), records, setup.num_threads))
         found = [row for one in checked for row in one.rows]
-        return PartResult(_table(found), [one.reject for one in checked if one.reject])
+        return PartResult(pairs_table(found), [one.reject for one in checked if one.reject])
 
     return work
 
 
 def _check(record: dict[str, Any], reader: ImageReader, index: ProtectedIndex, config: DedupeConfig) -> _Checked:
+    image_id = record["image_id"]
+    try:
+        data = reader.read(record["uri"], record["offset"], record["size_bytes"])
+        return _Checked(pairs_of(image_id, data, index, config))
+    except BadImage as bad:
+        return _Checked([], Reject(image_id, bad.reason, bad.detail))
+
+
+def pairs_of(image_id: str, data: bytes, index: ProtectedIndex, config: DedupeConfig) -> list[dict[str, Any]]:
+    """The ``pairs`` rows of one encoded image, by falling score. Raises BadImage."""
     from ssld_pipeline.kernels.images import decode
     from ssld_pipeline.stages.pairs import find_pairs
     from ssld_pipeline.stages.protected_index import digest
 
-    image_id = record["image_id"]
-    try:
-        data = reader.read(record["uri"], record["offset"], record["size_bytes"])
-        original = index.by_digest.get(digest(data))
-        if original is not None:
-            return _Checked([_exact_row(image_id, original)])
-        image = decode(data, min_short_side=config.image_side)
-    except BadImage as bad:
-        return _Checked([], Reject(image_id, bad.reason, bad.detail))
+    original = index.by_digest.get(digest(data))
+    if original is not None:
+        return [_exact_row(image_id, original)]
+    image = decode(data, min_short_side=config.image_side)
     pairs = find_pairs(image.pixels, index, config)[:_ROWS_PER_IMAGE]
-    return _Checked([_row(image_id, (image.width, image.height), pair, index) for pair in pairs])
+    return [_row(image_id, (image.width, image.height), pair, index) for pair in pairs]
 
 
 def _exact_row(image_id: str, protected_id: str) -> dict[str, Any]:
@@ -105,7 +110,8 @@ def _row(image_id: str, size: tuple[int, int], pair: Pair, index: ProtectedIndex
     }
 
 
-def _table(rows: list[dict[str, Any]]) -> pa.Table:
+def pairs_table(rows: list[dict[str, Any]]) -> pa.Table:
+    """``pairs`` rows without ``part``."""
     import pyarrow as pa
 
     from ssld_pipeline.contracts import PAIRS
@@ -115,7 +121,7 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def _settings(config: RunConfig) -> dict[str, Json]:
-    return config.dedupe.model_dump(mode="json", exclude={*DECISION_FIELDS, "max_reject_share"})
+    return config.dedupe.model_dump(mode="json", exclude={*DECISION_FIELDS, *CHECK_FIELDS, "max_reject_share"})
 
 
 STAGE = PartStage(
