@@ -266,7 +266,14 @@ def toned(curve: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]) -
 
 
 def gamma(power: float) -> Alter:
-    return toned(lambda v: v**power)
+    """Darker for powers above 1, yet so that a third of the values stays above .1."""
+
+    def alter(image: Pixels, draw: Draw) -> Pixels:
+        bright = float(np.quantile(image, 0.67)) / 255
+        most = max(1.0, np.log(0.1) / np.log(np.clip(bright, 0.01, 0.99)))
+        return toned(lambda v: v ** min(power, most))(image, draw)
+
+    return alter
 
 
 def contrast(factor: float) -> Alter:
@@ -274,11 +281,24 @@ def contrast(factor: float) -> Alter:
 
 
 def brightness(change: float) -> Alter:
-    return toned(lambda v: v + change)
+    """Lighter or darker, yet so that a third of the values stays below white or above black."""
+
+    def alter(image: Pixels, draw: Draw) -> Pixels:
+        dark, bright = np.quantile(image, (0.33, 0.67)) / 255
+        return toned(lambda v: v + np.clip(change, -bright, 1 - dark))(image, draw)
+
+    return alter
 
 
 def posterise(num_levels: int) -> Alter:
-    return toned(lambda v: np.round(v * (num_levels - 1)) / (num_levels - 1))
+    """So many values per colour, spread over those that the picture has."""
+
+    def alter(image: Pixels, draw: Draw) -> Pixels:
+        low, high = np.quantile(image, (0.03, 0.97)) / 255
+        step = max(high - low, 0.1) / (num_levels - 1)
+        return toned(lambda v: low + np.round((v - low) / step) * step)(image, draw)
+
+    return alter
 
 
 def grey(image: Pixels, draw: Draw) -> Pixels:
@@ -799,7 +819,7 @@ def drawn_over() -> list[Kind]:
         single("border and text", "hard", pad(0.4), text_lines(5, 0.07, True), severity=".4, 5 lines"),
         *graded("sticker", sticker, easy=(0.1,), medium=(0.25,)),
         *graded("watermark", watermark, medium=(0.3,), hard=(0.45, 0.6)),
-        *graded("doodle", lambda v: doodle(int(v)), easy=(2,), medium=(6,), hard=(16,)),
+        *graded("doodle", lambda v: doodle(int(v)), easy=(2,), medium=(4,), hard=(8,), extreme=(16,)),
         *graded("censored", censor, easy=(0.1,), medium=(0.2,)),
         *graded("ghost", ghost, medium=(0.2,), hard=(0.35,), extreme=(0.5,)),
     ]
