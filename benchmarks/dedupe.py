@@ -1,237 +1,77 @@
-"""Recall per kind of copy, false pairs and time per image of index_protected and dedupe, on your own photographs.
+"""What index_protected, find_copies and dedupe find of a planted set, what they remove wrongly, and what it costs.
 
-    python benchmarks/dedupe.py --images PHOTOS [--negatives OTHERS] [--num-protected 300] [--pairs SEEN]
+    python benchmarks/planted.py ... --out FOLDER
+    python benchmarks/dedupe.py --set FOLDER [--set-config key=value] [--pairs SEEN] [--workers-check] [--write]
 
-Draws protected images from PHOTOS, plants copies of them in many kinds and severities, and mixes them with pictures
-that are no copies (OTHERS, or the rest of PHOTOS), some of which share a watermark or a frame with protected ones.
---pairs writes every false pair as a picture, pool left, protected right: look before you believe that it is false.
+A copy is found if it is removed on account of its own original. Times are of CPU, one thread; every tenth block of the
+pool is also given to bare SIFT, in turn with the stage, so that whatever else the machine does falls on both.
+--pairs writes missed copies and wrong pairs as pictures, pool left, protected right: look before you believe a figure.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import os
+import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, TypeVar
 
 import cv2
+import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from planted import TIERS
+from results import table, write_section
 
 from ssld_pipeline.config import RunConfig
-from ssld_pipeline.stages import dedupe, index_protected
+from ssld_pipeline.kernels.images import decode
+from ssld_pipeline.kernels.intervals import wilson
+from ssld_pipeline.kernels.sift import resize_grey
+from ssld_pipeline.stages import dedupe, find_copies, index_protected
+from ssld_pipeline.stages.protected_index import open_index
 from ssld_pipeline.stages.stage import Setup
 
-Pixels = npt.NDArray[np.uint8]
-Copy = Callable[[Pixels, np.random.Generator], Pixels]
+BLOCK = 20
+BARE_EVERY = 10
+CHECKED_BY_TWO = 400
+
+Result = TypeVar("Result")
+Row = dict[str, object]
 
 
-def crop(share: float) -> Copy:
-    """A crop of this share of the area, anywhere."""
+@dataclass(frozen=True)
+class Truth:
+    """A row of truth.csv: a copy has a tier, kind, severity and original, every other picture a kind of negative."""
 
-    def copy(image: Pixels, rng: np.random.Generator) -> Pixels:
-        height, width = (max(8, round(side * share**0.5)) for side in image.shape[:2])
-        top, left = rng.integers(image.shape[0] - height + 1), rng.integers(image.shape[1] - width + 1)
-        return image[top : top + height, left : left + width]
-
-    return copy
-
-
-def resize(longer_side: int, stretch: float = 1.0) -> Copy:
-    def copy(image: Pixels, rng: np.random.Generator) -> Pixels:
-        scale = longer_side / max(image.shape)
-        size = max(8, round(image.shape[1] * scale * stretch)), max(8, round(image.shape[0] * scale))
-        return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-
-    return copy
+    image: str
+    tier: str
+    kind: str
+    severity: str
+    original: str
+    negative: str
 
 
-def jpeg(quality: int) -> Copy:
-    return lambda image, rng: cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], 1)
+@dataclass(frozen=True)
+class Findings:
+    """``removed_for``: the protected pictures on whose account a pool image is removed."""
+
+    removed_for: dict[str, set[str]]
+    num_pairs: int
+    num_rejects: int
+    costs: list[Row]
 
 
-def rotate(degrees: float) -> Copy:
-    """Turned about the centre; what is outside is black."""
-
-    def copy(image: Pixels, rng: np.random.Generator) -> Pixels:
-        height, width = image.shape[:2]
-        turn = cv2.getRotationMatrix2D((width / 2, height / 2), degrees * rng.choice([-1, 1]), 1.0)
-        return cv2.warpAffine(image, turn, (width, height))
-
-    return copy
-
-
-def perspective(strength: float) -> Copy:
-    def copy(image: Pixels, rng: np.random.Generator) -> Pixels:
-        height, width = image.shape[:2]
-        corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
-        moved = corners + rng.uniform(-strength, strength, (4, 2)) * (width, height)
-        bend = cv2.getPerspectiveTransform(corners, moved.astype(np.float32))
-        return cv2.warpPerspective(image, bend, (width, height))
-
-    return copy
-
-
-def text(num_lines: int) -> Copy:
-    def copy(image: Pixels, rng: np.random.Generator) -> Pixels:
-        image = image.copy()
-        for y in np.linspace(0.15, 0.95, num_lines) * image.shape[0]:
-            words = "".join(rng.choice(list("ABCDEFGHKLMNRSTUVW 012345"), 24))
-            cv2.putText(image, words, (4, int(y)), cv2.FONT_HERSHEY_SIMPLEX, image.shape[1] / 340, (255, 255, 255), 3)
-            cv2.putText(image, words, (4, int(y)), cv2.FONT_HERSHEY_SIMPLEX, image.shape[1] / 340, (20, 20, 20), 1)
-        return image
-
-    return copy
-
-
-def gamma(power: float) -> Copy:
-    return lambda image, rng: (255 * (image / 255.0) ** power).astype(np.uint8)
-
-
-def pad(share: float) -> Copy:
-    def copy(image: Pixels, rng: np.random.Generator) -> Pixels:
-        sides = rng.integers(0, np.array(image.shape[:2]).repeat(2) * share + 1).tolist()
-        return cv2.copyMakeBorder(image, *sides, cv2.BORDER_CONSTANT, value=rng.integers(0, 256, 3).tolist())
-
-    return copy
-
-
-def noise(sigma: float) -> Copy:
-    return lambda image, rng: np.clip(image + rng.normal(0, sigma, image.shape), 0, 255).astype(np.uint8)
-
-
-def inside(share: float) -> Copy:
-    """Small within another picture (here: within its own enlarged, blurred, mirrored self); ``share`` of the side."""
-
-    def copy(image: Pixels, rng: np.random.Generator) -> Pixels:
-        height, width = (round(side * share) for side in image.shape[:2])
-        page = cv2.GaussianBlur(image[::-1, ::-1], (0, 0), 6)
-        page = np.ascontiguousarray(page // 2 + rng.integers(0, 60, (*page.shape[:2], 1), dtype=np.uint8))
-        top, left = rng.integers(page.shape[0] - height + 1), rng.integers(page.shape[1] - width + 1)
-        page[top : top + height, left : left + width] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        return page
-
-    return copy
-
-
-def chain(*steps: Copy) -> Copy:
-    def copy(image: Pixels, rng: np.random.Generator) -> Pixels:
-        for step in steps:
-            image = step(image, rng)
-        return np.ascontiguousarray(image)
-
-    return copy
-
-
-def mirror(image: Pixels, rng: np.random.Generator) -> Pixels:
-    return image[:, ::-1]
-
-
-def quarter_turn(image: Pixels, rng: np.random.Generator) -> Pixels:
-    return np.rot90(image, rng.choice([1, 3]))
-
-
-def grey(image: Pixels, rng: np.random.Generator) -> Pixels:
-    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
-
-
-def blur(sigma: float) -> Copy:
-    return lambda image, rng: cv2.GaussianBlur(image, (0, 0), sigma)
-
-
-KINDS: dict[str, dict[str, Copy]] = {
-    "easy": {
-        "same size, jpeg 50": jpeg(50),
-        "160 px": resize(160),
-        "800 px": resize(800),
-        "mirror": mirror,
-        "gamma .7": gamma(0.7),
-        "grey": grey,
-    },
-    "medium": {
-        "crop 70 %": crop(0.7),
-        "turned 10 deg": rotate(10),
-        "90 deg": quarter_turn,
-        "text": text(2),
-        "blur 2": blur(2),
-        "gamma 2": gamma(2),
-        "pad": pad(0.2),
-        "96 px": resize(96),
-        "noise 15": noise(15),
-        "stretch 1.25": resize(256, 1.25),
-        "jpeg 15": jpeg(15),
-    },
-    "hard": {
-        "crop 45 %": crop(0.45),
-        "mirror, crop 60 %, jpeg 30": chain(mirror, crop(0.6), jpeg(30)),
-        "turned 30 deg": rotate(30),
-        "blur 4": blur(4),
-        "48 px": resize(48),
-        "text, 6 lines": text(6),
-        "perspective .08": perspective(0.08),
-        "pad, 128 px": chain(pad(0.4), resize(128)),
-        "crop 60 %, gamma 2, 128 px": chain(crop(0.6), gamma(2), resize(128)),
-    },
-    "extreme": {
-        "crop 25 %": crop(0.25),
-        "turned, crop 50 %, jpeg 10": chain(rotate(15), crop(0.5), jpeg(10)),
-        "inside, .5 of side": inside(0.5),
-        "inside, .33 of side": inside(0.33),
-        "perspective .16": perspective(0.16),
-    },
-}
-
-
-def watermark(image: Pixels) -> Pixels:
-    image = image.copy()
-    for y in (0.3, 0.6, 0.9):
-        place = (6, int(y * image.shape[0]))
-        cv2.putText(image, "(c) photo-stock", place, cv2.FONT_HERSHEY_DUPLEX, image.shape[1] / 290, (255, 255, 255), 2)
-    return image
-
-
-def framed(image: Pixels) -> Pixels:
-    """The picture in a patterned frame that takes a third of the area."""
-    pattern = np.random.default_rng(1).integers(0, 256, (24, 24, 3), dtype=np.uint8)
-    page = cv2.resize(pattern, (256, 256), interpolation=cv2.INTER_CUBIC)
-    page[24:232, 24:232] = cv2.resize(image, (208, 208), interpolation=cv2.INTER_AREA)
-    return page
-
-
-def plant(
-    protected: dict[str, Pixels], per_kind: int, rng: np.random.Generator
-) -> Iterator[tuple[str, str, str, Pixels]]:
-    """(tier, kind, name of the original, copy)."""
-    names = sorted(protected)
-    for tier, kinds in KINDS.items():
-        for kind, copy in kinds.items():
-            for name in rng.choice(names, min(per_kind, len(names)), replace=False):
-                yield tier, kind, str(name), np.ascontiguousarray(copy(protected[name], rng))
-
-
-def encode(image: Pixels) -> bytes:
-    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
-
-
-def catalog_rows(folder: Path, images: dict[str, bytes]) -> pa.Table:
-    folder.mkdir(parents=True)
-    rows = []
-    for number, (image_id, data) in enumerate(images.items()):
-        path = folder / f"{number}.jpg"
-        path.write_bytes(data)
-        rows.append({"image_id": image_id, "uri": str(path), "offset": 0, "size_bytes": len(data)})
-    return pa.Table.from_pylist(rows)
-
-
-def read_folder(folder: Path, count: int, rng: np.random.Generator) -> list[Pixels]:
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    chosen = rng.permutation(len(paths))[:count]
-    return [image for i in chosen if (image := cv2.imread(str(paths[i]))) is not None]
-
-
-def configured(settings: dict[str, object]) -> RunConfig:
+def settings_of(overrides: Sequence[str]) -> RunConfig:
     inputs = {role: {"uri": "unused", "format": "folder"} for role in ("labeled", "protected", "pool")}
     return RunConfig.model_validate(
         {
@@ -239,84 +79,260 @@ def configured(settings: dict[str, object]) -> RunConfig:
             "inputs": inputs,
             "teacher": {"model": "timm:none", "weights": None},
             "student": {"model": "timm:none"},
-            "dedupe": settings,
+            "dedupe": dict(setting.split("=", 1) for setting in overrides),
         }
     )
 
 
-def report(found: pa.Table, planted: dict[str, tuple[str, str, str]], num_negatives: int) -> list[tuple[str, str]]:
-    """Prints the table and returns the false pairs."""
-    pairs = [(r["image_id"], r["protected_id"]) for r in found.to_pylist() if r["is_duplicate"]]
-    right = {image for image, original in pairs if image in planted and planted[image][2] == original}
-    wrong = [(i, o) for i, o in pairs if i in planted and planted[i][2] != o]
-    false = [pair for pair in pairs if pair[0] not in planted]
-    for tier, kinds in KINDS.items():
-        ids = [i for i, p in planted.items() if p[0] == tier]
-        print(f"{tier:10}{100 * sum(i in right for i in ids) / len(ids):6.1f} %  of {len(ids)}")
-        for kind in kinds:
-            ids = [i for i, p in planted.items() if p[1] == kind]
-            print(f"  {kind:34}{100 * sum(i in right for i in ids) / len(ids):6.1f} %")
-    print(f"false: {len({i for i, _ in false})} of {num_negatives} negatives; wrong original: {len(wrong)} pairs")
-    return false + wrong
+def in_fresh_process(function: Callable[[], Result]) -> Result:
+    """Its result from a process that has held nothing yet, and whose numeric libraries use one thread."""
+    os.environ |= {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(function).result()
+
+
+def catalog_rows(files: Iterable[Path]) -> pa.Table:
+    return pa.Table.from_pylist(
+        [{"image_id": f.name, "uri": str(f), "offset": 0, "size_bytes": f.stat().st_size} for f in files]
+    )
+
+
+# Cost
+
+
+def build(protected: Path, config: RunConfig, folder: Path) -> list[Row]:
+    """Fills ``folder`` with the index; what it took, and the files that matter."""
+    files = sorted(protected.iterdir())
+    started = time.process_time()
+    figures, _ = index_protected.STAGE.build(Setup(config, (), {}), catalog_rows(files), folder)
+    took = 1000 * (time.process_time() - started) / len(files)
+    sizes = {file.name: file.stat().st_size / len(files) for file in sorted(folder.iterdir())}
+    large = {name: size for name, size in sizes.items() if size > 0.02 * sum(sizes.values())}
+    return [
+        cost("protected images", len(files)),
+        cost("key points, per protected image", figures["num_vectors"] / len(files)),
+        cost("index: CPU, ms per protected image", took),
+        *(
+            cost(f"index: {name}, bytes per protected image", n)
+            for name, n in {**large, "all": sum(sizes.values())}.items()
+        ),
+    ]
+
+
+def resident() -> dict[str, int]:
+    """Bytes of this process in memory: its own, and pages of mapped files, which processes share."""
+    text = Path("/proc/self/status").read_text(encoding="ascii")
+    return {name: 1024 * int(re.findall(rf"Rss{name}:\s+(\d+)", text)[0]) for name in ("Anon", "File")}
+
+
+def open_cost(folder: Path, num_probes: int) -> list[Row]:
+    import faiss  # noqa: F401  imported here, not while the growth is measured
+    import pyarrow.parquet  # noqa: F401
+
+    before = resident()
+    index = open_index(folder, num_probes)
+    after, num_images = resident(), len(index.image_ids)
+    return [
+        cost("open: own memory, bytes per protected image", (after["Anon"] - before["Anon"]) / num_images),
+        cost("open: mapped pages, bytes per protected image", (after["File"] - before["File"]) / num_images),
+    ]
+
+
+def cpu_ms(function: Callable[[], Result]) -> tuple[float, Result]:
+    started = time.process_time()
+    result = function()
+    return 1000 * (time.process_time() - started), result
+
+
+def bare_sift(greys: list[npt.NDArray[np.uint8]], num_keypoints: int) -> None:
+    """OpenCV's own, as it comes; ``num_keypoints`` 0: no limit."""
+    sift = cv2.SIFT_create(nfeatures=num_keypoints)
+    for grey in greys:
+        sift.detectAndCompute(grey, None)
+
+
+def time_bare(files: Sequence[Path], config: RunConfig) -> tuple[float, float]:
+    """ms of SIFT on decoded pictures: at the stage's size with its budget, and at native size without one."""
+    pictures = [decode(file.read_bytes()).pixels for file in files]
+    small = [resize_grey(pixels, config.dedupe.image_side) for pixels in pictures]
+    native = [cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) for pixels in pictures]
+    return (
+        cpu_ms(partial(bare_sift, small, config.dedupe.pool_keypoints))[0],
+        cpu_ms(partial(bare_sift, native, 0))[0],
+    )
+
+
+def speed(stage: list[float], small: list[float], native: list[float], sampled: list[float]) -> list[Row]:
+    """Figures from ms per block; ``sampled``: of the stage, in the blocks that bare SIFT had, too."""
+    num_bare = BLOCK * len(sampled)
+    rows = [
+        cost("stage, whole pool: CPU, ms per image", sum(stage) / (BLOCK * len(stage))),
+        cost(f"stage, {num_bare} images in turn with bare SIFT: ms", sum(sampled) / num_bare),
+    ]
+    for name, bare in (("same size and budget", small), ("native size, no budget", native)):
+        ratios = np.array(bare) / np.array(sampled)
+        low, high = np.quantile(ratios, (0.1, 0.9))
+        ratio = f"{sum(bare) / sum(sampled):.2f} (.1 to .9 of the blocks: {low:.2f} to {high:.2f})"
+        rows += [cost(f"bare SIFT, {name}: ms", sum(bare) / num_bare), cost(f"ratio bare / stage, {name}", ratio)]
+    return rows
+
+
+def cost(figure: str, value: float | str) -> Row:
+    return {"figure": figure, "value": value if isinstance(value, str) else f"{value:,.{1 if value < 1000 else 0}f}"}
+
+
+# Findings
+
+
+def find(pool: Path, config: RunConfig, index: Path, workers_check: bool) -> Findings:
+    """Runs the stages over the pool block by block, on one thread, and SIFT alone over some of the blocks."""
+    cv2.setNumThreads(1)
+    work = find_copies.STAGE.open(Setup(config, (), {"index_protected": index}, 1))
+    files = sorted(pool.iterdir())
+    blocks = [files[i : i + BLOCK] for i in range(0, len(files) // BLOCK * BLOCK, BLOCK)]
+    work(catalog_rows(blocks[0]))  # compiles, and reads what is read once
+    parts, stage, bare, sampled = [], [], [], []
+    for number, block in enumerate(blocks):
+        is_sampled, is_last = number % BARE_EVERY == 0, number // BARE_EVERY % 2
+        bare += [time_bare(block, config)] if is_sampled and not is_last else []
+        took, part = cpu_ms(partial(work, catalog_rows(block)))
+        bare += [time_bare(block, config)] if is_sampled and is_last else []
+        stage.append(took)
+        sampled += [took] if is_sampled else []
+        parts.append(part)
+    if rest := files[len(blocks) * BLOCK :]:
+        parts.append(work(catalog_rows(rest)))
+    pairs = pa.concat_tables([part.rows for part in parts])
+    if workers_check:
+        check_with_two(pairs, files[:CHECKED_BY_TWO], config, index)
+    small, native = (list(times) for times in zip(*bare, strict=True))
+    costs = speed(stage, small, native, sampled)
+    return Findings(decide(pairs, config), len(pairs), sum(len(part.rejects) for part in parts), costs)
+
+
+def decide(pairs: pa.Table, config: RunConfig) -> dict[str, set[str]]:
+    with duckdb.connect() as connection:
+        connection.register("pairs", pairs.append_column("part", pa.array([""] * len(pairs), pa.string())))
+        duplicates = dedupe.STAGE.query(connection, config).to_pylist()
+    removed_for: dict[str, set[str]] = {}
+    for row in duplicates:
+        if row["is_duplicate"]:
+            removed_for.setdefault(row["image_id"], set()).add(row["protected_id"])
+    return removed_for
+
+
+def check_with_two(pairs: pa.Table, files: Sequence[Path], config: RunConfig, index: Path) -> None:
+    """Raises AssertionError unless two threads, given the files backwards, find the same pairs."""
+    work = find_copies.STAGE.open(Setup(config, (), {"index_protected": index}, 2))
+    again, names = work(catalog_rows(files[::-1])).rows, {file.name for file in files}
+    keys = [("image_id", "ascending"), ("protected_id", "ascending")]
+    once = [row for row in pairs.sort_by(keys).to_pylist() if row["image_id"] in names]
+    if again.sort_by(keys).to_pylist() != once:
+        raise AssertionError(f"two threads find other pairs than one, of the first {len(files)} images")
+
+
+# Report
+
+
+def with_interval(name: str, found: int, num: int) -> Row:
+    low, high = wilson(found / num if num else 0, num)
+    return {name: f"{found / num:.4f}" if num else "-", "95 %": f"{low:.4f} to {high:.4f}"}
+
+
+def is_found(copy: Truth, findings: Findings) -> bool:
+    return copy.original in findings.removed_for.get(copy.image, ())
+
+
+def tier_rows(copies: list[Truth], findings: Findings) -> list[Row]:
+    rows: list[Row] = []
+    for tier in (*TIERS, "all"):
+        chosen = [copy for copy in copies if tier in (copy.tier, "all")]
+        found = sum(is_found(copy, findings) for copy in chosen)
+        other = sum(bool(findings.removed_for.get(c.image)) and not is_found(c, findings) for c in chosen)
+        interval = with_interval("recall", found, len(chosen))
+        rows.append({"tier": tier, "copies": len(chosen), "found": found, **interval, "removed for another": other})
+    return rows
+
+
+def kind_rows(copies: list[Truth], findings: Findings) -> list[Row]:
+    """A kind's recall, and found / planted of each of its tiers and, where some were missed, severities."""
+    rows: list[Row] = []
+    for kind in dict.fromkeys(sorted(copy.kind for copy in copies)):
+        chosen = [copy for copy in copies if copy.kind == kind]
+        num, found = Counter(c.tier for c in chosen), Counter(c.tier for c in chosen if is_found(c, findings))
+        missed = Counter(c.severity for c in chosen if not is_found(c, findings))
+        tiers = {tier: f"{found[tier]}/{num[tier]}" if num[tier] else "" for tier in TIERS}
+        worst = ", ".join(f"{severity or 'all'}: {n}" for severity, n in missed.most_common())
+        interval = with_interval("recall", sum(found.values()), len(chosen))
+        rows.append({"kind": kind, **interval, **tiers, "missed, by severity": worst})
+    return rows
+
+
+def negative_rows(negatives: list[Truth], findings: Findings) -> list[Row]:
+    rows: list[Row] = []
+    for kind in ("all", *dict.fromkeys(sorted(n.negative for n in negatives))):
+        chosen = [n for n in negatives if kind in (n.negative, "all")]
+        removed = sum(n.image in findings.removed_for for n in chosen)
+        interval = with_interval("share", removed, len(chosen))
+        rows.append({"no copy": kind, "images": len(chosen), "removed": removed, **interval})
+    return rows
+
+
+def wrong_pairs(truths: list[Truth], findings: Findings) -> list[tuple[Truth, str]]:
+    return [(t, other) for t in truths for other in sorted(findings.removed_for.get(t.image, set()) - {t.original})]
+
+
+def report(truths: list[Truth], findings: Findings, costs: list[Row]) -> str:
+    """Markdown tables."""
+    copies, negatives = ([t for t in truths if bool(t.negative) == side] for side in (False, True))
+    wrong = len(wrong_pairs(copies, findings))
+    sentence = (
+        f"{len(copies):,} copies and {len(negatives):,} others; {findings.num_pairs:,} pairs looked at, "
+        f"{findings.num_rejects} rejects; {wrong} copies' pairs with a wrong protected image."
+    )
+    tables = tier_rows(copies, findings), negative_rows(negatives, findings), costs, kind_rows(copies, findings)
+    return "\n\n".join([sentence, *map(table, tables)])
+
+
+def write_pairs(folder: Path, out: Path, truths: list[Truth], findings: Findings) -> None:
+    """Missed copies beside their originals, and everything else that was removed beside what it was removed for."""
+    out.mkdir(parents=True, exist_ok=True)
+    missed = [(t, t.original) for t in truths if t.original and not is_found(t, findings)]
+    for verdict, pairs in (("missed", missed), ("wrong", wrong_pairs(truths, findings))):
+        for truth, protected in pairs:
+            files = folder / "pool" / truth.image, folder / "protected" / protected
+            sides: list[Any] = [cv2.resize(cv2.imread(str(file)), (320, 320)) for file in files]
+            what = re.sub(r"[^\w.]+", "-", truth.negative or f"{truth.tier} {truth.kind} {truth.severity}")
+            cv2.imwrite(str(out / f"{verdict}-{what}-{truth.image}"), np.hstack(sides))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", type=Path, required=True, metavar="FOLDER", help="what planted.py wrote")
+    parser.add_argument("--set-config", action="append", default=[], metavar="KEY=VALUE", help="of the section dedupe")
+    parser.add_argument("--pairs", type=Path, help="a folder for pictures of what went wrong")
+    parser.add_argument("--workers-check", action="store_true", help="see that two threads find the same pairs")
+    parser.add_argument("--write", action="store_true", help="write the figures to RESULTS.md")
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True, action="append")
-    parser.add_argument("--negatives", type=Path)
-    parser.add_argument("--num-protected", type=int, default=300)
-    parser.add_argument("--num-negatives", type=int, default=1500)
-    parser.add_argument("--per-kind", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pairs", type=Path)
-    parser.add_argument("--set", action="append", default=[], metavar="dedupe key=value")
-    args = parser.parse_args()
-    rng = np.random.default_rng(args.seed)
-    photos = [image for folder in args.images for image in read_folder(folder, 1 << 30, rng)]
-    order = rng.permutation(len(photos))
-    protected = {f"protected/{i}": photos[k] for i, k in enumerate(order[: args.num_protected])}
-    if args.negatives:
-        others = read_folder(args.negatives, args.num_negatives, rng)
-    else:
-        others = [photos[k] for k in order[args.num_protected :][: args.num_negatives]]
-    for disguise, names in ((watermark, list(protected)[:20]), (framed, list(protected)[20:40])):
-        protected |= {name: disguise(protected[name]) for name in names}
-    copies = list(plant(protected, args.per_kind, rng))
-    planted = {f"pool/copy-{i}": copy[:3] for i, copy in enumerate(copies)}
-    negatives = others + [watermark(image) for image in others[:100]] + [framed(image) for image in others[100:200]]
-    pool = {f"pool/copy-{i}": copy[3] for i, copy in enumerate(copies)}
-    pool |= {f"pool/other-{i}": image for i, image in enumerate(negatives)}
-    config = configured(dict(setting.split("=") for setting in args.set))
+    args = arguments()
+    config = settings_of(args.set_config)
+    with (args.set / "truth.csv").open(newline="") as file:
+        truths = [Truth(**row) for row in csv.DictReader(file)]
     with tempfile.TemporaryDirectory() as scratch:
-        found = measure(Path(scratch), config, protected, pool)
-    for number, (image, original) in enumerate(report(found, planted, len(negatives))):
-        if args.pairs:
-            args.pairs.mkdir(parents=True, exist_ok=True)
-            both = [cv2.resize(side, (256, 256)) for side in (pool[image], protected[original])]
-            cv2.imwrite(str(args.pairs / f"{number}-{image.rpartition('/')[2]}.jpg"), np.hstack(both))
-
-
-def measure(scratch: Path, config: RunConfig, protected: dict[str, Pixels], pool: dict[str, Pixels]) -> pa.Table:
-    """Rows of ``duplicates`` for the pool, on one thread; prints times."""
-    protected_rows = catalog_rows(scratch / "protected", {k: encode(v) for k, v in protected.items()})
-    pool_rows = catalog_rows(scratch / "pool", {k: encode(v) for k, v in pool.items()})
-    folder = scratch / "index"
-    folder.mkdir()
-    started = time.perf_counter()
-    figures, _ = index_protected.build(Setup(config, (), {}), protected_rows, folder)
-    print(f"index: {figures}, {time.perf_counter() - started:.1f} s")
-    work = dedupe.open_dedupe(Setup(config, (), {"index_protected": folder}))
-    started, cpu_started = time.perf_counter(), time.process_time()
-    result = work(pool_rows)
-    wall, cpu = (
-        1000 * (now - then) / len(pool)
-        for now, then in ((time.perf_counter(), started), (time.process_time(), cpu_started))
-    )
-    print(
-        f"dedupe: {len(pool)} images, {cpu:.1f} ms of CPU and {wall:.1f} ms by the clock per image, one thread; "
-        f"{result.rows.num_rows} rows"
-    )
-    return result.rows
+        index = Path(scratch)
+        costs = in_fresh_process(partial(build, args.set / "protected", config, index))
+        costs += in_fresh_process(partial(open_cost, index, config.dedupe.num_probes))
+        findings = in_fresh_process(partial(find, args.set / "pool", config, index, args.workers_check))
+    body = report(truths, findings, costs + findings.costs)
+    print(body)
+    if args.pairs:
+        write_pairs(args.set, args.pairs, truths, findings)
+    if args.write:
+        overrides = "".join(f" --set-config {setting}" for setting in args.set_config)
+        write_section(f"Copies, planted: {args.set.name}", f"python benchmarks/dedupe.py --set FOLDER{overrides}", body)
 
 
 if __name__ == "__main__":
