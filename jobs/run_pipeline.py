@@ -38,7 +38,7 @@ def _bring_up_to_date(config: RunConfig, until: str | None) -> int:
     surveyed = survey(config)
     with console.RunView() as view:
         run(surveyed, lambda: _engine(config), view, until=until)
-    verdicts = verify(Workspace(config.workspace), config.select)
+    verdicts = verify(Workspace(config.workspace), config)
     console.print_verdicts(verdicts)
     print("report:", write_report(config, surveyed.classes, None))
     return int(any(v.num_broken for v in verdicts))

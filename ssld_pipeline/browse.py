@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ssld_pipeline.contracts import TABLES
+from ssld_pipeline.contracts import TABLES, VERDICTS
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.store.workspace import Workspace
 
 if TYPE_CHECKING:
+    import duckdb
     import pyarrow as pa
+
+    from ssld_pipeline.config import RunConfig
 
 _NUM_EXAMPLES = 10
 
 
-def status(workspace: Workspace) -> dict[str, Any]:
+def status(workspace: Workspace, config: RunConfig) -> dict[str, Any]:
     """Per table its parts, rows, bytes and version; per artifact its figures; rejects by stage and reason.
 
-    ``canaries``: per kind of planted copies, how many dedupe found.
+    ``canaries``: per kind of planted copies, how many dedupe found. ``verdicts``: pairs and images by dedupe's verdict.
+    ``lists``: what the config's dedupe.allow and dedupe.deny do.
     """
     from ssld_pipeline.pipeline import STAGES
     from ssld_pipeline.stages.stage import ArtifactStage, TrainStage
@@ -38,14 +42,44 @@ def status(workspace: Workspace) -> dict[str, Any]:
     rejects = rows_of(workspace, "SELECT stage, reason, count(*) AS images FROM rejects GROUP BY ALL ORDER BY ALL")
     evaluations = rows_of(workspace, "SELECT model, input, num_images, top1, top5 FROM evaluations ORDER BY ALL")
     canaries = artifacts.get("check_dedupe", {}).pop("kinds", [])
+    with workspace.connect("catalog", "duplicates") as connection:
+        verdicts, lists = verdict_counts(connection), list_effects(connection, config)
     return {
         "workspace": workspace.uri,
         "tables": tables,
         "artifacts": artifacts,
         "canaries": canaries,
+        "verdicts": verdicts,
+        "lists": lists,
         "rejects": rejects,
         "evaluations": evaluations,
     }
+
+
+def verdict_counts(tables: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    """Per verdict of ``duplicates``: verdict, pairs, images and what it means, in the order of ``VERDICTS``."""
+    query = "SELECT verdict, count(*) AS pairs, count(DISTINCT image_id) AS images FROM duplicates GROUP BY 1"
+    rows = {row["verdict"]: row for row in tables.sql(query).to_arrow_table().to_pylist()}
+    return [{**rows[name], "meaning": says} for name, says in VERDICTS.items() if name in rows]
+
+
+def list_effects(tables: duckdb.DuckDBPyConnection, config: RunConfig) -> list[dict[str, Any]]:
+    """Per list of the config that names image_ids: list, ids, in_pool, in_effect (images with the verdict allowed or
+    denied), unknown (in no pool input: mistyped?) and up to three examples of these."""
+    from ssld_pipeline.stages.dedupe import register_lists
+
+    register_lists(tables, config.dedupe)
+    query = """
+        SELECT 'dedupe.' || list AS list, count(*) AS ids, count_if(in_pool) AS in_pool,
+               count(DISTINCT d.image_id) AS in_effect, count_if(NOT in_pool) AS unknown,
+               coalesce(string_agg(l.image_id, ', ' ORDER BY l.image_id) FILTER (NOT in_pool AND place <= 3), '')
+                   AS examples
+        FROM (SELECT *, row_number() OVER (PARTITION BY list, in_pool ORDER BY image_id) AS place FROM listed) l
+        LEFT JOIN (SELECT DISTINCT image_id, verdict FROM duplicates) d
+            ON d.image_id = l.image_id AND d.verdict = CASE list WHEN 'allow' THEN 'allowed' ELSE 'denied' END
+        GROUP BY list ORDER BY list"""
+    found: list[dict[str, Any]] = tables.sql(query).to_arrow_table().to_pylist()
+    return found
 
 
 def rows_of(workspace: Workspace, query: str) -> list[dict[str, Any]]:

@@ -102,13 +102,14 @@ def status(config: ConfigPath, overrides: Overrides = None, json: AsJson = False
     """Tables, models, rejects and accuracies that are there."""
     from ssld_pipeline import browse, console
 
-    found = browse.status(_workspace(_load(config, overrides)))
+    loaded = _load(config, overrides)
+    found = browse.status(_workspace(loaded), loaded)
     if json:
         console.print_json(found)
         return
     console.out.print(f"workspace {found['workspace']}", markup=False)
     console.print_rows([{"table": name, **row} for name, row in found["tables"].items()])
-    for title in ("canaries", "rejects", "evaluations"):
+    for title in ("canaries", "verdicts", "lists", "rejects", "evaluations"):
         if found[title]:
             console.print_rows(found[title], title)
     for name, figures in found["artifacts"].items():
@@ -172,7 +173,7 @@ def verify(config: ConfigPath, overrides: Overrides = None, json: AsJson = False
     from ssld_pipeline import console, laws
 
     loaded = _load(config, overrides)
-    verdicts = laws.verify(_workspace(loaded), loaded.select)
+    verdicts = laws.verify(_workspace(loaded), loaded)
     if json:
         console.print_json(
             [

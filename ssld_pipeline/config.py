@@ -225,6 +225,10 @@ class RunConfig(Settings):
                 named[name] = (role, item)
         return named
 
+    def inputs_of(self, roles: tuple[str, ...]) -> tuple[str, ...]:
+        """Names of the inputs that a list of roles or names means."""
+        return tuple(name for name, (role, _) in self.named_inputs().items() if role in roles or name in roles)
+
 
 def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> RunConfig:
     """Read, override (``key.sub=value``, the value is YAML) and validate; relative paths start at the file's folder.

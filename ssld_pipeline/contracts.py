@@ -30,6 +30,15 @@ REJECT_REASONS = {
     "empty_class": "a class folder holds no image",
 }
 
+VERDICTS = {
+    "copy": "the evidence suffices; the image is removed",
+    "no_copy": "a candidate whose evidence does not suffice",
+    "reported": "a copy of an image of an input in dedupe.report_only; shown alone",
+    "allowed": "a copy that dedupe.allow keeps",
+    "denied": "removed by dedupe.deny, whatever the evidence",
+}
+REMOVED = ("copy", "denied")
+
 
 @dataclass(frozen=True)
 class Reject:
@@ -148,8 +157,25 @@ DUPLICATES = Table(
     "a pool image and the protected image it may copy, decided",
     ("image_id", "protected_id"),
     (
-        *_PAIR,
-        Column("is_duplicate", "bool", "confirmed: the image is kept out of soft_labels and of the manifest"),
+        _IMAGE_ID,
+        Column(
+            "protected_id",
+            "string",
+            "image_id of the protected image; null for a denied image without a pair",
+            nullable=True,
+        ),
+        Column("method", "string", "what proposed the pair: exact, sift or perceptual; denied where there is no pair"),
+        *_PAIR[3:],
+        Column(
+            "verdict",
+            "string",
+            "one of: " + "; ".join(f"{name} ({says.replace(';', ',')})" for name, says in VERDICTS.items()),
+        ),
+        Column(
+            "is_duplicate",
+            "bool",
+            f"the verdict is {' or '.join(REMOVED)}: the image is kept out of soft_labels and of the manifest",
+        ),
         _PART,
     ),
 )

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ssld_pipeline.contracts import REJECT_REASONS, ROLES
+from ssld_pipeline.contracts import REJECT_REASONS, REMOVED, ROLES, VERDICTS
+from ssld_pipeline.stages.dedupe import register_lists
 from ssld_pipeline.stages.mining import pairs, prepare
 
 if TYPE_CHECKING:
+    from ssld_pipeline.config import RunConfig
     from ssld_pipeline.stages.select import SelectConfig
     from ssld_pipeline.store.workspace import Workspace
 
@@ -36,9 +38,11 @@ class Verdict:
 
 
 def laws(select: SelectConfig) -> tuple[Law, ...]:
-    """``select``: what the manifest was made with. The queries need the view ``excluded`` of image_ids as well."""
+    """``select``: what the manifest was made with. The queries need the views ``excluded`` (see ``mining``) and
+    ``listed`` (see ``dedupe``) as well."""
     roles = ", ".join(f"'{r}'" for r in ROLES)
     reasons = ", ".join(f"'{r}'" for r in REJECT_REASONS)
+    verdicts, removed = (", ".join(f"'{v}'" for v in names) for names in (VERDICTS, REMOVED))
     return (
         Law(
             "catalog_ids",
@@ -52,11 +56,13 @@ def laws(select: SelectConfig) -> tuple[Law, ...]:
         ),
         Law(
             "pool_complete",
-            "of each labelled part every pool image is in one of soft_labels, duplicates and rejects, and in one alone",
+            "of each labelled part every pool image is in one of soft_labels, duplicates and rejects, and in one alone "
+            "unless it is denied",
             """WITH reached AS (SELECT DISTINCT part FROM soft_labels),
                fate AS (SELECT image_id FROM soft_labels WHERE view = 0
                         UNION ALL SELECT DISTINCT image_id FROM duplicates WHERE is_duplicate
-                        UNION ALL SELECT image_id FROM rejects WHERE stage IN ('find_copies', 'label'))
+                        UNION ALL SELECT image_id FROM rejects WHERE stage IN ('find_copies', 'label')
+                            AND image_id NOT IN (SELECT image_id FROM duplicates WHERE verdict = 'denied'))
                SELECT c.image_id, count(f.image_id) FROM catalog c LEFT JOIN fate f USING (image_id)
                WHERE c.role = 'pool' AND c.part IN (SELECT part FROM reached)
                GROUP BY 1 HAVING count(f.image_id) <> 1""",
@@ -91,9 +97,28 @@ def laws(select: SelectConfig) -> tuple[Law, ...]:
         ),
         Law(
             "duplicates_of",
-            "protected_id names an image of the catalog",
-            """SELECT protected_id FROM duplicates
-               WHERE protected_id NOT IN (SELECT image_id FROM catalog WHERE role <> 'pool')""",
+            "protected_id names an image of the catalog; only a denied image may do without",
+            """SELECT image_id, protected_id FROM duplicates
+               ANTI JOIN (SELECT image_id AS protected_id FROM catalog WHERE role <> 'pool') USING (protected_id)
+               WHERE protected_id IS NOT NULL OR verdict <> 'denied' OR method <> 'denied'""",
+        ),
+        Law(
+            "duplicates_verdict",
+            "every verdict is of the closed set, and is_duplicate says whether it removes the image",
+            f"""SELECT image_id, verdict FROM duplicates
+                WHERE verdict NOT IN ({verdicts}) OR is_duplicate <> (verdict IN ({removed}))""",
+        ),
+        Law(
+            "duplicates_allowed",
+            "an image that is allowed is not removed, and one that is denied is denied once",
+            """SELECT image_id, list(verdict) FROM duplicates GROUP BY 1
+               HAVING bool_or(verdict = 'allowed') AND bool_or(is_duplicate) OR count_if(verdict = 'denied') > 1""",
+        ),
+        Law(
+            "duplicates_lists",
+            "the pool's images on the list dedupe.deny are removed, those on dedupe.allow are not",
+            """SELECT image_id, list FROM listed WHERE in_pool AND EXISTS (SELECT 1 FROM duplicates)
+               AND (list = 'deny') <> (image_id IN (SELECT image_id FROM duplicates WHERE is_duplicate))""",
         ),
         Law(
             "manifest_ids",
@@ -160,12 +185,13 @@ def _manifest_filled(select: SelectConfig) -> Law:
     )
 
 
-def verify(workspace: Workspace, select: SelectConfig) -> Sequence[Verdict]:
+def verify(workspace: Workspace, config: RunConfig) -> Sequence[Verdict]:
     """One verdict per law, in order. duckdb.Error when a table does not have its contract's columns."""
     verdicts = []
     with workspace.connect() as tables:
-        prepare(tables, select)
-        for law in laws(select):
+        prepare(tables, config.select)
+        register_lists(tables, config.dedupe)
+        for law in laws(config.select):
             total = tables.execute(f"SELECT count(*) FROM ({law.broken})").fetchone()
             examples = tables.execute(f"SELECT * FROM ({law.broken}) LIMIT 5").fetchall() if total and total[0] else []
             verdicts.append(Verdict(law, total[0] if total else 0, [" ".join(map(str, row)) for row in examples]))

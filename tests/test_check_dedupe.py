@@ -180,7 +180,7 @@ def test_the_check_of_a_tiny_world_comes_before_what_it_guards(world: Path) -> N
     config = load_config(world)
     reports = ran(bring(config, until="dedupe"))
     assert list(reports) == ["catalog", "index_protected", "check_dedupe", "find_copies", "dedupe"]
-    found = status(Workspace(config.workspace))
+    found = status(Workspace(config.workspace), config)
     assert {row["kind"] for row in found["canaries"]} == set(KINDS)
     assert sum(row["planted"] for row in found["canaries"]) == 31 == found["artifacts"]["check_dedupe"]["num_planted"]
     strict = load_config(world, ("dedupe.min_score=0.55",))

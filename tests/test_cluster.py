@@ -86,9 +86,10 @@ def test_a_submitted_run_is_followed_and_gives_its_exit_code(head: tuple[str, di
     done = submit(config, address, with_token)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "label" in done.stdout and "parts run" in done.stdout, "the job's log is followed"
-    workspace = Workspace(load_config(config).workspace)
+    loaded = load_config(config)
+    workspace = Workspace(loaded.workspace)
     assert sql(workspace, "SELECT count(*) AS n FROM soft_labels")["n"].to_pylist() == [12]
-    assert not [v for v in verify(workspace, 6) if v.num_broken]
+    assert not [v for v in verify(workspace, loaded) if v.num_broken]
 
     (tmp_path / "runs" / "teacher.safetensors").write_bytes(b"damaged")
     failed = submit(config, address, with_token)

@@ -51,7 +51,7 @@ def committed(config: RunConfig, table: str) -> set[str]:
 
 
 def assert_lawful(config: RunConfig) -> None:
-    assert not [v for v in verify(Workspace(config.workspace), config.select) if v.num_broken]
+    assert not [v for v in verify(Workspace(config.workspace), config) if v.num_broken]
 
 
 def many_parts(folder: Path, **placement: Any) -> Path:

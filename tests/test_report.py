@@ -216,7 +216,7 @@ def test_pool_is_fully_accounted_for(workspace: dict[str, Any]) -> None:
     steps = waterfall(figures.counts(database(**workspace)))
     assert [(s.name, s.num) for s in steps] == [
         ("pool", 12),
-        ("copies of protected images", -1),
+        ("copies and denied images", -1),
         ("rejected", -1),
         ("labelled by the teacher", 10),
         ("not selected", -4),

@@ -48,9 +48,7 @@ def no_engine() -> Engine:
 
 
 def assert_lawful(config: RunConfig) -> None:
-    broken = [
-        (v.law.name, v.examples) for v in verify(Workspace(config.workspace), config.select) if v.num_broken
-    ]
+    broken = [(v.law.name, v.examples) for v in verify(Workspace(config.workspace), config) if v.num_broken]
     assert not broken
 
 

@@ -19,7 +19,8 @@ BINS = 25
 
 @dataclass(frozen=True)
 class Counts:
-    """Images; ``pairs`` are proposed pairs, ``duplicates`` the pool images that are in a confirmed one."""
+    """Images; ``pairs`` are proposed pairs, ``duplicates`` the pool images that are removed, ``rejects_in_pool`` others
+    that a stage could not use."""
 
     pool: int
     labeled: int
@@ -82,11 +83,12 @@ def counts(tables: duckdb.DuckDBPyConnection) -> Counts:
         SELECT (SELECT count(*) FROM catalog WHERE role = 'pool') AS pool,
                (SELECT count(*) FROM catalog WHERE role = 'labeled') AS labeled,
                (SELECT count(*) FROM catalog WHERE role = 'protected') AS protected,
-               (SELECT count(*) FROM duplicates) AS pairs,
+               (SELECT count(protected_id) FROM duplicates) AS pairs,
                (SELECT count(DISTINCT image_id) FROM duplicates WHERE is_duplicate) AS duplicates,
                (SELECT count(*) FROM rejects) AS rejects,
                (SELECT count(DISTINCT image_id) FROM rejects SEMI JOIN catalog c
-                    ON rejects.image_id = c.image_id AND c.role = 'pool') AS rejects_in_pool,
+                    ON rejects.image_id = c.image_id AND c.role = 'pool'
+                    WHERE image_id NOT IN (SELECT image_id FROM duplicates WHERE is_duplicate)) AS rejects_in_pool,
                (SELECT count(*) FROM soft_labels WHERE "view" = 0) AS labelled,
                (SELECT count(*) FROM manifest WHERE role = 'pool') AS mined,
                (SELECT count(*) FROM manifest) AS manifest

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from ssld_pipeline.browse import verdict_counts
 from ssld_pipeline.report import curves, figures, formats, mined, pairs, svg
 from ssld_pipeline.report.classes import class_section
 from ssld_pipeline.report.pictures import Album, Read
@@ -30,6 +31,7 @@ def render(
     stages: Sequence[Mapping[str, Any]] = (),
     licence: str | None = None,
     facts: Mapping[str, str] | None = None,
+    lists: Sequence[Mapping[str, Any]] = (),
     read: Read | None = None,
     max_images: int = MAX_IMAGES,
 ) -> str:
@@ -40,6 +42,7 @@ def render(
     ``classes``: line i names class i. ``stages``: in the order they ran, mappings of ``stage`` and, where known,
     ``parts``, ``rows``, ``rejects``, ``seconds``. ``licence``: of the teacher's weights.
     ``facts``: short lines for under the title, such as the workspace and the models' names.
+    ``lists``: what the user's lists do, as ``browse.list_effects`` says.
     ``read``: (uri, offset, size_bytes) to bytes; raises BadImage or OSError; default: an ``ImageReader``.
     ``max_images``: embedded pictures, at most 2,000; a page of 600 stays below 6 MB.
     """
@@ -69,6 +72,8 @@ def render(
             mined=_mined(tables, rows, album),
             mined_each=MINED_EACH,
             pairs=_pairs(tables, album),
+            verdicts=verdict_counts(tables),
+            lists=lists,
             rejects=figures.rejects(tables),
         )
     )

@@ -50,7 +50,7 @@ def border_cases(tables: duckdb.DuckDBPyConnection, limit: int) -> list[dict[str
         WITH ordered AS (
             SELECT *, row_number() OVER (PARTITION BY is_duplicate ORDER BY
                        CASE WHEN is_duplicate THEN score ELSE -score END, image_id, protected_id) AS place
-            FROM duplicates ORDER BY place, is_duplicate DESC LIMIT ?)
+            FROM duplicates WHERE protected_id IS NOT NULL ORDER BY place, is_duplicate DESC LIMIT ?)
         SELECT o.image_id, o.protected_id, o.method, o.num_matches, o.num_inliers, o.score, o.homography, o.flipped,
                o.is_duplicate, o.place, b.class_id,
                a.uri AS uri, a."offset" AS "offset", a.size_bytes AS size_bytes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssld_pipeline.browse import list_effects
 from ssld_pipeline.report.page import render
 from ssld_pipeline.store import files
 from ssld_pipeline.store.workspace import MODEL_STAGES, Workspace
@@ -25,6 +26,7 @@ def write_report(config: RunConfig, classes: tuple[str, ...], out: Path | None) 
             classes=classes,
             stages=_stages(workspace),
             licence=config.teacher.licence,
+            lists=list_effects(tables, config),
             facts={"workspace": config.workspace, "teacher": config.teacher.model, "student": config.student.model},
         )
     files.write_bytes(target, page.encode())

@@ -280,13 +280,13 @@ class _Run:
             unit, table = planned.unit, self.workspace.tables[stage.table]
             with self.workspace.connect(*stage.reads) as connection:
                 rows = stage.query(connection, self.config)
+            report.figures = stage.figures(rows)
             part = table.write(rows, {"part": unit.name}, unit.fingerprint, unit.settings, self.survey.roots)
             note = {"ssld.stage": stage.name, "ssld.figures": json.dumps(report.figures)}
             table.commit([part], planned.committed, note)
             report.num_rows += part.num_rows
             report.ran += planned.action == "run"
             report.moved += planned.action == "move"
-            report.figures = stage.figures(rows)
 
     def _build(self, stage: ArtifactStage, work: Sequence[UnitPlan], report: StageReport) -> None:
         for planned in work:

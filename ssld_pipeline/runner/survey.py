@@ -36,12 +36,14 @@ class Survey:
 
     def inputs_of(self, roles: tuple[str, ...]) -> tuple[str, ...]:
         """Names of the inputs that a list of roles or names means."""
-        return tuple(n for n, (role, _) in self.config.named_inputs().items() if role in roles or n in roles)
+        return self.config.inputs_of(roles)
 
 
 def survey(config: RunConfig) -> Survey:
     from ssld_pipeline.inputs.listing import list_shards
+    from ssld_pipeline.stages.dedupe import read_lists
 
+    read_lists(config.dedupe)  # before the search that they are a decision on
     classes = class_names(config)
     shards: list[Shard] = []
     rejects: dict[str, tuple[Reject, ...]] = {}
@@ -70,10 +72,22 @@ def _check_roles(config: RunConfig) -> None:
         if not getattr(config.inputs, role):
             raise UserError(f"inputs.{role}: missing. Every run needs a labeled, a protected and a pool input")
     known = set(config.named_inputs()) | {"labeled", "protected"}
-    for entry in config.dedupe.against:
-        if entry not in known:
+    for setting in ("against", "report_only"):
+        for entry in getattr(config.dedupe, setting):
+            if entry not in known:
+                raise UserError(
+                    f"dedupe.{setting}: {entry!r} is neither a role nor an input; known: {', '.join(sorted(known))}"
+                )
+    _check_report_only(config)
+
+
+def _check_report_only(config: RunConfig) -> None:
+    against = config.dedupe.against
+    for entry in config.dedupe.report_only:
+        if not set(config.inputs_of((entry,))) <= set(config.inputs_of(against)):
             raise UserError(
-                f"dedupe.against: {entry!r} is neither a role nor an input; known: {', '.join(sorted(known))}"
+                f"dedupe.report_only: no copies of {entry!r} are looked for, since dedupe.against has "
+                f"[{', '.join(against)}] alone; add {entry!r} to it, or take it out of report_only"
             )
 
 

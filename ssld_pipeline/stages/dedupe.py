@@ -1,4 +1,9 @@
-"""Decides which pool images are kept out, on the evidence of ``pairs``: no pixel is read."""
+"""Decides which pool images are kept out, on the evidence of ``pairs`` and the user's lists: no pixel is read.
+
+The evidence speaks first: which pairs are copies. Then what the user wants: copies of ``report_only`` are shown and
+kept, images on the allow list are kept, images on the deny list are removed. An image that copies both a reported and a
+protected image is removed, and an image is removed by one removed pair, whatever its others are.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ssld_pipeline.settings import Settings
+from ssld_pipeline.contracts import REMOVED
+from ssld_pipeline.errors import UserError
+from ssld_pipeline.settings import Settings, SideFiles
 from ssld_pipeline.stages.stage import Json, QueryStage
 
 if TYPE_CHECKING:
@@ -16,12 +23,19 @@ if TYPE_CHECKING:
     from ssld_pipeline.config import RunConfig
 
 DECISION_FIELDS = ("min_inliers", "min_score", "min_perceptual_score", "min_blocks")
+POLICY_FIELDS = ("report_only", "allow", "deny")
 CHECK_FIELDS = ("canaries", "min_canary_recall")
 
 
 class DedupeConfig(Settings):
     against: tuple[str, ...] = ("protected",)
-    """Roles or input names whose copies are removed from the pool."""
+    """Roles or input names whose copies are looked for in the pool, and removed from it."""
+    report_only: tuple[str, ...] = ()
+    """Those of them, such as labeled, whose copies are shown but stay in the pool."""
+    allow: SideFiles = ()
+    """Text files of image_ids of the pool, one a line, that are kept whatever they copy."""
+    deny: SideFiles = ()
+    """Text files of image_ids of the pool, one a line, that are removed whether they copy anything or not."""
     image_side: int = Field(320, ge=64)
     """Longer side at which images are searched for key points, pixels."""
     protected_keypoints: int = Field(400, gt=0)
@@ -63,20 +77,108 @@ class DedupeConfig(Settings):
 def is_copy(config: DedupeConfig) -> str:
     """SQL over the columns of ``pairs``: does the evidence suffice?"""
     return f"""(method = 'exact' OR num_blocks >= {config.min_blocks} AND CASE method
-        WHEN 'sift' THEN num_inliers >= {config.min_inliers} AND score >= {config.min_score}
-        ELSE score >= {config.min_perceptual_score} END)"""
+        WHEN 'sift' THEN num_inliers >= {config.min_inliers} AND score >= {config.min_score!r}::FLOAT
+        ELSE score >= {config.min_perceptual_score!r}::FLOAT END)"""
+
+
+def is_reported(config: RunConfig) -> str:
+    """SQL over the columns of ``pairs``: are copies of this protected image shown and kept?"""
+    names = ", ".join(_quoted(name) for name in config.inputs_of(config.dedupe.report_only))
+    return f"split_part(protected_id, '/', 1) IN ({names})" if names else "false"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def read_lists(config: DedupeConfig) -> dict[str, list[str]]:
+    """The image_ids of ``allow`` and ``deny``, by these names. UserError for an unreadable file, or an id on both."""
+    from ssld_pipeline.inputs.id_list import read_ids
+
+    lists = {name: read_ids(getattr(config, name), f"dedupe.{name}") for name in ("allow", "deny")}
+    both = sorted(set(lists["allow"]) & set(lists["deny"]))
+    if both:
+        raise UserError(
+            f"dedupe.allow and dedupe.deny: {len(both)} image_ids stand on both lists, the first is {both[0]}; "
+            "say for each whether it is kept or removed"
+        )
+    return lists
+
+
+def register_lists(tables: duckdb.DuckDBPyConnection, config: DedupeConfig) -> None:
+    """The view ``listed`` (list, image_id, in_pool), ``list`` being allow or deny, from the view ``catalog``."""
+    import pyarrow as pa
+
+    rows = [(name, image_id) for name, ids in read_lists(config).items() for image_id in ids]
+    names, ids = zip(*rows, strict=True) if rows else ((), ())
+    tables.register("entries", pa.table({"list": pa.array(names, pa.string()), "image_id": pa.array(ids, pa.string())}))
+    known = "image_id IN (SELECT image_id FROM catalog WHERE role = 'pool')" if rows else "false"
+    tables.execute(f"CREATE OR REPLACE TEMP TABLE listed AS SELECT *, {known} AS in_pool FROM entries")
+
+
+def images_on(name: str) -> str:
+    """Query over the view ``listed``: the pool's image_ids on the list."""
+    return f"SELECT image_id FROM listed WHERE list = {_quoted(name)} AND in_pool"
+
+
+# A denied image has one denied row, its best pair; its other pairs keep what the evidence says of them.
+_DECIDED = """
+SELECT * EXCLUDE (is_copy, is_reported, is_allowed, is_denied),
+       CASE WHEN is_denied THEN 'denied' WHEN NOT is_copy THEN 'no_copy' WHEN is_reported THEN 'reported'
+            WHEN is_allowed THEN 'allowed' ELSE 'copy' END AS verdict
+FROM (SELECT pairs.* EXCLUDE (part), {is_copy} AS is_copy, {is_reported} AS is_reported,
+             image_id IN ({allowed}) AS is_allowed,
+             (image_id, protected_id) IN (SELECT (image_id, protected_id) FROM pairs WHERE image_id IN ({denied})
+                 QUALIFY row_number() OVER (PARTITION BY image_id
+                                            ORDER BY {is_copy} DESC, score DESC, protected_id) = 1) AS is_denied
+      FROM pairs)
+UNION ALL BY NAME
+SELECT image_id, 'denied' AS method, 0 AS num_matches, 0 AS num_inliers, 0 AS score, 0 AS num_blocks, 0 AS coverage,
+       false AS flipped, 'denied' AS verdict
+FROM ({denied}) ANTI JOIN pairs USING (image_id)
+"""
 
 
 def decide(tables: duckdb.DuckDBPyConnection, config: RunConfig) -> pa.Table:
-    """``duplicates`` rows from the view ``pairs``."""
-    return tables.sql(f"""
-        SELECT * EXCLUDE (part), {is_copy(config.dedupe)} AS is_duplicate
-        FROM pairs ORDER BY image_id, score DESC, protected_id
-    """).to_arrow_table()
+    """``duplicates`` rows from the views ``pairs`` and ``catalog``.
+
+    What lists name and the pool does not have, by list, is in the schema's metadata: no row can speak of it.
+    """
+    register_lists(tables, config.dedupe)
+    query = _DECIDED.format(
+        is_copy=is_copy(config.dedupe),
+        is_reported=is_reported(config),
+        allowed=images_on("allow"),
+        denied=images_on("deny"),
+    )
+    removed = ", ".join(_quoted(verdict) for verdict in REMOVED)
+    rows = tables.sql(f"SELECT *, verdict IN ({removed}) AS is_duplicate FROM ({query})").to_arrow_table()
+    unknown = tables.execute("SELECT list, count(*) FROM listed WHERE NOT in_pool GROUP BY 1").fetchall()
+    return rows.replace_schema_metadata({f"unknown in dedupe.{name}": str(num) for name, num in unknown})
+
+
+def figures(rows: pa.Table) -> dict[str, Json]:
+    """Images removed, images by verdict of their pairs, and how many ids of a list name no image of the pool."""
+    removed = rows.filter(rows["is_duplicate"])["image_id"].unique()
+    images = rows.group_by("verdict").aggregate([("image_id", "count_distinct")]).sort_by("verdict").to_pylist()
+    by_verdict = {row["verdict"]: row["image_id_count_distinct"] for row in images}
+    unknown = {name.decode(): int(num) for name, num in sorted((rows.schema.metadata or {}).items())}
+    return {"removed": len(removed), **by_verdict, **unknown}
 
 
 def _settings(config: RunConfig) -> dict[str, Json]:
-    return config.dedupe.model_dump(mode="json", include=set(DECISION_FIELDS))
+    thresholds = config.dedupe.model_dump(mode="json", include=set(DECISION_FIELDS))
+    return {**thresholds, "report_only": sorted(config.inputs_of(config.dedupe.report_only))}
 
 
-STAGE = QueryStage(name="dedupe", version=2, table="duplicates", reads=("pairs",), settings=_settings, query=decide)
+STAGE = QueryStage(
+    name="dedupe",
+    version=3,
+    table="duplicates",
+    reads=("catalog", "pairs"),
+    settings=_settings,
+    query=decide,
+    figures=figures,
+    roles=lambda config: ("pool",),
+    side_files=lambda config: {"dedupe.allow": config.dedupe.allow, "dedupe.deny": config.dedupe.deny},
+)

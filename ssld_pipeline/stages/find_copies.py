@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.errors import BadImage
-from ssld_pipeline.stages.dedupe import CHECK_FIELDS, DECISION_FIELDS
+from ssld_pipeline.stages.dedupe import CHECK_FIELDS, DECISION_FIELDS, POLICY_FIELDS
 from ssld_pipeline.stages.index_protected import in_reading_order, on_threads
 from ssld_pipeline.stages.stage import Json, PartResult, PartStage, Reject, Setup
 
@@ -121,7 +121,8 @@ def pairs_table(rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def _settings(config: RunConfig) -> dict[str, Json]:
-    return config.dedupe.model_dump(mode="json", exclude={*DECISION_FIELDS, *CHECK_FIELDS, "max_reject_share"})
+    other = {*DECISION_FIELDS, *POLICY_FIELDS, *CHECK_FIELDS, "max_reject_share"}
+    return config.dedupe.model_dump(mode="json", exclude=other)
 
 
 STAGE = PartStage(
