@@ -51,7 +51,8 @@ def test_plan_json_has_one_object_per_stage_with_parts_and_reasons(config: Path)
 
     stages = json.loads(verb("plan", config, "--json", "--set", "select.per_class=3"))
     assert [s["stage"] for s in stages] == list(STAGE_NAMES)
-    assert {s["stage"]: s for s in stages}["select"]["parts"] == [{"part": "select", "action": "run", "reasons": ["config.per_class: 6 -> 3"]}]
+    select = next(s for s in stages if s["stage"] == "select")
+    assert select["parts"] == [{"part": "select", "action": "run", "reasons": ["config.per_class: 6 -> 3"]}]
 
 
 def test_plan_starts_no_ray_and_is_quick_to_load(config: Path) -> None:

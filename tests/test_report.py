@@ -25,11 +25,12 @@ from ssld_pipeline.contracts import TABLES
 from ssld_pipeline.inputs.read import ImageReader
 from ssld_pipeline.report import curves, figures, pairs, svg
 from ssld_pipeline.report.page import render
-from ssld_pipeline.report.pictures import MAX_BYTES, Album, Picture
+from ssld_pipeline.report.pictures import MAX_BYTES, Address, Album, Picture
 from ssld_pipeline.report.transform import transform
 from ssld_pipeline.report.waterfall import waterfall
 
-SECTIONS = ["headline", "way", "evaluation", "training", "classes", "soft-labels", "mined", "duplicates", "rejects"]
+SECTIONS = ["headline", "way", "evaluation", "training", "classes", "soft-labels", "mined", "recall"]
+SECTIONS += ["duplicates", "rejects"]
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 CLASSES = ["cat", "dog"]
 
@@ -189,6 +190,30 @@ def workspace(tmp_path: Path) -> dict[str, list[dict[str, Any]]]:
 
 def html_of(tables: dict[str, list[dict[str, Any]]], **options: Any) -> str:
     return render(database(**tables), options.pop("models", {}), **{"title": "T", "classes": CLASSES, **options})
+
+
+def canaries(*kinds: tuple[str, bool, int, int]) -> dict[str, Any]:
+    rows = [
+        {"kind": kind, "is_hard": hard, "planted": planted, "images": planted, "found": found, "right": found}
+        | {"recall": found / planted}
+        | dict(zip(("low", "high"), figures.wilson(found / planted, planted), strict=True))
+        for kind, hard, planted, found in kinds
+    ]
+    counts = {f"num_{k}": sum(row[k] for row in rows) for k in ("planted", "found", "right")}
+    return counts | {"recall": 0.9, "low": 0.8, "high": 0.95, "min_canary_recall": 0.95, "kinds": rows}
+
+
+def test_recall_of_planted_copies_is_drawn_per_kind_with_the_missed_ones(tmp_path: Path) -> None:
+    row = catalogued(tmp_path, "00007-hard_crop", "pool", picture(1))
+    missed = [Address("00007-hard_crop", row["uri"], 0, row["size_bytes"]), Address("00003-<b>", __file__, 0, 99)]
+    found = canaries(("jpeg", False, 7, 7), ("hard_crop", True, 6, 3))
+    page = Page(render(database(), {}, title="t", classes=CLASSES, canaries=found, missed=missed))
+    text = page.squeezed("recall")
+    assert "13 altered copies" in text and "10 were found" in text and "7 of 7" in text and "3 of 6" in text
+    assert "hard_crop: 50.0%, 18.8% to 81.2%" in text, "the interval of 3 of 6, after Newcombe (1998)"
+    dots = [(c["class"], float(c["cx"] or 0)) for c in page.all("circle")]
+    assert dots == [("fill c0", 624.0), ("fill c1", 371.0)], "at 1 and half way between 118 and 624"
+    assert "00003-<b>" in text and "not_an_image" in text and len(page.all("img")) == 1
 
 
 def test_figures_of_the_page_are_those_of_the_tables(workspace: dict[str, Any]) -> None:

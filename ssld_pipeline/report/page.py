@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.browse import verdict_counts
 from ssld_pipeline.report import curves, figures, formats, mined, pairs, svg
+from ssld_pipeline.report.canaries import canary_section
 from ssld_pipeline.report.classes import class_section
-from ssld_pipeline.report.pictures import Album, Read
+from ssld_pipeline.report.pictures import Address, Album, Read
 from ssld_pipeline.report.waterfall import waterfall
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def render(
     licence: str | None = None,
     facts: Mapping[str, str] | None = None,
     lists: Sequence[Mapping[str, Any]] = (),
+    canaries: Mapping[str, Any] | None = None,
+    missed: Sequence[Address] = (),
     read: Read | None = None,
     max_images: int = MAX_IMAGES,
 ) -> str:
@@ -43,6 +46,7 @@ def render(
     ``parts``, ``rows``, ``rejects``, ``seconds``. ``licence``: of the teacher's weights.
     ``facts``: short lines for under the title, such as the workspace and the models' names.
     ``lists``: what the user's lists do, as ``browse.list_effects`` says.
+    ``canaries``: the figures of check_dedupe; ``missed``: where the copies lie that it missed.
     ``read``: (uri, offset, size_bytes) to bytes; raises BadImage or OSError; default: an ``ImageReader``.
     ``max_images``: embedded pictures, at most 2,000; a page of 600 stays below 6 MB.
     """
@@ -71,6 +75,7 @@ def render(
             **_soft_labels(tables, len(rows)),
             mined=_mined(tables, rows, album),
             mined_each=MINED_EACH,
+            canaries=canary_section(canaries or {}, missed, album),
             pairs=_pairs(tables, album),
             verdicts=verdict_counts(tables),
             lists=lists,

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.browse import list_effects
+from ssld_pipeline.report.canaries import MAX_MISSED
 from ssld_pipeline.report.page import render
+from ssld_pipeline.report.pictures import Address
 from ssld_pipeline.store import files
 from ssld_pipeline.store.workspace import MODEL_STAGES, Workspace
 
@@ -27,6 +29,8 @@ def write_report(config: RunConfig, classes: tuple[str, ...], out: Path | None) 
             stages=_stages(workspace),
             licence=config.teacher.licence,
             lists=list_effects(tables, config),
+            canaries=_canaries(workspace) if config.dedupe.canaries else None,
+            missed=_missed(workspace),
             facts={"workspace": config.workspace, "teacher": config.teacher.model, "student": config.student.model},
         )
     files.write_bytes(target, page.encode())
@@ -41,6 +45,22 @@ def _metrics(workspace: Workspace) -> dict[str, str]:
             folder = workspace.artifact(stage).folder(record.fingerprint)
             found[stage] = files.read_bytes(files.join(folder, "metrics.jsonl")).decode()
     return found
+
+
+def _canaries(workspace: Workspace) -> dict[str, Any]:
+    record = workspace.artifact("check_dedupe").record()
+    return record.figures if record else {}
+
+
+def _missed(workspace: Workspace) -> list[Address]:
+    """Pictures of planted copies that dedupe missed, by number, no more than the page shows."""
+    artifact = workspace.artifact("check_dedupe")
+    record = artifact.record()
+    if not record:
+        return []
+    names = sorted(name for name in record.files if name.endswith(".jpg"))[:MAX_MISSED]
+    uris = [files.join(artifact.folder(record.fingerprint), name) for name in names]
+    return [Address(Path(uri).stem, uri, 0, len(files.read_bytes(uri))) for uri in uris]
 
 
 def _stages(workspace: Workspace) -> list[dict[str, Any]]:
@@ -67,7 +87,7 @@ def _stages(workspace: Workspace) -> list[dict[str, Any]]:
                 "rejects": rejects.get(stage, 0),
             }
         )
-    for stage in ("index_protected", "check_teacher", *MODEL_STAGES):
+    for stage in ("index_protected", "check_dedupe", "check_teacher", *MODEL_STAGES):
         record = workspace.artifact(stage).record()
         if record:
             rows.append({"stage": stage, "parts": 1, "rejects": rejects.get(stage, 0), "seconds": record.seconds})
