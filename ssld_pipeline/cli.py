@@ -230,6 +230,25 @@ def select(config: ConfigPath, overrides: Overrides = None, address: Address = N
     _bring_up_to_date(_load(config, overrides), ("select",), None, address)
 
 
+@app.command("dedupe-sweep")
+def dedupe_sweep(
+    config: ConfigPath,
+    samples: Annotated[int, typer.Option(min=0, help="pairs to show per threshold, on each side of it")] = 3,
+    overrides: Overrides = None,
+    json: AsJson = False,
+) -> None:
+    """How many pool images other thresholds of dedupe would remove, and the pairs at the border; decides nothing."""
+    from ssld_pipeline import console
+    from ssld_pipeline.dedupe_sweep import sweep
+
+    loaded = _load(config, overrides)
+    found = sweep(_workspace(loaded), loaded, samples)
+    if json:
+        console.print_json(found.to_json())
+    else:
+        console.print_dedupe_sweep(found)
+
+
 @app.command("select-sweep")
 def select_sweep(
     config: ConfigPath,
@@ -283,13 +302,16 @@ def export(
     config: ConfigPath,
     what: Annotated[
         str,
-        typer.Argument(help="a model (finetune, train, baseline, fit_teacher) or a table (manifest, duplicates, ...)"),
+        typer.Argument(
+            help="a model (finetune, train, baseline, fit_teacher), a table (manifest, duplicates, ...), or removals"
+        ),
     ],
     out: Annotated[Path, typer.Option(help="folder (model, packed images) or file (table) to write")],
     format: Annotated[
         str | None,
         typer.Option(
-            help="model: timm or pt2; table: csv or parquet; manifest also: paddleclas, webdataset or parquet-images"
+            help="model: timm or pt2; table: csv or parquet; manifest also: paddleclas, webdataset or parquet-images; "
+            "removals (the pool images that dedupe removes): csv or txt"
         ),
     ] = None,
     shard_bytes: Annotated[int, typer.Option(min=1, help="packed images: bytes of images in a shard")] = 256 << 20,

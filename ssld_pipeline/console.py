@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from ssld_pipeline.dedupe_sweep import Sweep
     from ssld_pipeline.laws import Verdict
     from ssld_pipeline.runner.plan import StagePlan
     from ssld_pipeline.runner.run import StageReport
@@ -112,6 +113,30 @@ def _cell(value: Any) -> str:
     if isinstance(value, list):
         return escape("[" + ", ".join(_cell(v) for v in value[:6]) + (", …]" if len(value) > 6 else "]"))
     return "" if value is None else escape(str(value))
+
+
+def print_dedupe_sweep(found: Sweep) -> None:
+    """The grid as a table of min_score by min_inliers, a line per threshold, and the pairs at the border."""
+    present = found.present
+    rows: dict[str, dict[str, Any]] = {}
+    for cell in found.grid:
+        row = _marked(cell["min_score"], present["min_score"])
+        rows.setdefault(row, {"min_score": row})[_marked(cell["min_inliers"], present["min_inliers"])] = cell["removed"]
+    out.print(f"removed now: {present['removed']:,} pool images, {present['denied']:,} of them denied", markup=False)
+    print_rows(list(rows.values()), "images removed by min_score (down) and min_inliers (across); * as it is now")
+    for name in dict.fromkeys(row["threshold"] for row in found.marginals):
+        values = [
+            f"{_marked(row['value'], present[name])} removes {row['removed']:,}"
+            for row in found.marginals
+            if row["threshold"] == name
+        ]
+        out.print(f"{name} alone: " + ", ".join(values), markup=False)
+    if found.samples:
+        print_rows(found.samples, "pairs at the border: each is decided by this threshold alone")
+
+
+def _marked(value: float, present: float) -> str:
+    return f"{value:g}" + ("*" if value == present else "")
 
 
 def print_verdicts(verdicts: Sequence[Verdict]) -> None:

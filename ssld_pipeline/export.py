@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssld_pipeline import removals
 from ssld_pipeline.config import RunConfig
 from ssld_pipeline.contracts import TABLES
 from ssld_pipeline.errors import UserError
@@ -33,8 +34,12 @@ def export(
         yield from _export_model(config, what, out, _one_of(format, _MODEL_FORMATS))
     elif what in TABLES:
         yield from _export_rows(config, what, out, format, packing)
+    elif what == "removals":
+        yield removals.write_removals(Workspace(config.workspace), out, _one_of(format, removals.FORMATS))
     else:
-        raise UserError(f"export {what}: neither a model ({', '.join(MODEL_STAGES)}) nor a table ({', '.join(TABLES)})")
+        raise UserError(
+            f"export {what}: neither a model ({', '.join(MODEL_STAGES)}) nor a table ({', '.join(TABLES)}) nor removals"
+        )
 
 
 def _export_rows(

@@ -192,7 +192,7 @@ def test_the_readme_names_only_what_exists(words: list[str], config: Path, tmp_p
         "3": "1",
         "student/": str(tmp_path / "student"),
         "shards/": str(tmp_path / "shards"),
-        "manifest.csv": str(tmp_path / "manifest.csv"),
+        **{name: str(tmp_path / name) for name in ("manifest.csv", "removals.csv", "duplicates.csv")},
     }
     verb(*[replaced.get(word, word) for word in words[1:]])
 

@@ -1,0 +1,133 @@
+"""How many pool images each threshold of dedupe would remove, and the pairs at the border: from the table ``pairs``.
+
+Every count asks ``dedupe.is_copy``, the rule of the stage itself, with other numbers in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ssld_pipeline.errors import UserError
+from ssld_pipeline.stages.dedupe import DECISION_FIELDS, images_on, is_copy, is_reported, register_lists
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.stages.dedupe import DedupeConfig
+    from ssld_pipeline.store.workspace import Workspace
+
+_VALUES: dict[str, tuple[float, ...]] = {
+    "min_score": (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95),
+    "min_inliers": (4, 5, 6, 8, 10, 15, 20, 30),
+    "min_perceptual_score": (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95),
+    "min_blocks": (1, 4, 6, 8, 12, 16, 24, 32),
+}
+_COLUMNS = {
+    "min_score": "score",
+    "min_inliers": "num_inliers",
+    "min_perceptual_score": "score",
+    "min_blocks": "num_blocks",
+}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """``present``: the thresholds as they are and the images they remove, ``denied`` ones among them. ``grid``: the
+    same for all pairs of min_score and min_inliers; ``marginals``: for each threshold alone, the others as they are.
+    ``samples``: the pairs nearest to each threshold on both sides, which it alone decides.
+    """
+
+    present: dict[str, Any]
+    grid: list[dict[str, Any]]
+    marginals: list[dict[str, Any]]
+    samples: list[dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"present": self.present, "grid": self.grid, "marginals": self.marginals, "samples": self.samples}
+
+
+def sweep(workspace: Workspace, config: RunConfig, num_samples: int = 3) -> Sweep:
+    """Of the pairs found so far, with the config's lists and ``report_only``. UserError where nothing has been looked
+    for yet. ``num_samples``: per threshold and side."""
+    if workspace.tables["pairs"].version() is None:
+        raise UserError(f"dedupe-sweep: {workspace.uri} has no pairs yet; ssld run CONFIG --until find_copies")
+    with workspace.connect("catalog", "pairs") as tables:
+        return measure(tables, config, num_samples)
+
+
+def measure(tables: duckdb.DuckDBPyConnection, config: RunConfig, num_samples: int) -> Sweep:
+    """The same from the views ``pairs`` and ``catalog``."""
+    num_denied, settings = _prepare(tables, config), config.dedupe
+    scores, inliers = _around("min_score", settings), _around("min_inliers", settings)
+    grid = [{"min_score": s, "min_inliers": i} for s in scores for i in inliers]
+    alone = [(name, value) for name in DECISION_FIELDS for value in _around(name, settings)]
+    changes = [{}, *grid, *({name: value} for name, value in alone)]
+    present, *others = [num_denied + num for num in _count(tables, settings, changes)]
+    by_cell, by_value = others[: len(grid)], others[len(grid) :]
+    return Sweep(
+        {name: getattr(settings, name) for name in DECISION_FIELDS} | {"removed": present, "denied": num_denied},
+        [{**cell, "removed": num} for cell, num in zip(grid, by_cell, strict=True)],
+        [
+            {"threshold": name, "value": value, "removed": num, "change": num - present}
+            for (name, value), num in zip(alone, by_value, strict=True)
+        ],
+        [row for name in DECISION_FIELDS for row in _samples(tables, settings, name, num_samples)],
+    )
+
+
+def _prepare(tables: duckdb.DuckDBPyConnection, config: RunConfig) -> int:
+    """Makes the table ``near``: the pairs whose image some threshold that is tried removes. Returns the number of
+    denied images, which no threshold keeps."""
+    register_lists(tables, config.dedupe)
+    loosest = {name: _around(name, config.dedupe)[0] for name in DECISION_FIELDS}
+    tables.execute(f"""
+        CREATE TEMP TABLE near AS SELECT image_id, protected_id, method, num_matches, num_inliers, score, num_blocks,
+                                         coverage, homography FROM pairs
+        WHERE {is_copy(config.dedupe.model_copy(update=loosest))} AND NOT {is_reported(config)}
+          AND image_id NOT IN (SELECT image_id FROM listed WHERE in_pool)""")
+    return _number(tables, images_on("deny"))
+
+
+def _number(tables: duckdb.DuckDBPyConnection, query: str) -> int:
+    ((found,),) = tables.execute(f"SELECT count(*) FROM ({query})").fetchall()
+    return int(found)
+
+
+def _around(name: str, config: DedupeConfig) -> Sequence[float]:
+    """The values to try, that of the config among them."""
+    return sorted({*_VALUES[name], getattr(config, name)})
+
+
+def _count(tables: duckdb.DuckDBPyConnection, config: DedupeConfig, changes: Sequence[dict[str, Any]]) -> list[int]:
+    """Images that each change of the config would remove, denied ones apart."""
+    rules = [is_copy(config.model_copy(update=change)) for change in changes]
+    judged = ", ".join(f"bool_or({rule}) AS r{i}" for i, rule in enumerate(rules))
+    counts = ", ".join(f"count(*) FILTER (r{i})" for i in range(len(rules)))
+    (row,) = tables.execute(f"SELECT {counts} FROM (SELECT {judged} FROM near GROUP BY image_id)").fetchall()
+    return [int(num) for num in row]
+
+
+def _samples(tables: duckdb.DuckDBPyConnection, config: DedupeConfig, name: str, limit: int) -> list[dict[str, Any]]:
+    """Pairs that this threshold alone decides, nearest first on each side."""
+    column, without = _COLUMNS[name], is_copy(config.model_copy(update={name: _around(name, config)[0]}))
+    method = {"min_score": "sift", "min_inliers": "sift", "min_perceptual_score": "perceptual"}.get(name)
+    rows: list[dict[str, Any]] = []
+    for side, rule, order in (("above", "", "ASC"), ("below", "NOT ", "DESC")):
+        query = f"""SELECT * FROM near WHERE {without} AND method <> 'exact' AND {rule}{is_copy(config)}
+                    {f"AND method = '{method}'" if method else ""}
+                    ORDER BY {column} {order}, image_id, protected_id LIMIT {limit}"""
+        found = tables.sql(query).to_arrow_table().to_pylist()
+        rows += [{"threshold": name, "side": side, **_in_words(row)} for row in found]
+    return rows
+
+
+def _in_words(row: dict[str, Any]) -> dict[str, Any]:
+    """The pair without its matrix, but with what the matrix says; the size of neither image is known here."""
+    from ssld_pipeline.report.transform import matrix, transform
+
+    h = matrix(row.pop("homography"))
+    found = None if h is None else transform(h, (1, 1), (1, 1))
+    return {**row, "looks": ", ".join(replace(found, coverage=row["coverage"]).words()) if found else ""}
