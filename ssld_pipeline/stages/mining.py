@@ -60,9 +60,10 @@ def best(select: SelectConfig, per_class: int) -> str:
     """
     if select.assignment == "top1":
         return f"SELECT *, {RANK} FROM ({eligible(select)}) QUALIFY rank <= {per_class}"
-    # The score at the cut comes first, from numbers alone: ranking all pairs would sort P image_ids of every image.
+    # The score at the cut comes first, from numbers alone: ranking all pairs would sort P image_ids of every image, and
+    # a CTE that is used twice would be kept whole, were it not for NOT MATERIALIZED.
     return f"""
-        WITH eligible AS ({eligible(select)}),
+        WITH eligible AS NOT MATERIALIZED ({eligible(select)}),
         least AS (SELECT class_id, list_last(max(score, {min(per_class, _MOST_CUT)})) AS least
                   FROM eligible GROUP BY 1),
         near AS (SELECT image_id, class_id, score FROM eligible JOIN least USING (class_id)
