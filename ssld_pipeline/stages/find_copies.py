@@ -5,7 +5,8 @@ What is found is evidence; ``dedupe`` decides on it. Thus other thresholds touch
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ssld_pipeline.stages.pairs import Pair
     from ssld_pipeline.stages.protected_index import ProtectedIndex
 
-_ROWS_PER_IMAGE = 3
+_ROWS_PER_INPUT = 3  # of a pool image
 
 
 @dataclass(frozen=True)
@@ -59,17 +60,25 @@ def _check(record: dict[str, Any], reader: ImageReader, index: ProtectedIndex, c
 
 
 def pairs_of(image_id: str, data: bytes, index: ProtectedIndex, config: DedupeConfig) -> list[dict[str, Any]]:
-    """The ``pairs`` rows of one encoded image, by falling score. Raises BadImage."""
+    """The ``pairs`` rows of one encoded image. Raises BadImage."""
     from ssld_pipeline.kernels.images import decode
     from ssld_pipeline.stages.pairs import find_pairs
     from ssld_pipeline.stages.protected_index import digest
 
-    original = index.by_digest.get(digest(data))
-    if original is not None:
-        return [_exact_row(image_id, original)]
+    originals = index.by_digest.get(digest(data))
+    if originals:
+        return [_exact_row(image_id, original) for original in originals]
     image = decode(data, min_short_side=config.image_side)
-    pairs = find_pairs(image.pixels, index, config)[:_ROWS_PER_IMAGE]
+    pairs = _best_of_each_input(find_pairs(image.pixels, index, config), index)
     return [_row(image_id, (image.width, image.height), pair, index) for pair in pairs]
+
+
+def _best_of_each_input(pairs: Iterable[Pair], index: ProtectedIndex) -> list[Pair]:
+    """What comes first of each input: what is reported of one must not crowd out what is removed for another."""
+    kept: dict[str, list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        kept[index.image_ids[pair.protected].split("/", 1)[0]].append(pair)
+    return [pair for own in kept.values() for pair in own[:_ROWS_PER_INPUT]]
 
 
 def _exact_row(image_id: str, protected_id: str) -> dict[str, Any]:
@@ -127,7 +136,7 @@ def _settings(config: RunConfig) -> dict[str, Json]:
 
 STAGE = PartStage(
     name="find_copies",
-    version=1,
+    version=2,
     table="pairs",
     reads=("catalog",),
     artifacts=("index_protected",),

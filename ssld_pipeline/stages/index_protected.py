@@ -183,7 +183,7 @@ def _settings(config: RunConfig) -> dict[str, Json]:
 
 STAGE = ArtifactStage(
     name="index_protected",
-    version=2,
+    version=3,
     reads=("catalog",),
     settings=_settings,
     build=build,

@@ -21,11 +21,11 @@ def write_ids(path: Path, image_ids: Iterable[str]) -> None:
     _write(path, pa.table({"image_id": pa.array(image_ids, pa.string())}))
 
 
-def write_digests(path: Path, owners: dict[bytes, str]) -> None:
-    """An Arrow file of two columns, ``digest`` and ``image_id``, by digest."""
+def write_digests(path: Path, owners: Iterable[tuple[bytes, str]]) -> None:
+    """An Arrow file of two columns, ``digest`` and ``image_id``, in this order."""
     import pyarrow as pa
 
-    rows = sorted(owners.items())
+    rows = sorted(owners)
     digests = pa.array([digest for digest, _ in rows], pa.binary(DIGEST_BYTES))
     _write(path, pa.table({"digest": digests, "image_id": pa.array([owner for _, owner in rows], pa.string())}))
 
@@ -44,7 +44,7 @@ class MappedIds:
 
 
 class MappedDigests:
-    """The image that owns a digest, from a file that ``write_digests`` wrote."""
+    """The images that own a digest, from a file that ``write_digests`` wrote."""
 
     def __init__(self, path: Path) -> None:
         table = _mapped(path)
@@ -54,10 +54,10 @@ class MappedDigests:
         chunks = table["digest"].chunks
         self._digests = np.frombuffer(chunks[0].buffers()[1], kind, len(table)) if chunks else np.zeros(0, kind)
 
-    def get(self, digest: bytes) -> str | None:
-        row = int(np.searchsorted(self._digests, np.frombuffer(digest, self._digests.dtype)[0]))
-        found = row < len(self._digests) and self._digests[row] == digest.rstrip(b"\0")
-        return str(self._ids[row].as_py()) if found else None
+    def get(self, digest: bytes) -> list[str]:
+        wanted = np.frombuffer(digest, self._digests.dtype)[0]
+        first, end = (int(np.searchsorted(self._digests, wanted, side)) for side in ("left", "right"))
+        return [str(image_id) for image_id in self._ids[first:end].to_pylist()]
 
 
 def _write(path: Path, table: pa.Table) -> None:

@@ -1,6 +1,7 @@
 """The folder that holds the protected images in searchable form: how it is written and how it is read.
 
-    digests.arrow     digest, image_id       of every protected file, also of those that cannot be decoded; by digest
+    digests.arrow     digest, image_id       of every protected file, also of those that cannot be decoded; by digest,
+                                             of each input one image
     images.arrow      image_id               row i is image i of all that follows
     sizes.npy         int64 [images, 2]              width and height in pixels
     starts.npy        int64 [images + 1]             image i has the key points from item i up to item i + 1
@@ -97,8 +98,10 @@ class ImageWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.close()
         np.save(self._folder / "starts.npy", np.cumsum(self._counts, dtype=np.int64))
-        # The first of several protected files with the same bytes stands for all of them.
-        write_digests(self._folder / "digests.arrow", dict(reversed(self._digests)))
+        # The first of an input's files with the same bytes stands for all of them. Not for those of another input: of
+        # one copies may be removed, of the other only reported.
+        first = {(own, image_id.split("/", 1)[0]): image_id for own, image_id in reversed(self._digests)}
+        write_digests(self._folder / "digests.arrow", ((own, image_id) for (own, _), image_id in first.items()))
         write_ids(self._folder / "images.arrow", self._images)
 
 
