@@ -58,6 +58,29 @@ def test_replacing_a_part_is_one_transaction_and_history_keeps_the_old_one(tmp_p
     assert DeltaTable(table.uri, version=0).to_pyarrow_table().num_rows == 2
 
 
+def test_readers_see_a_new_column_once_every_part_has_it(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from deltalake import DeltaTable
+
+    def columns() -> list[tuple[str, bool]]:
+        return [(f.name, f.nullable) for f in DeltaTable(table.uri).schema().fields if f.name in ("reason", "detail")]
+
+    *kept, part = (replace(c, nullable=c.name == "reason") for c in REJECTS.columns if c.name != "detail")
+    table = TableStore(str(tmp_path), replace(REJECTS, columns=(*kept, part)))
+    old, other = write(table, "p#0", rejects("x")), write(table, "q#0", rejects("z"))
+    table.commit([old, other])
+    table = TableStore(str(tmp_path), REJECTS)
+    new = [write(table, name, rejects("y"), SECOND) for name in ("p#0", "q#0")]
+    table.commit(new[:1], [old])
+    assert columns() == [("reason", True)], "other parts lack the column"
+    table.commit(new, [new[0], other])
+    assert columns() == [("reason", False), ("detail", False)]
+    assert {p.file for p in table.parts().values()} == {p.file for p in new}
+    assert DeltaTable(table.uri).to_pyarrow_table()["image_id"].to_pylist() == ["y", "y"]
+    assert DeltaTable(table.uri, version=0).to_pyarrow_table().num_rows == 2
+
+
 def test_a_second_driver_is_refused_instead_of_writing_rows_twice(tmp_path: Path) -> None:
     table = TableStore(str(tmp_path), REJECTS)
     part = write(table, "p#0", rejects("x"))

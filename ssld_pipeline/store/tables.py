@@ -152,10 +152,15 @@ class TableStore:
         try:
             if DeltaTable.is_deltatable(self.uri):
                 table = DeltaTable(self.uri)
-                self._refuse_foreign_changes(self._parts_of(table), added, removed)
-                table.create_write_transaction(
-                    [*adds, *removes], mode="append", schema=schema, commit_properties=properties
-                )
+                live = self._parts_of(table)
+                self._refuse_foreign_changes(live, added, removed)
+                # The log's schema is its first one until a transaction replaces every part.
+                if table.schema() != schema and len(removed) == len(live):
+                    table.create_write_transaction(adds, mode="overwrite", schema=schema, commit_properties=properties)
+                else:
+                    table.create_write_transaction(
+                        [*adds, *removes], mode="append", schema=schema, commit_properties=properties
+                    )
             else:
                 create_table_with_add_actions(
                     self.uri,
