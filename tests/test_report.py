@@ -6,147 +6,36 @@ import base64
 import hashlib
 import itertools
 import json
-import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import cv2
-import duckdb
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reported import (
+    CLASSES,
+    Page,
+    catalogued,
+    database,
+    html_of,
+    manifest_row,
+    pair_row,
+    picture,
+    similarity,
+    soft_row,
+)
 from scipy.stats import binomtest
 
-from ssld_pipeline.contracts import TABLES
-from ssld_pipeline.inputs.read import ImageReader
-from ssld_pipeline.report import curves, figures, pairs, svg
+from ssld_pipeline.report import curves, figures, svg
 from ssld_pipeline.report.page import render
-from ssld_pipeline.report.pictures import MAX_BYTES, Address, Album, Picture
+from ssld_pipeline.report.pictures import Address
 from ssld_pipeline.report.transform import transform
 from ssld_pipeline.report.waterfall import waterfall
 
 SECTIONS = ["headline", "way", "evaluation", "training", "classes", "soft-labels", "mined", "recall"]
 SECTIONS += ["duplicates", "rejects"]
-VOID = {"meta", "img", "br", "link", "input", "hr"}
-CLASSES = ["cat", "dog"]
-
-
-class Page(HTMLParser):
-    """Balanced tags or an error; keeps every element's attributes and each section's text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text: dict[str, str] = {}
-        self.script = ""
-        self._open: list[tuple[str, str]] = []
-        self.feed(html)
-        self.close()
-        assert not self._open, f"never closed: {self._open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append((tag, dict(attrs).get("id") or ""))
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open and self._open[-1][0] == tag, f"</{tag}> closes {self._open[-1:]}"
-        self._open.pop()
-
-    def handle_data(self, data: str) -> None:
-        if self._open and self._open[-1][0] == "script":
-            self.script += data
-        for tag, name in self._open:
-            if tag == "section":
-                self.text[name] = self.text.get(name, "") + " " + " ".join(data.split())
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    def squeezed(self, section: str) -> str:
-        return " ".join(self.text[section].split())
-
-
-def picture(seed: int, width: int = 160, height: int = 120) -> np.ndarray:
-    """Smooth coloured blobs, so that a warp can be compared and a JPEG is small."""
-    rng = np.random.default_rng(seed)
-    small = rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)
-    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
-
-
-def catalogued(
-    folder: Path, image_id: str, role: str, pixels: np.ndarray, class_id: int | None = None
-) -> dict[str, Any]:
-    """Writes the image as PNG and returns its row."""
-    path = folder / (re.sub(r"\W", "_", image_id) + ".png")
-    cv2.imwrite(str(path), pixels)
-    return {
-        "image_id": image_id,
-        "role": role,
-        "uri": str(path),
-        "offset": 0,
-        "size_bytes": path.stat().st_size,
-        "class_id": class_id,
-        "stamp": "1",
-        "part": "p",
-    }
-
-
-def pair_row(
-    image_id: str, protected_id: str, score: float, confirmed: bool, h: np.ndarray | None = None
-) -> dict[str, Any]:
-    return {
-        "image_id": image_id,
-        "protected_id": protected_id,
-        "method": "sift",
-        "num_matches": 40,
-        "num_inliers": 17,
-        "score": score,
-        "homography": None if h is None else h.ravel().tolist(),
-        "flipped": False,
-        "is_duplicate": confirmed,
-        "part": "p",
-    }
-
-
-def soft_row(image_id: str, prob: float, view: int = 0) -> dict[str, Any]:
-    return {
-        "image_id": image_id,
-        "view": view,
-        "top1_class": 0,
-        "top1_prob": prob,
-        "entropy": 1 - prob,
-        "class_ids": [0],
-        "probs": [prob],
-        "tail_prob": 1 - prob,
-        "crop_left": 0.0,
-        "crop_top": 0.0,
-        "crop_width": 9.0,
-        "crop_height": 9.0,
-        "flipped": False,
-        "part": "p",
-    }
-
-
-def manifest_row(
-    row: dict[str, Any], class_id: int, score: float | None = None, rank: int | None = None
-) -> dict[str, Any]:
-    kept = {k: row[k] for k in ("image_id", "role", "uri", "offset", "size_bytes", "part")}
-    return {**kept, "class_id": class_id, "score": score, "rank": rank}
-
-
-def database(**tables: list[dict[str, Any]]) -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect()
-    for name, table in TABLES.items():
-        connection.register(name, pa.Table.from_pylist(tables.get(name, []), schema=table.schema()))
-    return connection
 
 
 @pytest.fixture
@@ -186,10 +75,6 @@ def workspace(tmp_path: Path) -> dict[str, list[dict[str, Any]]]:
             for m, t in [("train", 0.61), ("baseline", 0.5), ("teacher", 0.8)]
         ],
     }
-
-
-def html_of(tables: dict[str, list[dict[str, Any]]], **options: Any) -> str:
-    return render(database(**tables), options.pop("models", {}), **{"title": "T", "classes": CLASSES, **options})
 
 
 def canaries(*kinds: tuple[str, bool, int, int]) -> dict[str, Any]:
@@ -288,7 +173,7 @@ def test_text_from_data_cannot_become_markup(workspace: dict[str, Any], tmp_path
     )
     assert len(page.all("script")) == 1
     assert not [a for _, attributes in page.elements for a in attributes if a.startswith("on")]
-    assert all((a["src"] or "").startswith("data:image/jpeg;base64,") for a in page.all("img"))
+    assert all((a["src"] or "").startswith("data:image/webp;base64,") for a in page.all("img"))
     assert evil in page.text["mined"]
 
 
@@ -311,62 +196,6 @@ def test_page_can_be_read_without_seeing_it(workspace: dict[str, Any]) -> None:
     assert {(a["href"] or "")[1:] for a in page.all("a")} <= ids
 
 
-def test_unreadable_image_leaves_its_reason_in_its_place(workspace: dict[str, Any]) -> None:
-    by_id = {r["image_id"]: r for r in workspace["catalog"]}
-    Path(by_id["pool/0.png"]["uri"]).unlink()
-    Path(by_id["val/1.png"]["uri"]).write_bytes(b"\x89PNG\r\n\x1a\nhalf".ljust(by_id["val/1.png"]["size_bytes"], b"."))
-    workspace["duplicates"].append(pair_row("pool/never.png", "val/0.png", 0.2, False))
-    text = Page(html_of(workspace)).squeezed("duplicates")
-    assert "unreadable: No such file or directory" in text
-    assert "truncated_image: no IEND chunk" in text
-    assert "not in the catalog" in text
-
-
-def test_many_pairs_stay_within_the_bounds(workspace: dict[str, Any], tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (144, 144, 3), dtype=np.uint8)
-    row = catalogued(tmp_path, "pool/noise.png", "pool", noise)
-    workspace["catalog"].append(row)
-    workspace["duplicates"] += [
-        pair_row("pool/noise.png", f"val/{i % 2}.png", i / 2000, i > 900, np.eye(3)) for i in range(2000)
-    ]
-    html = html_of(workspace)
-    assert html.count("data:image/jpeg") <= 600
-    assert len(html) < 6e6
-    page = Page(html)
-    assert "2,002 pairs were proposed" in page.squeezed("duplicates")
-    assert f"Shown: {len(page.all('article')) - 2}," in page.squeezed("duplicates")
-    assert html_of(workspace, max_images=30).count("data:image/jpeg") <= 30
-    without = html_of(workspace, max_images=0)
-    assert "data:image/jpeg" not in without and without.count("The page has no room") == 2
-
-
-def test_noise_is_embedded_within_the_bytes_of_one_picture() -> None:
-    noise = np.random.default_rng(1).integers(0, 255, (144, 144, 3), dtype=np.uint8)
-    src = Album(ImageReader().read, 1).embed(noise).src
-    assert src is not None and len(base64.b64decode(src.partition(",")[2])) <= MAX_BYTES
-
-
-def test_pairs_nearest_to_the_decision_come_first() -> None:
-    scores = [(0.95, True), (0.55, True), (0.7, True), (0.1, False), (0.45, False)]
-    rows = [pair_row(f"pool/{i}", "val/0", s, d) for i, (s, d) in enumerate(scores)]
-    found = pairs.border_cases(database(duplicates=rows), limit=4)
-    assert [round(r["score"], 2) for r in found] == [0.55, 0.45, 0.7, 0.1]
-
-
-def similarity(
-    scale: float, degrees: float, mirrored: bool, protected: tuple[int, int], pool: tuple[int, int]
-) -> np.ndarray:
-    """Protected pixels to pool pixels: mirror, turn clockwise on the screen, scale, all about the centres."""
-    a = math.radians(degrees)
-    turn = (
-        scale
-        * np.array([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]])
-        @ np.diag([-1 if mirrored else 1, 1])
-    )
-    centre = np.array(pool) / 2 - turn @ (np.array(protected) / 2)
-    return np.vstack([np.c_[turn, centre], [0, 0, 1]])
-
-
 @pytest.mark.parametrize(
     ("scale", "degrees", "mirrored"), [(1, 0, False), (0.5, 30, False), (2, -90, True), (0.7, 12, True)]
 )
@@ -383,42 +212,6 @@ def test_words_say_how_much_of_the_protected_image_is_left() -> None:
     found = transform(crop, (120, 120), (160, 120))
     assert found is not None and found.words() == ["shows 75 % of the protected image"]
     assert transform(np.eye(3), (160, 120), (160, 120)).words() == ["same framing"]  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize("h", [None, [1.0] * 9, [math.nan] + [0.0] * 8, [1.0, 0, 0, 0, 1, 0]])
-def test_pair_with_a_useless_homography_is_shown_without_a_warp(
-    h: list[float] | None, workspace: dict[str, Any]
-) -> None:
-    workspace["duplicates"] = [{**pair_row("pool/0.png", "val/0.png", 0.8, True), "homography": h}]
-    (row,) = pairs.border_cases(database(**workspace), 1)
-    pair = pairs.draw(row, Album(ImageReader().read, 9))
-    assert pair.pool.src and pair.protected.src and pair.warped is None and pair.outline is None
-
-
-def pixels_of(image: Picture | None) -> np.ndarray:
-    assert image is not None and image.src is not None
-    return cv2.imdecode(np.frombuffer(base64.b64decode(image.src.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
-
-
-def test_warped_pool_image_lies_over_the_protected_one(tmp_path: Path) -> None:
-    source, size = picture(7, 320, 240), (200, 200)
-    to_pool = similarity(0.6, 20, True, (320, 240), size)
-    rows = [
-        catalogued(tmp_path, "val/a.png", "protected", source),
-        catalogued(tmp_path, "pool/a.png", "pool", cv2.warpPerspective(source, to_pool, size, flags=cv2.INTER_AREA)),
-    ]
-    database_ = database(
-        catalog=rows, duplicates=[pair_row("pool/a.png", "val/a.png", 0.9, True, np.linalg.inv(to_pool))]
-    )
-    pair = pairs.draw(pairs.border_cases(database_, 1)[0], Album(ImageReader().read, 9))
-    warped, protected = pixels_of(pair.warped).astype(int), pixels_of(pair.protected).astype(int)
-    inside = (slice(30, 78), slice(40, 104))
-    assert np.abs(warped - protected)[inside].mean() < 6
-    assert np.abs(warped[:, ::-1] - protected)[inside].mean() > 20
-    assert pair.outline is not None
-    corners = np.array([[float(v) for v in p.split(",")] for p in pair.outline.points.split()])
-    expected = cv2.perspectiveTransform(np.array([[[0, 0], [320, 0], [320, 240], [0, 240]]], dtype=float), to_pool)[0]
-    assert corners == pytest.approx(expected * 144 / 200, abs=0.1)
 
 
 @given(st.integers(1, 100_000), st.floats(0, 1))

@@ -10,17 +10,22 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.browse import verdict_counts
-from ssld_pipeline.report import curves, figures, formats, mined, pairs, svg
+from ssld_pipeline.report import curves, difference, figures, formats, mined, overlay, pairs, svg
 from ssld_pipeline.report.canaries import canary_section
 from ssld_pipeline.report.classes import class_section
-from ssld_pipeline.report.pictures import Address, Album, Read
+from ssld_pipeline.report.pictures import MAX_BYTES, Address, Album, Read
 from ssld_pipeline.report.waterfall import waterfall
 
 if TYPE_CHECKING:
     import duckdb
 
-MAX_IMAGES = 600
+    from ssld_pipeline.stages.dedupe import DedupeConfig
+
+MAX_PAGE_BYTES = 20_000_000
+MAX_PAIRS = 500
 MINED_EACH = 6
+_PAIRS_PER_PAGE = 24
+_BYTES_WITHOUT_PICTURES = 1_000_000  # charts, tables and rejects, which are bounded in number
 
 
 def render(
@@ -36,7 +41,9 @@ def render(
     canaries: Mapping[str, Any] | None = None,
     missed: Sequence[Address] = (),
     read: Read | None = None,
-    max_images: int = MAX_IMAGES,
+    dedupe: DedupeConfig | None = None,
+    max_pairs: int = MAX_PAIRS,
+    max_bytes: int = MAX_PAGE_BYTES,
 ) -> str:
     """The page as HTML; it asks for nothing outside itself.
 
@@ -48,11 +55,12 @@ def render(
     ``lists``: what the user's lists do, as ``browse.list_effects`` says.
     ``canaries``: the figures of check_dedupe; ``missed``: where the copies lie that it missed.
     ``read``: (uri, offset, size_bytes) to bytes; raises BadImage or OSError; default: an ``ImageReader``.
-    ``max_images``: embedded pictures, at most 2,000; a page of 600 stays below 6 MB.
+    ``dedupe``: the settings with which the shown pairs are matched again; default: the config's defaults.
+    ``max_pairs``: duplicate pairs, some 13 kB each. ``max_bytes``: of the page; pairs that do not fit are counted.
     """
-    album = Album(read or _reader(), max_images)
+    album = Album(read or _reader(), max_bytes - _BYTES_WITHOUT_PICTURES)
     environment = _environment()
-    style, script = _asset("style.css"), _asset("page.js")
+    style, script = _asset("style.css") + _asset("gallery.css"), _asset("page.js") + _asset("gallery.js")
     rows = figures.class_rows(tables, classes)
     counts = figures.counts(tables)
     evaluations = figures.evaluations(tables)
@@ -76,7 +84,8 @@ def render(
             mined=_mined(tables, rows, album),
             mined_each=MINED_EACH,
             canaries=canary_section(canaries or {}, missed, album),
-            pairs=_pairs(tables, album),
+            **_gallery(tables, album, dedupe, max_pairs, classes),
+            max_bytes=max_bytes,
             verdicts=verdict_counts(tables),
             lists=lists,
             rejects=figures.rejects(tables),
@@ -141,11 +150,25 @@ def _soft_labels(tables: duckdb.DuckDBPyConnection, num_classes: int) -> dict[st
 
 
 def _mined(tables: duckdb.DuckDBPyConnection, rows: Sequence[figures.ClassRow], album: Album) -> list[mined.MinedClass]:
-    """At most two fifths of the page's pictures, so that pairs get theirs."""
+    """At most two fifths of the page's bytes, so that pairs get theirs."""
     classes = mined.worth_a_look(rows)
-    each = min(MINED_EACH, int(0.4 * album.left) // (2 * len(classes))) if classes else 0
-    return mined.ends(tables, classes, album, each) if each else []
+    room = int(0.4 * album.left) // (MAX_BYTES * 4 // 3)
+    each = min(MINED_EACH, room // (2 * len(classes))) if classes else 0
+    return mined.ends(tables, classes, album, each) if each > 0 else []
 
 
-def _pairs(tables: duckdb.DuckDBPyConnection, album: Album) -> list[pairs.Pair]:
-    return [pairs.draw(row, album) for row in pairs.border_cases(tables, album.left // pairs.PICTURES_PER_PAIR)]
+def _gallery(
+    tables: duckdb.DuckDBPyConnection,
+    album: Album,
+    dedupe: DedupeConfig | None,
+    max_pairs: int,
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    from ssld_pipeline.stages.dedupe import DedupeConfig
+
+    return {
+        "gallery": pairs.gallery(tables, album, dedupe or DedupeConfig(), max_pairs, classes),
+        "page_size": _PAIRS_PER_PAGE,
+        "view_box": overlay.VIEW_BOX,
+        "full_heat": difference.FULL_HEAT,
+    }

@@ -1,109 +1,159 @@
-"""Pool image and protected image side by side, the pairs nearest to the decision first."""
+"""Pool image and protected image side by side, what matches and what differs, pairs nearest to the decision first."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import cv2
-import numpy as np
-
-from ssld_pipeline.kernels.images import Image, Pixels
-from ssld_pipeline.report.figures import rows
-from ssld_pipeline.report.pictures import Address, Album, Picture, shrink
-from ssld_pipeline.report.transform import Array, frame, matrix, project, transform
+from ssld_pipeline.report import matches
+from ssld_pipeline.report.difference import difference, resampled
+from ssld_pipeline.report.figures import class_name, rows
+from ssld_pipeline.report.overlay import SLOT_PX, Overlay, overlay
+from ssld_pipeline.report.pictures import Picture, encode, shrink
+from ssld_pipeline.report.portraits import Portrait, Portraits
+from ssld_pipeline.report.transform import Array, Size, matrix, transform
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import duckdb
 
-SIDE_PX = 144
-PICTURES_PER_PAIR = 3
-BACKGROUND = (128, 128, 128)  # where the warped pool image shows nothing
+    from ssld_pipeline.report.pictures import Album
+    from ssld_pipeline.stages.dedupe import DedupeConfig
 
-
-@dataclass(frozen=True)
-class Outline:
-    """The protected frame on the pool thumbnail: an SVG viewBox that holds both, and the polygon's points, in
-    thumbnail pixels."""
-
-    view_box: str
-    points: str
+_TEXT_BYTES = 3_000  # of a pair on the page, beside its pictures, lines and names
+_NO_LINES = {
+    "exact": "equal bytes: nothing to match",
+    "perceptual": "no key points: proposed by likeness",
+    "denied": "on the deny list",
+}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """``words`` say how the pool image differs; ``warped`` is the pool image in the protected frame."""
+    """``words`` say how the pool image differs, ``note`` what the lines are; ``mean_difference``: grey levels."""
 
     row: dict[str, Any]
+    class_name: str | None
     words: tuple[str, ...]
     pool: Picture
-    outline: Outline | None
     protected: Picture
-    warped: Picture | None
+    overlay: Overlay | None = None
+    note: str = ""
+    difference: Picture | None = None
+    mean_difference: float | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """What the pair takes on the page, at most."""
+        pictures = [p.num_bytes for p in (self.pool, self.protected, self.difference) if p]
+        names = 8 * (len(self.row["image_id"]) + len(self.row["protected_id"]))
+        return sum(pictures) + (self.overlay.num_bytes if self.overlay else 0) + names + _TEXT_BYTES
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The pairs shown, and how many more would have been shown but for the page's bytes."""
+
+    pairs: tuple[Pair, ...]
+    num_without_room: int
+
+
+def gallery(
+    tables: duckdb.DuckDBPyConnection, album: Album, config: DedupeConfig, limit: int, classes: Sequence[str]
+) -> Gallery:
+    """At most ``limit`` border cases, as many as the album has room for."""
+    cases = border_cases(tables, limit) if album.left > _TEXT_BYTES else []
+    portraits = Portraits(cases, album.read, config)
+    shown: list[Pair] = []
+    for row in cases:
+        pair = draw(row, portraits, config, classes)
+        if not album.take(pair.num_bytes):
+            break
+        shown.append(pair)
+    return Gallery(tuple(shown), len(cases) - len(shown))
+
+
+# Each side is cut before it is ordered whole: of a million pairs the sort sees the first few hundred. Denied pairs say
+# nothing of the threshold and follow it.
+_BORDER_CASES = """
+WITH sides AS MATERIALIZED (
+    (SELECT *, 0 AS side, score AS doubt FROM duplicates WHERE verdict IN ('copy', 'allowed', 'reported')
+        AND protected_id IS NOT NULL ORDER BY score, image_id, protected_id LIMIT $1)
+    UNION ALL
+    (SELECT *, 1 AS side, -score AS doubt FROM duplicates WHERE verdict = 'no_copy'
+        AND protected_id IS NOT NULL ORDER BY score DESC, image_id, protected_id LIMIT $1)
+    UNION ALL
+    (SELECT *, 2 AS side, -score AS doubt FROM duplicates WHERE verdict = 'denied'
+        AND protected_id IS NOT NULL ORDER BY score DESC, image_id, protected_id LIMIT $1)),
+ordered AS (
+    SELECT *, row_number() OVER (PARTITION BY side ORDER BY doubt, image_id, protected_id) AS place
+    FROM sides ORDER BY place, side LIMIT $1)
+SELECT o.image_id, o.protected_id, o.method, o.num_matches, o.num_inliers, o.score, o.num_blocks, o.coverage,
+       o.homography, o.flipped, o.verdict, o.is_duplicate, b.class_id,
+       a.uri AS uri, a."offset" AS "offset", a.size_bytes AS size_bytes,
+       b.uri AS protected_uri, b."offset" AS protected_offset, b.size_bytes AS protected_size_bytes
+FROM ordered o LEFT JOIN catalog a ON a.image_id = o.image_id LEFT JOIN catalog b ON b.image_id = o.protected_id
+ORDER BY o.place, o.side
+"""
 
 
 def border_cases(tables: duckdb.DuckDBPyConnection, limit: int) -> list[dict[str, Any]]:
     """``limit`` pairs with both addresses: lowest confirmed and highest rejected score first, by turns."""
-    return rows(
-        tables,
-        """
-        WITH ordered AS (
-            SELECT *, row_number() OVER (PARTITION BY is_duplicate ORDER BY
-                       CASE WHEN is_duplicate THEN score ELSE -score END, image_id, protected_id) AS place
-            FROM duplicates WHERE protected_id IS NOT NULL ORDER BY place, is_duplicate DESC LIMIT ?)
-        SELECT o.image_id, o.protected_id, o.method, o.num_matches, o.num_inliers, o.score, o.homography, o.flipped,
-               o.is_duplicate, o.place, b.class_id,
-               a.uri AS uri, a."offset" AS "offset", a.size_bytes AS size_bytes,
-               b.uri AS protected_uri, b."offset" AS protected_offset, b.size_bytes AS protected_size_bytes
-        FROM ordered o LEFT JOIN catalog a ON a.image_id = o.image_id LEFT JOIN catalog b ON b.image_id = o.protected_id
-        ORDER BY o.place, o.is_duplicate DESC
-    """,
-        [limit],
-    )
+    return rows(tables, _BORDER_CASES, [limit])
 
 
-def draw(row: dict[str, Any], album: Album) -> Pair:
+def draw(row: dict[str, Any], portraits: Portraits, config: DedupeConfig, classes: Sequence[str]) -> Pair:
     """The pair with its pictures; what cannot be read is a placeholder."""
-    pool = album.load(Address(row["image_id"], row["uri"], row["offset"], row["size_bytes"]))
-    protected = album.load(
-        Address(row["protected_id"], row["protected_uri"], row["protected_offset"], row["protected_size_bytes"])
-    )
-    pool_picture, protected_picture = _thumbnail(pool, album), _thumbnail(protected, album)
+    name = None if row["class_id"] is None else class_name(classes, row["class_id"])
+    pool, protected = portraits.pool[row["image_id"]], portraits.protected[row["protected_id"]]
     h = matrix(row["homography"])
-    if isinstance(pool, Picture) or isinstance(protected, Picture) or h is None:
-        known = (*(["mirrored"] if row["flipped"] else []), *(["no transform stored"] if h is None else []))
-        return Pair(row, known, pool_picture, None, protected_picture, None)
-    found = transform(h, (pool.width, pool.height), (protected.width, protected.height))
+    if isinstance(pool, Picture) or isinstance(protected, Picture):
+        words = ("mirrored",) if row["flipped"] else ()
+        return Pair(row, name, words, _picture(pool), _picture(protected))
+    if h is None:
+        both = overlay(pool.size, protected.size, None, matches.NO_LINES)
+        return Pair(
+            row, name, ("no transform stored",), pool.picture, protected.picture, both, _NO_LINES.get(row["method"], "")
+        )
+    return _compared(row, name, pool, protected, h, config)
+
+
+def _picture(portrait: Portrait | Picture) -> Picture:
+    return portrait if isinstance(portrait, Picture) else portrait.picture
+
+
+def _compared(
+    row: dict[str, Any], name: str | None, pool: Portrait, protected: Portrait, h: Array, config: DedupeConfig
+) -> Pair:
+    found = transform(h, pool.size, protected.size)
     words = tuple(found.words()) if found else ("the transform folds the image",)
-    warped = album.embed(_warp(pool, protected, h)) if found and album.left else None
-    return Pair(row, words, pool_picture, _outline(pool, protected, h), protected_picture, warped)
+    lines = _lines(row, pool, protected, h, config)
+    both = overlay(pool.size, protected.size, h, lines)
+    apart = _difference(pool, protected, h) if found else None
+    return Pair(row, name, words, pool.picture, protected.picture, both, _note(row, both), *(apart or (None, None)))
 
 
-def _thumbnail(image: Image | Picture, album: Album) -> Picture:
-    return image if isinstance(image, Picture) else album.embed(shrink(image.pixels, SIDE_PX))
+def _lines(row: dict[str, Any], pool: Portrait, protected: Portrait, h: Array, config: DedupeConfig) -> matches.Lines:
+    if row["method"] != "sift" or pool.keypoints is None or protected.keypoints is None:
+        return matches.NO_LINES
+    unit = matches.unit_homography(h, pool.size, protected.size)
+    return matches.find_lines(pool.keypoints, protected.keypoints, unit, config.max_match_distance)
 
 
-def _scaling(image: Image, small: Pixels) -> Array:
-    """Maps pixels of the source image, of which homographies speak, to those of ``small``."""
-    return np.diag([small.shape[1] / image.width, small.shape[0] / image.height, 1.0])
+def _note(row: dict[str, Any], both: Overlay) -> str:
+    if row["method"] in _NO_LINES:
+        return _NO_LINES[row["method"]]
+    if not both.num_matched:
+        return "no match lies on the stored transform"
+    number = f"{both.num_drawn} of {both.num_matched}" if both.num_drawn < both.num_matched else str(both.num_matched)
+    return f"{number} matched"
 
 
-def _warp(pool: Image, protected: Image, h: Array) -> Pixels:
-    """The pool image in the protected thumbnail's frame; first shrunk, so that the warp does not alias."""
-    source, target = shrink(pool.pixels, 2 * SIDE_PX), shrink(protected.pixels, SIDE_PX)
-    to_target = _scaling(protected, target) @ h @ np.linalg.inv(_scaling(pool, source))
-    warped = cv2.warpPerspective(source, to_target, (target.shape[1], target.shape[0]), borderValue=BACKGROUND)
-    return np.asarray(warped, dtype=np.uint8)
-
-
-def _outline(pool: Image, protected: Image, h: Array) -> Outline | None:
-    """None where the protected frame crosses the horizon."""
-    small = shrink(pool.pixels, SIDE_PX)
-    corners = project(_scaling(pool, small) @ np.linalg.inv(h), frame((protected.width, protected.height)))
-    if corners is None:
-        return None
-    size = np.array([small.shape[1], small.shape[0]], dtype=np.float64)
-    low = np.clip(corners.min(axis=0), -size, 0) - 2
-    high = np.clip(corners.max(axis=0), size, 2 * size) + 2
-    box = [*low, *(high - low)]
-    return Outline(" ".join(f"{v:.1f}" for v in box), " ".join(f"{x:.1f},{y:.1f}" for x, y in corners))
+def _difference(pool: Portrait, protected: Portrait, h: Array) -> tuple[Picture, float] | None:
+    """At the thumbnails' size."""
+    small = shrink(protected.grey, SLOT_PX)
+    target: Size = (small.shape[1], small.shape[0])
+    source: Size = (pool.grey.shape[1], pool.grey.shape[0])
+    found = difference(pool.grey, small, resampled(protected.size, target) @ h @ resampled(source, pool.size))
+    return (encode(found.pixels), found.mean) if found else None

@@ -29,6 +29,7 @@ def write_report(config: RunConfig, classes: tuple[str, ...], out: Path | None) 
             stages=_stages(workspace),
             licence=config.teacher.licence,
             lists=list_effects(tables, config),
+            dedupe=config.dedupe,
             canaries=_canaries(workspace) if config.dedupe.canaries else None,
             missed=_missed(workspace),
             facts={"workspace": config.workspace, "teacher": config.teacher.model, "student": config.student.model},
