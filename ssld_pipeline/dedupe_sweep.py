@@ -31,6 +31,7 @@ _COLUMNS = {
     "min_perceptual_score": "score",
     "min_blocks": "num_blocks",
 }
+_BITS = 62
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,19 @@ def _around(name: str, config: DedupeConfig) -> Sequence[float]:
 
 
 def _count(tables: duckdb.DuckDBPyConnection, config: DedupeConfig, changes: Sequence[dict[str, Any]]) -> list[int]:
-    """Images that each change of the config would remove, denied ones apart."""
-    rules = [is_copy(config.model_copy(update=change)) for change in changes]
-    judged = ", ".join(f"bool_or({rule}) AS r{i}" for i, rule in enumerate(rules))
-    counts = ", ".join(f"count(*) FILTER (r{i})" for i in range(len(rules)))
-    (row,) = tables.execute(f"SELECT {counts} FROM (SELECT {judged} FROM near GROUP BY image_id)").fetchall()
-    return [int(num) for num in row]
+    """Images that each change of the config would remove, denied ones apart.
+
+    The answers of all rules on a pair are bits of a few integers: an aggregate for each rule takes three times as long.
+    """
+    rules = [f"{is_copy(config.model_copy(update=change))}::BIGINT" for change in changes]
+    parts = [rules[start : start + _BITS] for start in range(0, len(rules), _BITS)]
+    words = [" | ".join(f"({rule} << {place})" for place, rule in enumerate(part)) for part in parts]
+    of_image = ", ".join(f"bit_or({word}) AS word{i}" for i, word in enumerate(words))
+    names = ", ".join(f"word{i}" for i in range(len(words)))
+    rows = tables.execute(f"""
+        SELECT count(*), {names} FROM (SELECT {of_image} FROM near GROUP BY image_id) GROUP BY {names}""").fetchall()
+    places = [divmod(rule, _BITS) for rule in range(len(rules))]
+    return [sum(num for num, *found in rows if found[word] >> place & 1) for word, place in places]
 
 
 def _samples(tables: duckdb.DuckDBPyConnection, config: DedupeConfig, name: str, limit: int) -> list[dict[str, Any]]:
