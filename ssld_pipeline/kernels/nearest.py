@@ -2,10 +2,12 @@
 
 On SIFT-like descriptors (benchmarks/dedupe_index.py), 200 queries at a time on one thread of a 2-core AMD EPYC:
 
-* The coarse quantizer is flat up to 1,024 lists. Above, HNSW finds the lists 3 to 10 times as fast (8,192 lists: 3.7 ms
+* The coarse quantizer is flat up to 1,024 lists. Above, HNSW finds the lists 5 to 10 times as fast (8,192 lists: 3.7 ms
   against 21, 32,768: 11 against 120) and misses 1 to 3 in 100 of the four nearest.
 * k-means runs on two levels, the cells of a coarse k-means being clustered one by one: 64 times less work than at once
   (2,048 lists: .9 s against 6.4), for .006 less of the four nearest descriptors found.
+* 19.8 million vectors, 4 probes: 8.8 ms, .36 of the four nearest found, and the originals of as many copies proposed as
+  among 193,000 vectors, since votes add up. 16 probes take twice as long and propose no more.
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ def build_index(descriptors: Descriptors, num_threads: int) -> faiss.Index:
     """The index of ``descriptors`` (uint8 [n, 128], may be memory-mapped); vector id = row.
 
     Trained on a seeded sample by one thread, and filled by ``num_threads``: the index does not depend on their number.
+    It takes 40 bytes of memory per vector until it is written.
     """
     return fill(trained_index(descriptors), descriptors, num_threads)
 
@@ -91,7 +94,7 @@ def train(index: Any, vectors: Floats) -> None:
 
 
 def cluster(vectors: Floats, num_clusters: int) -> Floats:
-    """float32 [num_clusters, 128]: centroids, as many in each cell of a coarse k-means as it has of the vectors."""
+    """float32 [num_clusters, d]: centroids, as many in each cell of a coarse k-means as it has of the vectors."""
     every = max(1, len(vectors) // (256 * _TOP_CELLS))
     top = _kmeans(np.ascontiguousarray(vectors[::every]), min(_TOP_CELLS, num_clusters))
     cells = top.index.search(vectors, 1)[1][:, 0]
@@ -102,7 +105,7 @@ def cluster(vectors: Floats, num_clusters: int) -> Floats:
 
 def _kmeans(vectors: Floats, num_clusters: int) -> Any:
     limits = {"min_points_per_centroid": 1, "max_points_per_centroid": len(vectors)}
-    kmeans = faiss.Kmeans(128, num_clusters, niter=_TRAINING_ROUNDS, seed=_SEED, **limits)
+    kmeans = faiss.Kmeans(vectors.shape[1], num_clusters, niter=_TRAINING_ROUNDS, seed=_SEED, **limits)
     kmeans.train(vectors)
     return kmeans
 
