@@ -2,7 +2,8 @@
 
 inputs --catalog--> catalog --index_protected--> index        (images the pool is checked against)
 index --check_dedupe--> (refuses a dedupe that misses copies made to test it)
-catalog, index --find_copies--> pairs --dedupe--> duplicates
+catalog, index --find_copies--> pairs
+pairs, lists that allow and deny --dedupe--> duplicates
 labelled images --fit_teacher--> teacher --check_teacher--> (refuses a teacher that cannot tell the classes)
 catalog - duplicates, teacher --label--> soft_labels --select--> manifest
 labelled images --baseline--> student                         (for comparison; optional)
