@@ -177,7 +177,7 @@ def cpu_ms_per_image(step: Callable[[Copy], Any], copies: list[Copy]) -> float:
 
 
 def candidates(index: ProtectedIndex, points: KeyPoints, config: DedupeConfig) -> set[str]:
-    return {index.image_ids[int(image)] for image in pairs._propose(points, index, config)}
+    return {index.image_ids[int(image)] for image in pairs.propose(points, index, config)}
 
 
 def memory_mb() -> dict[str, float]:

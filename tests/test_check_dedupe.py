@@ -183,7 +183,7 @@ def test_the_check_of_a_tiny_world_comes_before_what_it_guards(world: Path) -> N
     found = status(Workspace(config.workspace), config)
     assert {row["kind"] for row in found["canaries"]} == set(KINDS)
     assert sum(row["planted"] for row in found["canaries"]) == 31 == found["artifacts"]["check_dedupe"]["num_planted"]
-    strict = load_config(world, ("dedupe.min_score=0.55",))
+    strict = load_config(world, ("dedupe.min_score=0.57",))
     assert not planned(strict)["find_copies"].changes
     assert list(ran(bring(strict, only=("dedupe",)))) == ["check_dedupe", "dedupe"]
     with pytest.raises(UserError, match="check_dedupe: dedupe misses too many"):

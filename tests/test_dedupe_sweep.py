@@ -63,7 +63,7 @@ def test_every_figure_of_the_sweep_is_what_dedupe_would_remove(
 
 
 def test_samples_are_the_nearest_and_say_how_they_look() -> None:
-    scores = {0.9: "pool/0", 0.52: "pool/1", 0.49: "pool/2", 0.35: "pool/3"}
+    scores = {0.9: "pool/0", 0.57: "pool/1", 0.53: "pool/2", 0.35: "pool/3"}
     rows = [pair(image, "protected/a", score=score, coverage=0.4) for score, image in scores.items()]
     found = measure(tables_of([*rows, pair("pool/4", "val2/o'hara", "exact")]), configured(), num_samples=1)
     near = [(s["side"], s["image_id"], s["looks"]) for s in found.samples if s["threshold"] == "min_score"]

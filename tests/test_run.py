@@ -140,8 +140,8 @@ def test_per_class_reruns_nothing_upstream_and_the_plan_says_why(folder: Path) -
 
 
 def test_a_threshold_reads_no_image_again(folder: Path) -> None:
-    config = load_config(folder / "config.yaml", ("dedupe.min_score=0.55",))
-    assert planned(config)["dedupe"].reasons() == [("config.min_score: 0.5 -> 0.55", 1)]
+    config = load_config(folder / "config.yaml", ("dedupe.min_score=0.57",))
+    assert planned(config)["dedupe"].reasons() == [("config.min_score: 0.55 -> 0.57", 1)]
     reports = ran(bring(config, until="select"))
     assert "find_copies" not in reports and reports["dedupe"] == 1
     assert_lawful(config)

@@ -1,6 +1,16 @@
-"""Do the pixels agree? The pool image is warped onto the protected one and compared block by block.
+"""Do the pixels agree? The pool image is warped onto the protected one, and both are compared part by part.
 
-Inlier counts alone call images with a common frame or watermark copies, at any threshold; blocks of pixels do not.
+Inlier counts alone call images with a common frame or watermark copies, at any threshold; pixels do not. Three looks
+answer together, since each is fooled by something else:
+
+* edges: what share of the protected image's gradients the pool image has, in direction, beyond what it would have by
+  chance, which is measured by shifting it: text and patterns agree with themselves shifted. What is drawn over a
+  picture hides some of its edges and leaves the others, where the correlation of a block is lost as a whole.
+* blocks: in what share of blocks the grey levels correlate. Text of one layout has like edges, not like blocks.
+* tones: how the blocks' means correlate. A watermark on two pictures has like edges and blocks, not like tones.
+
+And the middle must agree by itself, and no region may be without any agreement: a frame, a page or a floor in common
+is not enough.
 """
 
 from __future__ import annotations
@@ -11,33 +21,42 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ssld_pipeline.kernels.compiled import compiled
+
 Grey = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Homography = npt.NDArray[np.float64]
 
-FRAME_SIDE_PX = 64
-_BLOCK_SIDE_PX = 8
-_BLOCKS_PER_SIDE = FRAME_SIDE_PX // _BLOCK_SIDE_PX
-NUM_BLOCKS = _BLOCKS_PER_SIDE**2
-# 0.5 on unsmoothed pixels, as first measured, let through outlines of other garments on the same floor; smoothing makes
-# room for the stricter threshold.
+FRAME_SIDE_PX = 128
+_CELL_PX = 8
+_CELLS = FRAME_SIDE_PX // _CELL_PX
+NUM_BLOCKS = _CELLS**2
+_SMOOTHING_PX = 1.0
+# Edges.
+_MIN_COSINE = 0.85
+_SHIFT_PX = 9
+_MIN_GRADIENT = 0.6  # grey levels per pixel
+_WEAK_GRADIENT = 0.1  # share of the image's 90th percentile: below it a gradient is no edge
+_MIN_EDGE_PIXELS = 6.0  # of a cell's 64, for it to be compared
+_REGIONS = 4
+_MIN_CELLS_PER_REGION = 3
+_DEAD_AGREEMENT = 0.15
+_MIDDLE_COUNTS = 1.4
+_DEAD_COUNTS = 0.5
+# Blocks and tones.
+_BLOCK_PX = 16
 _MIN_CORRELATION = 0.8
-_SMOOTHING_PX = 0.7
-_MIN_COVERED = 0.5
-# Standard deviation in grey levels below which a block has no texture to compare.
-_MIN_CONTRAST = 3.0
-_MIN_INNER_BLOCKS = 6
-# Scores in between are worth 2 ms of alignment: below nothing fits, above nothing is left to gain.
+_MIN_CONTRAST = 3.0  # standard deviation in grey levels
+_MIN_TONES = 9
+# Below the first nothing fits, above the second nothing is left to gain by alignment, which takes 2 ms.
 _ALIGNED_BETWEEN = (0.2, 0.9)
 _ALIGNMENT_STEPS = 15
-
-_INNER = np.zeros((_BLOCKS_PER_SIDE, _BLOCKS_PER_SIDE), np.bool_)
-_INNER[1:-1, 1:-1] = True
+_ALIGNMENT_SIDE_PX = 64
 
 
 class Agreement(NamedTuple):
-    """``score``: how well the comparable blocks agree, in [0,1]. ``num_blocks``: how many are comparable (0 to 64).
+    """``score``: how well the comparable part agrees, in [0,1]. ``num_blocks``: of its 256 cells those with edges.
 
     ``coverage``: share of the protected image that the pool image shows.
     """
@@ -48,7 +67,7 @@ class Agreement(NamedTuple):
 
 
 def protected_frame(grey: Grey) -> Grey:
-    """uint8 [64, 64]: the whole image, its sides squeezed to the same length; what a pool image is compared with."""
+    """uint8 [128, 128]: the whole image, its sides squeezed to the same length; what a pool image is compared with."""
     side = (FRAME_SIDE_PX, FRAME_SIDE_PX)
     return np.asarray(cv2.resize(grey, side, interpolation=cv2.INTER_AREA), np.uint8)
 
@@ -63,58 +82,131 @@ def compare_pixels(
     """
     target = frame.astype(np.float32)
     warped, inside = warp_to_frame(pool, homography, protected_size)
-    first = agree_in_blocks(warped, target, inside)
+    first = agree(warped, target, inside)
     if not _ALIGNED_BETWEEN[0] <= first.score < _ALIGNED_BETWEEN[1]:
         return first, homography
     aligned = _align(warped, target, inside, homography, protected_size)
     if aligned is None:
         return first, homography
     warped, inside = warp_to_frame(pool, aligned, protected_size)
-    second = agree_in_blocks(warped, target, inside)
+    second = agree(warped, target, inside)
     return (second, aligned) if second.score > first.score else (first, homography)
 
 
 def warp_to_frame(pool: Grey, homography: Homography, protected_size: tuple[int, int]) -> tuple[Floats, Mask]:
-    """(float32 [64, 64], bool [64, 64]): the pool image in the protected frame, and where it has pixels."""
-    to_pool = np.linalg.inv(_unit_to_frame(protected_size) @ homography)
-    y, x = np.mgrid[:FRAME_SIDE_PX, :FRAME_SIDE_PX].astype(np.float64)
-    depth = to_pool[2, 0] * x + to_pool[2, 1] * y + to_pool[2, 2]
-    in_front = depth > 1e-6
-    depth = np.where(in_front, depth, 1.0)
-    source = np.stack([(to_pool[i, 0] * x + to_pool[i, 1] * y + to_pool[i, 2]) / depth for i in (0, 1)])
+    """(float32, bool) [128, 128]: the pool image in the protected frame, and where it has pixels."""
+    to_pool = np.asarray(np.linalg.inv(_unit_to_frame(protected_size) @ homography), np.float64)
     height, width = pool.shape
-    unit = np.array([width, height], np.float64) / max(width, height)
-    inside = in_front & ((source >= 0) & (source < unit[:, None, None])).all(axis=0)
-    small = _shrink(pool, _pool_pixels_per_step(source) * max(width, height))
+    longer = max(width, height)
+    to_unit = _places(to_pool)
+    source = to_unit[:2]
+    unit = np.array([width, height], np.float64) / longer
+    inside = (to_unit[2] > 0) & ((source >= 0) & (source < unit[:, None, None])).all(axis=0)
+    small = _shrink(pool, _pool_pixels_per_step(source) * longer)
     scale = np.array([small.shape[1], small.shape[0]]) / unit
     grid = (source * scale[:, None, None] - 0.5).astype(np.float32)
     warped = cv2.remap(small, grid[0], grid[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(warped, np.float32), inside
 
 
-def agree_in_blocks(left: Floats, right: Floats, inside: Mask) -> Agreement:
-    """Agreement of two [64, 64] images where ``inside``: correlation above 0.8, block by block.
+def agree(left: Floats, right: Floats, inside: Mask) -> Agreement:
+    """Agreement of two [128, 128] images where ``inside``; ``right`` is the one that must be found in ``left``.
 
-    A block without texture in both images says nothing and is left out; in one of them it is a disagreement. Of three
-    figures the smallest counts: the share of all blocks that agree, that of the blocks off the edge (a shared frame is
-    not enough), and the correlation of the blocks' means (a watermark on two flat grounds is not enough).
+    What is seen of a cropped image is enlarged first, so that its parts weigh as those of a whole one.
     """
-    weights = _blocks(inside.astype(np.float32))
-    count = weights.sum(axis=1)
-    a, var_a, mean_a = _centred(_blocks(_smooth(left)), weights, count)
-    b, var_b, mean_b = _centred(_blocks(_smooth(right)), weights, count)
-    covariance = (a * b).sum(axis=1) / np.maximum(count, 1)
-    agrees = covariance > _MIN_CORRELATION * np.sqrt(np.maximum(var_a * var_b, 1e-6))
-    whole = count >= _MIN_COVERED * _BLOCK_SIDE_PX**2
-    comparable = whole & (np.maximum(var_a, var_b) >= _MIN_CONTRAST**2)
-    num_blocks = int(comparable.sum())
+    coverage = float(inside.mean())
+    pool, protected, inside = _enlarge(_smooth(left), _smooth(right), inside)
+    inside = cv2.erode(inside.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=1) > 0
+    if not inside.any():
+        return Agreement(0.0, 0, coverage)
+    edges, middle, dead, num_blocks = _compare_edges(pool, protected, inside)
     if not num_blocks:
-        return Agreement(0.0, 0, float(inside.mean()))
-    score = min(float(agrees[comparable].mean()), _correlation(mean_a[whole], mean_b[whole]))
-    inner = comparable & _INNER.ravel()
-    if inner.sum() >= _MIN_INNER_BLOCKS:
-        score = min(score, float(agrees[inner].mean()))
-    return Agreement(score, num_blocks, float(inside.mean()))
+        return Agreement(0.0, 0, coverage)
+    together = (edges + _compare_blocks(pool, protected, inside) + _compare_tones(pool, protected, inside)) / 3
+    score = min(together, _MIDDLE_COUNTS * middle) - _DEAD_COUNTS * dead
+    return Agreement(float(min(max(score, 0.0), 1.0)), num_blocks, coverage)
+
+
+def _compare_edges(pool: Floats, protected: Floats, inside: Mask) -> tuple[float, float, float, int]:
+    """(agreement, that of the middle, share of dead regions, number of cells with edges)."""
+    gradients = [_gradients(image) for image in (pool, protected)]
+    lengths = np.hypot(*gradients[1])
+    strong = float(np.quantile(lengths[inside], 0.9))
+    weak = max(_MIN_GRADIENT, _WEAK_GRADIENT * strong)
+    sums = _edge_sums(*gradients[0], *gradients[1], inside, weak, max(strong, 1.0))
+    with_edges = sums[0] >= _MIN_EDGE_PIXELS * weak
+    weight, found, sideways, updown = (_regions(np.where(with_edges, one, 0)) for one in sums)
+    # Lines of text agree with themselves moved along, not moved across: the direction in which more agrees counts.
+    chance = np.maximum(sideways, updown)
+    per_region = (found - chance) / np.maximum(weight - chance, 1e-6)
+    known = _regions(with_edges.astype(np.float64)) >= _MIN_CELLS_PER_REGION
+    if not known.any():
+        return 0.0, 0.0, 1.0, int(with_edges.sum())
+    in_middle = np.zeros_like(known)
+    in_middle[1:-1, 1:-1] = True
+    in_middle &= known
+    middle = per_region[in_middle if in_middle.any() else known].mean()
+    dead = (per_region[known] < _DEAD_AGREEMENT).mean()
+    agreement = float((found - chance).sum()) / max(float((weight - chance).sum()), 1e-6)
+    return agreement, float(middle), float(dead), int(with_edges.sum())
+
+
+@compiled
+def _edge_sums(
+    pool_x: Floats,
+    pool_y: Floats,
+    protected_x: Floats,
+    protected_y: Floats,
+    inside: Mask,
+    weak: float,
+    strong: float,
+) -> npt.NDArray[np.float64]:
+    """[4, 16, 16], per cell sums over the protected image's edges: their weights, of those found, of those found by
+    chance in the pool image moved sideways, and moved up and down."""
+    sums = np.zeros((4, _CELLS, _CELLS))
+    side = FRAME_SIDE_PX
+    for y in range(side):
+        for x in range(side):
+            if not inside[y, x]:
+                continue
+            gx, gy = protected_x[y, x], protected_y[y, x]
+            length = np.sqrt(gx * gx + gy * gy)
+            if length <= weak:
+                continue
+            weight, row, column = min(length, strong), y // _CELL_PX, x // _CELL_PX
+            sums[0, row, column] += weight
+            for k in range(5):
+                j = (y + (0, _SHIFT_PX, -_SHIFT_PX, 0, 0)[k]) % side
+                i = (x + (0, 0, 0, _SHIFT_PX, -_SHIFT_PX)[k]) % side
+                hx, hy = pool_x[j, i], pool_y[j, i]
+                other = np.sqrt(hx * hx + hy * hy)
+                if other > 0.1 and gx * hx + gy * hy > _MIN_COSINE * length * other:
+                    if k == 0:
+                        sums[1, row, column] += weight
+                    else:
+                        sums[2 if k > 2 else 3, row, column] += 0.5 * weight
+    return sums
+
+
+def _compare_blocks(pool: Floats, protected: Floats, inside: Mask) -> float:
+    """Share of the blocks with contrast whose grey levels correlate."""
+    weights = _blocks(inside.astype(np.float32))
+    count = np.maximum(weights.sum(axis=1), 1)
+    (a, var_a), (b, var_b) = (_centred(_blocks(image), weights, count) for image in (pool, protected))
+    covariance = (a * b).sum(axis=1) / count
+    agrees = covariance > _MIN_CORRELATION * np.sqrt(np.maximum(var_a * var_b, 1e-6))
+    comparable = (count >= 0.5 * _BLOCK_PX**2) & (np.maximum(var_a, var_b) >= _MIN_CONTRAST**2)
+    return float(agrees[comparable].mean()) if comparable.any() else 0.0
+
+
+def _compare_tones(pool: Floats, protected: Floats, inside: Mask) -> float:
+    """Correlation of the cells' means, at least 0."""
+    size = (_CELLS, _CELLS)
+    whole = cv2.resize(inside.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.9
+    a, b = (cv2.resize(image, size, interpolation=cv2.INTER_AREA)[whole] for image in (pool, protected))
+    if len(a) < _MIN_TONES or min(a.std(), b.std()) < 1:
+        return 0.0
+    return max(0.0, float(((a - a.mean()) * (b - b.mean())).mean() / (a.std() * b.std())))
 
 
 def _align(
@@ -126,21 +218,38 @@ def _align(
     """
     criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, _ALIGNMENT_STEPS, 1e-3)
     start = np.eye(3, dtype=np.float32)
+    size = (_ALIGNMENT_SIDE_PX, _ALIGNMENT_SIDE_PX)
+    left, right, mask = (
+        cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in (warped, target, inside.astype(np.uint8))
+    )
     try:
-        _, found = cv2.findTransformECC(
-            target, warped, start, cv2.MOTION_HOMOGRAPHY, criteria, inside.astype(np.uint8), 5
-        )
+        _, found = cv2.findTransformECC(right, left, start, cv2.MOTION_HOMOGRAPHY, criteria, mask, 5)
     except cv2.error:
         return None
-    to_frame = _unit_to_frame(protected_size)
+    to_frame = _unit_to_frame(protected_size, _ALIGNMENT_SIDE_PX)
     aligned = np.linalg.inv(found.astype(np.float64) @ to_frame) @ to_frame @ homography
     return np.asarray(aligned / aligned[2, 2], np.float64) if abs(aligned[2, 2]) > 1e-6 else None
 
 
-def _unit_to_frame(protected_size: tuple[int, int]) -> Homography:
+def _unit_to_frame(protected_size: tuple[int, int], side_px: int = FRAME_SIDE_PX) -> Homography:
     """From positions in units of the longer side to pixels of the frame, centres at whole numbers."""
-    x, y = (FRAME_SIDE_PX * max(protected_size) / side for side in protected_size)
+    x, y = (side_px * max(protected_size) / side for side in protected_size)
     return np.array([[x, 0, -0.5], [0, y, -0.5], [0, 0, 1]])
+
+
+@compiled
+def _places(to_pool: Homography) -> npt.NDArray[np.float64]:
+    """[3, 128, 128]: x and y behind each pixel of the frame, and 1 where it lies before the camera, else 0."""
+    places = np.empty((3, FRAME_SIDE_PX, FRAME_SIDE_PX))
+    for y in range(FRAME_SIDE_PX):
+        for x in range(FRAME_SIDE_PX):
+            depth = to_pool[2, 0] * x + to_pool[2, 1] * y + to_pool[2, 2]
+            places[2, y, x] = depth > 1e-6
+            if depth <= 1e-6:
+                depth = 1.0
+            places[0, y, x] = (to_pool[0, 0] * x + to_pool[0, 1] * y + to_pool[0, 2]) / depth
+            places[1, y, x] = (to_pool[1, 0] * x + to_pool[1, 1] * y + to_pool[1, 2]) / depth
+    return places
 
 
 def _pool_pixels_per_step(source: npt.NDArray[np.float64]) -> float:
@@ -159,24 +268,43 @@ def _shrink(grey: Grey, step: float) -> Grey:
     return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
+def _enlarge(pool: Floats, protected: Floats, inside: Mask) -> tuple[Floats, Floats, Mask]:
+    """The bounding box of ``inside``, at the size of the frame; what is nearly whole is left as it is."""
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    if len(rows) < _BLOCK_PX or len(columns) < _BLOCK_PX:
+        return pool, protected, inside
+    box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    if min(inside[box].shape) > 0.9 * FRAME_SIDE_PX:
+        return pool, protected, inside
+    size = (FRAME_SIDE_PX, FRAME_SIDE_PX)
+    left, right = (np.asarray(cv2.resize(side[box], size), np.float32) for side in (pool, protected))
+    return left, right, cv2.resize(inside[box].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+
+
 def _smooth(image: Floats) -> Floats:
     return np.asarray(cv2.GaussianBlur(image, (0, 0), _SMOOTHING_PX), np.float32)
 
 
+def _gradients(image: Floats) -> tuple[Floats, Floats]:
+    """Grey levels per pixel along x and y (Scharr)."""
+    x, y = (cv2.Scharr(image, cv2.CV_32F, *axis, scale=1 / 32) for axis in ((1, 0), (0, 1)))
+    return np.asarray(x, np.float32), np.asarray(y, np.float32)
+
+
+def _regions(cells: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """[16, 16] summed to [4, 4]."""
+    side = _CELLS // _REGIONS
+    return np.asarray(cells.reshape(_REGIONS, side, _REGIONS, side).sum(axis=(1, 3)))
+
+
 def _blocks(image: Floats) -> Floats:
-    """[64, 64]: one row per block."""
-    n = _BLOCKS_PER_SIDE
-    grid = image.reshape(n, _BLOCK_SIDE_PX, n, _BLOCK_SIDE_PX).transpose(0, 2, 1, 3)
-    return grid.reshape(n * n, _BLOCK_SIDE_PX**2)
+    """[128, 128]: one row of 256 pixels per block."""
+    n = FRAME_SIDE_PX // _BLOCK_PX
+    return image.reshape(n, _BLOCK_PX, n, _BLOCK_PX).transpose(0, 2, 1, 3).reshape(n * n, _BLOCK_PX**2)
 
 
-def _correlation(left: Floats, right: Floats) -> float:
-    left, right = left - left.mean(), right - right.mean()
-    return max(0.0, float((left * right).sum() / np.sqrt(max(float((left**2).sum() * (right**2).sum()), 1e-6))))
-
-
-def _centred(blocks: Floats, weights: Floats, count: Floats) -> tuple[Floats, Floats, Floats]:
-    """Blocks less their means, variances, means; each over the weighted pixels."""
-    mean = (blocks * weights).sum(axis=1) / np.maximum(count, 1)
+def _centred(blocks: Floats, weights: Floats, count: Floats) -> tuple[Floats, Floats]:
+    """Blocks less their means, and their variances; each over the weighted pixels."""
+    mean = (blocks * weights).sum(axis=1) / count
     centred = (blocks - mean[:, None]) * weights
-    return centred, (centred**2).sum(axis=1) / np.maximum(count, 1), mean
+    return centred, (centred**2).sum(axis=1) / count

@@ -46,15 +46,16 @@ class KeyPoints:
         return KeyPoints(*(getattr(self, f.name)[chosen] for f in fields(self)))
 
 
-def resize_grey(pixels: npt.NDArray[np.uint8], max_side: int) -> Grey:
-    """uint8 HxW whose longer side is at most ``max_side`` pixels (area average; smaller images keep their size)."""
+def resize_grey(pixels: npt.NDArray[np.uint8], max_side: int, enlarge: bool = False) -> Grey:
+    """uint8 HxW whose longer side is at most ``max_side`` pixels (area average); smaller images keep their size,
+    unless they are to be enlarged to it."""
     grey = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     height, width = grey.shape
     scale = max_side / max(height, width)
-    if scale >= 1:
+    if scale >= 1 and not enlarge:
         return grey
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR), np.uint8)
 
 
 def detect_keypoints(grey: Grey, budget: int, coarse_share: float = 0.0) -> KeyPoints:

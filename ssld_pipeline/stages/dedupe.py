@@ -2,7 +2,8 @@
 
 The evidence speaks first: which pairs are copies. Then what the user wants: copies of ``report_only`` are shown and
 kept, images on the allow list are kept, images on the deny list are removed. An image that copies both a reported and a
-protected image is removed, and an image is removed by one removed pair, whatever its others are.
+protected image is removed, and an image is removed by one removed pair, whatever its others are. Last, where
+``within_pool`` is on, the repeats within the pool (see ``repeats``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pydantic import Field
 from ssld_pipeline.contracts import REMOVED
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.settings import Settings, SideFiles
+from ssld_pipeline.stages.repeats import add_repeats
 from ssld_pipeline.stages.stage import Json, QueryStage
 
 if TYPE_CHECKING:
@@ -22,9 +24,14 @@ if TYPE_CHECKING:
 
     from ssld_pipeline.config import RunConfig
 
+# Drawn products of one outline agree to .8 with 5 to 8 inliers; few copies have so few.
+_MANY_INLIERS = 12
+_PER_MISSING_INLIER = 0.02
+
 DECISION_FIELDS = ("min_inliers", "min_score", "min_perceptual_score", "min_blocks")
 POLICY_FIELDS = ("report_only", "allow", "deny")
 CHECK_FIELDS = ("canaries", "min_canary_recall")
+POOL_FIELDS = ("within_pool", "min_repeat_score")
 
 
 class DedupeConfig(Settings):
@@ -48,24 +55,28 @@ class DedupeConfig(Settings):
     """Lists of the FAISS index visited per key point."""
     num_neighbours: int = Field(4, gt=0)
     """Nearest protected key points that one pool key point votes for."""
-    min_votes: int = Field(3, gt=0)
-    """Key points of the pool image that must vote for a protected image before the pair is looked at."""
+    min_votes: int = Field(2, gt=0)
+    """Key points of the pool image that must vote for a protected image, in one arrangement, for it to be looked at."""
     num_candidates: int = Field(5, gt=0)
     """Most protected images looked at per pool image, by votes; and again by whole-picture likeness."""
     max_match_distance: float = Field(300, gt=0)
     """Largest Euclidean distance of two matched descriptors, whose norm is about 512."""
-    min_inliers: int = Field(6, ge=4)
-    """Matches at distinct positions that must agree on one transform."""
+    min_inliers: int = Field(5, ge=4)
+    """Matches at distinct positions that must agree on one transform; below 12, more must speak for the pair."""
     max_hash_distance: int = Field(10, ge=0, le=64)
     """Perceptual hashes that differ in at most this many of 64 bits propose a pair."""
     min_thumbnail_correlation: float = Field(0.94, gt=0, le=1)
     """16x16 thumbnails at least this correlated propose a pair."""
-    min_score: float = Field(0.5, gt=0, le=1)
-    """Share of pixel blocks that must agree for a pair to be a copy."""
-    min_perceptual_score: float = Field(0.8, gt=0, le=1)
+    min_score: float = Field(0.55, gt=0, le=1)
+    """Agreement of the pixels from which a pair is a copy; 0.02 more for each inlier that is missing to 12."""
+    min_perceptual_score: float = Field(0.7, gt=0, le=1)
     """The same for a pair that no key points support."""
-    min_blocks: int = Field(6, gt=0, le=64)
-    """Pixel blocks, of the protected image's 64, that must be comparable."""
+    min_blocks: int = Field(16, gt=0, le=256)
+    """Cells, of the picture's 256, that must show edges to compare."""
+    within_pool: bool = False
+    """Keep one of several near-identical pool images, the largest, and drop what is near-identical to a copy."""
+    min_repeat_score: float = Field(0.9, gt=0, le=1)
+    """Share of pixel blocks that must agree for two pool images to be near-identical."""
     canaries: int = Field(200, ge=0)
     """Altered copies of protected images that are made and looked for before the pool is read; 0: none."""
     min_canary_recall: float = Field(0.95, ge=0, le=1)
@@ -76,8 +87,10 @@ class DedupeConfig(Settings):
 
 def is_copy(config: DedupeConfig) -> str:
     """SQL over the columns of ``pairs``: does the evidence suffice?"""
+    missing = f"greatest(0, {_MANY_INLIERS} - num_inliers)"
     return f"""(method = 'exact' OR num_blocks >= {config.min_blocks} AND CASE method
-        WHEN 'sift' THEN num_inliers >= {config.min_inliers} AND score >= {config.min_score!r}::FLOAT
+        WHEN 'sift' THEN num_inliers >= {config.min_inliers}
+             AND score >= ({config.min_score!r} + {_PER_MISSING_INLIER} * {missing})::FLOAT
         ELSE score >= {config.min_perceptual_score!r}::FLOAT END)"""
 
 
@@ -151,10 +164,21 @@ def decide(tables: duckdb.DuckDBPyConnection, config: RunConfig) -> pa.Table:
         allowed=images_on("allow"),
         denied=images_on("deny"),
     )
+    if config.dedupe.within_pool:
+        tables.execute(f"CREATE OR REPLACE TEMP TABLE decided AS {query}")
+        add_repeats(tables, _leaks(config), images_on("allow"))
+        query = "FROM decided"
     removed = ", ".join(_quoted(verdict) for verdict in REMOVED)
     rows = tables.sql(f"SELECT *, verdict IN ({removed}) AS is_duplicate FROM ({query})").to_arrow_table()
     unknown = tables.execute("SELECT list, count(*) FROM listed WHERE NOT in_pool GROUP BY 1").fetchall()
     return rows.replace_schema_metadata({f"unknown in dedupe.{name}": str(num) for name, num in unknown})
+
+
+def _leaks(config: RunConfig) -> str:
+    """Query for (image_id, protected_id): the images that copy a protected one, denied ones too, each with its best."""
+    return f"""SELECT image_id, protected_id FROM pairs
+               WHERE {is_copy(config.dedupe)} AND NOT {is_reported(config)} AND image_id NOT IN ({images_on("allow")})
+               QUALIFY row_number() OVER (PARTITION BY image_id ORDER BY score DESC, protected_id) = 1"""
 
 
 def figures(rows: pa.Table) -> dict[str, Json]:
@@ -168,14 +192,15 @@ def figures(rows: pa.Table) -> dict[str, Json]:
 
 def _settings(config: RunConfig) -> dict[str, Json]:
     thresholds = config.dedupe.model_dump(mode="json", include=set(DECISION_FIELDS))
-    return {**thresholds, "report_only": sorted(config.inputs_of(config.dedupe.report_only))}
+    within_pool = {"within_pool": True} if config.dedupe.within_pool else {}
+    return {**thresholds, "report_only": sorted(config.inputs_of(config.dedupe.report_only)), **within_pool}
 
 
 STAGE = QueryStage(
     name="dedupe",
-    version=3,
+    version=4,
     table="duplicates",
-    reads=("catalog", "pairs"),
+    reads=("catalog", "pairs", "repeats"),
     settings=_settings,
     query=decide,
     figures=figures,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.errors import BadImage
-from ssld_pipeline.stages.dedupe import CHECK_FIELDS, DECISION_FIELDS, POLICY_FIELDS
+from ssld_pipeline.stages.dedupe import CHECK_FIELDS, DECISION_FIELDS, POLICY_FIELDS, POOL_FIELDS
 from ssld_pipeline.stages.index_protected import in_reading_order, on_threads
 from ssld_pipeline.stages.stage import Json, PartResult, PartStage, Reject, Setup
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ssld_pipeline.stages.protected_index import ProtectedIndex
 
 _ROWS_PER_INPUT = 3  # of a pool image
+# What fits clearly worse than the best is another image of the same garment, page or watermark: it would be misnamed.
+_CLOSE = 0.1
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def _best_of_each_input(pairs: Iterable[Pair], index: ProtectedIndex) -> list[Pa
     kept: dict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
         kept[index.image_ids[pair.protected].split("/", 1)[0]].append(pair)
-    return [pair for own in kept.values() for pair in own[:_ROWS_PER_INPUT]]
+    return [pair for own in kept.values() for pair in own[:_ROWS_PER_INPUT] if pair.score >= own[0].score - _CLOSE]
 
 
 def _exact_row(image_id: str, protected_id: str) -> dict[str, Any]:
@@ -130,13 +132,13 @@ def pairs_table(rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def _settings(config: RunConfig) -> dict[str, Json]:
-    other = {*DECISION_FIELDS, *POLICY_FIELDS, *CHECK_FIELDS, "max_reject_share"}
+    other = {*DECISION_FIELDS, *POLICY_FIELDS, *CHECK_FIELDS, *POOL_FIELDS, "max_reject_share"}
     return config.dedupe.model_dump(mode="json", exclude=other)
 
 
 STAGE = PartStage(
     name="find_copies",
-    version=2,
+    version=3,
     table="pairs",
     reads=("catalog",),
     artifacts=("index_protected",),

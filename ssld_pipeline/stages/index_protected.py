@@ -183,7 +183,7 @@ def _settings(config: RunConfig) -> dict[str, Json]:
 
 STAGE = ArtifactStage(
     name="index_protected",
-    version=3,
+    version=4,
     reads=("catalog",),
     settings=_settings,
     build=build,

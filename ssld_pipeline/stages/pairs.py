@@ -6,7 +6,7 @@ the comparison of pixels supports a pair, never counts of matches alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,16 +17,20 @@ if TYPE_CHECKING:
     from ssld_pipeline.stages.dedupe import DedupeConfig
     from ssld_pipeline.stages.protected_index import ProtectedIndex
 
-# From this score on a pair is beyond doubt, and nothing more is looked for.
+# From this score on, with this many inliers, a pair is beyond doubt and nothing more is looked for.
 _SETTLED_SCORE = 0.6
+_SETTLED_INLIERS = 12
+# A second look, for what is proposed and not settled: small copies within other pictures, hard crops.
+_SECOND_SIDE_PX = 480
+_SECOND_KEYPOINTS = 3  # times as many as at first
 
 
 @dataclass(frozen=True)
 class Pair:
     """A pool image beside protected image number ``protected``; ``homography``: in units of the longer sides.
 
-    ``score``: how well the pixels agree, in [0,1], over ``num_blocks`` comparable blocks of 64. ``coverage``: share of
-    the protected image that the pool image shows.
+    ``score``: how well the pixels agree, in [0,1], over ``num_blocks`` of 256 cells, those with edges. ``coverage``:
+    share of the protected image that the pool image shows.
     """
 
     protected: int
@@ -44,24 +48,44 @@ def find_pairs(pixels: npt.NDArray[np.uint8], index: ProtectedIndex, config: Ded
     from ssld_pipeline.kernels.sift import resize_grey
 
     grey = resize_grey(pixels, config.image_side)
-    pairs = _pairs_by_keypoints(grey, index, config)
-    if not any(p.score >= _SETTLED_SCORE for p in pairs):
+    pairs = _pairs_by_keypoints(grey, pixels, index, config)
+    if not any(_is_settled(p) for p in pairs):
         pairs += _pairs_by_looks(grey, index, config)
     best: dict[int, Pair] = {}
-    for pair in sorted(pairs, key=lambda p: (-p.score, p.protected, p.method)):
-        best.setdefault(pair.protected, pair)
-    return list(best.values())
+    for pair in pairs:
+        other = best.get(pair.protected)
+        best[pair.protected] = pair if other is None else _together(other, pair)
+    return sorted(best.values(), key=lambda p: (-p.score, p.protected))
 
 
-def _pairs_by_keypoints(grey: npt.NDArray[np.uint8], index: ProtectedIndex, config: DedupeConfig) -> list[Pair]:
-    from ssld_pipeline.kernels.sift import detect_keypoints
+def _together(first: Pair, second: Pair) -> Pair:
+    """One pair of two looks at the same protected image: the key points of the one, the place that fits better."""
+    best, place = max(first, second, key=lambda p: p.num_inliers), max(first, second, key=lambda p: p.score)
+    return replace(
+        best, score=place.score, num_blocks=place.num_blocks, coverage=place.coverage, homography=place.homography
+    )
+
+
+def _is_settled(pair: Pair) -> bool:
+    return pair.score >= _SETTLED_SCORE and pair.num_inliers >= _SETTLED_INLIERS
+
+
+def _pairs_by_keypoints(
+    grey: npt.NDArray[np.uint8], pixels: npt.NDArray[np.uint8], index: ProtectedIndex, config: DedupeConfig
+) -> list[Pair]:
+    from ssld_pipeline.kernels.sift import detect_keypoints, resize_grey
 
     pool = detect_keypoints(grey, config.pool_keypoints)
-    images = _propose(pool, index, config)
-    return [pair for image in images if (pair := _verify(pool, grey, int(image), index, config))]
+    proposed = [int(image) for image in propose(pool, index, config)]
+    pairs = [pair for image in proposed if (pair := _verify(pool, grey, image, index, config))]
+    if not proposed or any(_is_settled(p) for p in pairs):
+        return pairs
+    closer = resize_grey(pixels, _SECOND_SIDE_PX, enlarge=True)
+    pool = detect_keypoints(closer, _SECOND_KEYPOINTS * config.pool_keypoints)
+    return pairs + [pair for image in proposed if (pair := _verify(pool, closer, image, index, config))]
 
 
-def _propose(pool: KeyPoints, index: ProtectedIndex, config: DedupeConfig) -> npt.NDArray[np.int64]:
+def propose(pool: KeyPoints, index: ProtectedIndex, config: DedupeConfig) -> npt.NDArray[np.int64]:
     """The protected images whose key points, near those of the pool image, agree best with one transform."""
     import numpy as np
 
@@ -81,7 +105,7 @@ def _verify(
     from ssld_pipeline.kernels.match import mutual_nearest, squared_distances
     from ssld_pipeline.kernels.verify_geometry import estimate_transform, match_guided
 
-    protected = index.keypoints(image)
+    protected = index.own_keypoints(image)
     distances = squared_distances(pool.descriptors, protected.descriptors)
     left, right = mutual_nearest(distances, config.max_match_distance)
     start = estimate_transform(pool[left], protected[right])

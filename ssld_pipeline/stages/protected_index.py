@@ -5,7 +5,7 @@
     images.arrow      image_id               row i is image i of all that follows
     sizes.npy         int64 [images, 2]              width and height in pixels
     starts.npy        int64 [images + 1]             image i has the key points from item i up to item i + 1
-    frames.npy        uint8 [images, 64, 64]         for the comparison of pixels
+    frames.npy        uint8 [images, 128, 128]       for the comparison of pixels
     hashes.npy, thumbnails.npy                       perceptual.Looks of the images
     places.npy        float32 [keypoints, 4]         x, y, size (longer side = 1), angle (radians)
     mirrored.npy, stopped.npy                        bool [keypoints]; stopped: recurs in many protected images
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _ROWS: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
     "sizes": (np.int64, (2,)),
-    "frames": (np.uint8, (64, 64)),
+    "frames": (np.uint8, (128, 128)),
     "hashes": (np.uint64, ()),
     "thumbnails": (np.float32, (256,)),
     "places": (np.float32, (4,)),
@@ -158,6 +158,11 @@ class ProtectedIndex:
         return KeyPoints(
             place[:, :2], place[:, 2], place[:, 3], np.array(self.mirrored[rows]), np.array(self.descriptors[rows])
         )
+
+    def own_keypoints(self, image: int) -> KeyPoints:
+        """Those of them that are not on the stop list: what tells this image from the others."""
+        rows = slice(self.first_keypoints[image], self.first_keypoints[image + 1])
+        return self.keypoints(image)[~self.stopped[rows]]
 
     def neighbours(self, descriptors: npt.NDArray[np.uint8], num_neighbours: int) -> npt.NDArray[np.int64]:
         """[n, num_neighbours]: rows of the nearest key points; -1 where there is none or it is on the stop list."""
