@@ -31,6 +31,11 @@ def look(grey: Grey) -> Looks:
     return _looks([_squeeze(grey, _HASH_INPUT_PX)])
 
 
+def thumbnail(grey: Grey) -> npt.NDArray[np.uint8]:
+    """uint8 [256]: 16x16 grey levels, row by row."""
+    return _squeeze(grey, _THUMBNAIL_PX).ravel()
+
+
 def dihedral_looks(grey: Grey) -> Looks:
     """Hash and thumbnail of the eight turned and mirrored forms, m = 8, in the order of ``dihedral_homography``."""
     square = _squeeze(grey, _HASH_INPUT_PX)
