@@ -36,8 +36,10 @@ VERDICTS = {
     "reported": "a copy of an image of an input in dedupe.report_only; shown alone",
     "allowed": "a copy that dedupe.allow keeps",
     "denied": "removed by dedupe.deny, whatever the evidence",
+    "copy_of_copy": "near-identical to a pool image that copies the protected one; removed",
+    "repeat": "near-identical to a pool image that is kept, protected_id; removed",
 }
-REMOVED = ("copy", "denied")
+REMOVED = ("copy", "denied", "copy_of_copy", "repeat")
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def _arrow_type(name: str) -> pa.DataType:
         "int64": pa.int64(),
         "float32": pa.float32(),
         "bool": pa.bool_(),
+        "binary": pa.binary(),
         "list<int32>": pa.list_(pa.int32()),
         "list<float32>": pa.list_(pa.float32()),
     }[name]
@@ -134,7 +137,7 @@ _PAIR = (
     Column("num_matches", "int32", "putative descriptor matches after one-to-one matching"),
     Column("num_inliers", "int32", "matches that agree with the transform, at distinct positions"),
     Column("score", "float32", "how well the pixels agree after warping, in [0,1]; 1 for exact"),
-    Column("num_blocks", "int32", "pixel blocks of the protected image, of 64, that could be compared"),
+    Column("num_blocks", "int32", "cells with edges, of the 256 of what the pool image shows of the protected one"),
     Column("coverage", "float32", "share of the protected image that the pool image shows, in [0,1]"),
     Column(
         "homography",
@@ -152,16 +155,53 @@ PAIRS = Table(
     (*_PAIR, _PART),
 )
 
+LOOKS = Table(
+    "looks",
+    "how a pool image looks, in short; where dedupe.within_pool is on",
+    ("image_id",),
+    (
+        _IMAGE_ID,
+        Column("digest", "string", "16 bytes of BLAKE2b of the encoded image, in hexadecimal"),
+        Column("width", "int32", "of the upright image", "pixels"),
+        Column("height", "int32", "of the upright image", "pixels"),
+        Column("thumbnail", "binary", "16x16 grey levels, row by row; the sides are squeezed to the same length"),
+        _PART,
+    ),
+)
+
+REPEATS = Table(
+    "repeats",
+    "a pool image and a better one of the pool that it is near-identical to, pixel by pixel",
+    ("image_id", "other_id"),
+    (
+        _IMAGE_ID,
+        Column("other_id", "string", "image_id of the better one: more pixels, then more bytes, then the smaller id"),
+        Column("method", "string", "what proposed the pair: exact (equal bytes) or perceptual"),
+        *_PAIR[5:7],
+        Column("coverage", "float32", "share of the better image that the other one shows, in [0,1]"),
+        Column("homography", "list<float32>", "row-major 3x3 from its pixels to those of the better one"),
+        Column(
+            "rank",
+            "int32",
+            "place among the images whose group is that of other_id, by preference, from 1; null for a pair of two "
+            "groups. An image has one such place, or is itself the best of a group, or in none",
+            nullable=True,
+        ),
+        _PART,
+    ),
+)
+
 DUPLICATES = Table(
     "duplicates",
-    "a pool image and the protected image it may copy, decided",
+    "a pool image and the protected image it may copy, or the pool image it repeats, decided",
     ("image_id", "protected_id"),
     (
         _IMAGE_ID,
         Column(
             "protected_id",
             "string",
-            "image_id of the protected image; null for a denied image without a pair",
+            "image_id of the protected image; of a repeat, of the pool image that is kept; null for a denied image "
+            "without a pair",
             nullable=True,
         ),
         Column("method", "string", "what proposed the pair: exact, sift or perceptual; denied where there is no pair"),
@@ -247,4 +287,4 @@ EVALUATIONS = Table(
     ),
 )
 
-TABLES = {t.name: t for t in (CATALOG, PAIRS, DUPLICATES, SOFT_LABELS, MANIFEST, REJECTS, EVALUATIONS)}
+TABLES = {t.name: t for t in (CATALOG, PAIRS, LOOKS, REPEATS, DUPLICATES, SOFT_LABELS, MANIFEST, REJECTS, EVALUATIONS)}

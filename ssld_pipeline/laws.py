@@ -57,12 +57,13 @@ def laws(select: SelectConfig) -> tuple[Law, ...]:
         Law(
             "pool_complete",
             "of each labelled part every pool image is in one of soft_labels, duplicates and rejects, and in one alone "
-            "unless it is denied",
+            "unless it is removed for another reason than being a copy",
             """WITH reached AS (SELECT DISTINCT part FROM soft_labels),
                fate AS (SELECT image_id FROM soft_labels WHERE view = 0
                         UNION ALL SELECT DISTINCT image_id FROM duplicates WHERE is_duplicate
                         UNION ALL SELECT image_id FROM rejects WHERE stage IN ('find_copies', 'label')
-                            AND image_id NOT IN (SELECT image_id FROM duplicates WHERE verdict = 'denied'))
+                            AND image_id NOT IN (SELECT image_id FROM duplicates
+                                                 WHERE is_duplicate AND verdict <> 'copy'))
                SELECT c.image_id, count(f.image_id) FROM catalog c LEFT JOIN fate f USING (image_id)
                WHERE c.role = 'pool' AND c.part IN (SELECT part FROM reached)
                GROUP BY 1 HAVING count(f.image_id) <> 1""",
@@ -97,10 +98,18 @@ def laws(select: SelectConfig) -> tuple[Law, ...]:
         ),
         Law(
             "duplicates_of",
-            "protected_id names an image of the catalog; only a denied image may do without",
+            "protected_id names an image of the catalog, a repeat's one of the pool; only a denied one may do without",
             """SELECT image_id, protected_id FROM duplicates
                ANTI JOIN (SELECT image_id AS protected_id FROM catalog WHERE role <> 'pool') USING (protected_id)
-               WHERE protected_id IS NOT NULL OR verdict <> 'denied' OR method <> 'denied'""",
+               WHERE (protected_id IS NOT NULL OR verdict <> 'denied' OR method <> 'denied')
+                 AND NOT (verdict IN ('repeat', 'allowed') AND protected_id IN
+                          (SELECT image_id FROM catalog WHERE role = 'pool'))""",
+        ),
+        Law(
+            "duplicates_repeat",
+            "what an image repeats is kept",
+            """SELECT image_id, protected_id FROM duplicates WHERE verdict = 'repeat' AND protected_id IN
+               (SELECT image_id FROM duplicates WHERE is_duplicate)""",
         ),
         Law(
             "duplicates_verdict",

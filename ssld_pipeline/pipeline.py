@@ -3,7 +3,8 @@
 inputs --catalog--> catalog --index_protected--> index        (images the pool is checked against)
 index --check_dedupe--> (refuses a dedupe that misses copies made to test it)
 catalog, index --find_copies--> pairs
-pairs, lists that allow and deny --dedupe--> duplicates
+catalog --look--> looks --group_pool--> repeats               (near-identical images of the pool; optional)
+pairs, repeats, lists that allow and deny --dedupe--> duplicates
 labelled images --fit_teacher--> teacher --check_teacher--> (refuses a teacher that cannot tell the classes)
 catalog - duplicates, teacher --label--> soft_labels --select--> manifest
 labelled images --baseline--> student                         (for comparison; optional)
@@ -23,8 +24,10 @@ from ssld_pipeline.stages import (
     find_copies,
     finetune,
     fit_teacher,
+    group_pool,
     index_protected,
     label,
+    look,
     select,
     train,
 )
@@ -35,6 +38,8 @@ STAGES: tuple[Stage, ...] = (
     index_protected.STAGE,
     check_dedupe.STAGE,
     find_copies.STAGE,
+    look.STAGE,
+    group_pool.STAGE,
     dedupe.STAGE,
     fit_teacher.STAGE,
     check_teacher.STAGE,

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssld_pipeline.pipeline import stage_named
+from ssld_pipeline.pipeline import STAGES, stage_named
 from ssld_pipeline.runner.survey import FileDigests, Survey
 from ssld_pipeline.stages.stage import PartStage, QueryStage, Setup, Stage, TrainData, TrainStage
 from ssld_pipeline.store import files
@@ -132,6 +132,10 @@ def _is_enabled(name: str, state: State) -> bool:
     return stage_named(name).enabled(state.config)
 
 
+def _is_written(table: str, state: State) -> bool:
+    return any(isinstance(s, PartStage | QueryStage) and s.table == table and s.enabled(state.config) for s in STAGES)
+
+
 def _artifact_content(name: str, state: State) -> str | None:
     record = state.workspace.artifact(name).record()
     return record.content if record else None
@@ -153,7 +157,7 @@ def _part_unit(stage: Stage, state: State, settings: Mapping[str, Any], part: Pa
 
 def _whole_unit(stage: Stage, state: State, settings: Mapping[str, Any], name: str, roles: tuple[str, ...]) -> Unit:
     inputs, parts = {}, state.catalog_parts(roles)
-    for table in stage.reads:
+    for table in (t for t in stage.reads if _is_written(t, state)):
         read = parts if table == "catalog" else list(state.workspace.tables[table].parts().values())
         inputs[table] = digest(sorted([*p.unit, p.content] for p in read))
     uris = tuple(state.workspace.tables["catalog"].uris(parts))

@@ -76,7 +76,7 @@ class DedupeConfig(Settings):
     within_pool: bool = False
     """Keep one of several near-identical pool images, the largest, and drop what is near-identical to a copy."""
     min_repeat_score: float = Field(0.9, gt=0, le=1)
-    """Share of pixel blocks that must agree for two pool images to be near-identical."""
+    """Agreement of the pixels from which two pool images are near-identical."""
     canaries: int = Field(200, ge=0)
     """Altered copies of protected images that are made and looked for before the pool is read; 0: none."""
     min_canary_recall: float = Field(0.95, ge=0, le=1)

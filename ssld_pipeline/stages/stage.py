@@ -4,19 +4,19 @@ Four shapes of work occur in the pipeline:
 
 * ``PartStage``      rows of one input part in, rows of one output part out; any number of workers.
 * ``ArtifactStage``  whole tables in, a folder of files out (the index of protected images, the teacher's check).
-* ``QueryStage``     tables in, a table out, one DuckDB query.
+* ``QueryStage``     tables in, a table out, by DuckDB in the driver.
 * ``TrainStage``     a training job in, a model folder out; one or many processes.
 
 A stage's ``settings`` are the config fields that can change a value: they, ``version``, and the digests of what is
 read make its fingerprint. Raise ``version`` by hand when the same settings come to mean another result.
 
-All four say what else they depend on: ``reads`` (tables), ``artifacts`` (of stages that are enabled), ``networks``
-("teacher", "student": the weights files of these config sections), ``uses_classes`` (the class list), ``roles``: the
-roles, or names, of the inputs whose catalog rows they read, and ``side_files``: files that the config names, such as
-lists of image_ids. A setting that names some has the type ``settings.SideFiles``, which makes its paths absolute;
-``side_files`` gives them by the setting's dotted name, ``settings`` leaves them out. The runner puts the digests of
-their bytes into the fingerprint, so that another path is no change and another line is one; the stage reads them itself
-(``inputs.id_list.read_ids``), wherever it runs.
+All four say what else they depend on: ``reads`` (tables) and ``artifacts``, both of stages that are enabled;
+``networks`` ("teacher", "student": the weights files of these config sections), ``uses_classes`` (the class list),
+``roles``: the roles, or names, of the inputs whose catalog rows they read, and ``side_files``: files that the config
+names, such as lists of image_ids. A setting that names some has the type ``settings.SideFiles``, which makes its paths
+absolute; ``side_files`` gives them by the setting's dotted name, ``settings`` leaves them out. The runner puts the
+digests of their bytes into the fingerprint, so that another path is no change and another line is one; the stage reads
+them itself (``inputs.id_list.read_ids``), wherever it runs.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def digest_rows(rows: pa.Table, without: Iterable[str] = ()) -> str:
     return state.hexdigest()
 
 
-def _characters(strings: pa.StringArray) -> memoryview:
+def _characters(strings: pa.StringArray | pa.BinaryArray) -> memoryview:
     """The bytes of all strings, one after the other, without a copy."""
     if len(strings) == 0:
         return memoryview(b"")
@@ -100,7 +100,7 @@ def _digest_column(state: hashlib.blake2b, column: pa.Array) -> None:
     if pa.types.is_list(kind):
         state.update(pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).tobytes())
         _digest_column(state, column.flatten())
-    elif pa.types.is_string(kind):
+    elif pa.types.is_string(kind) or pa.types.is_binary(kind):
         state.update(pc.fill_null(pc.binary_length(column), 0).to_numpy(zero_copy_only=False).tobytes())
         state.update(_characters(column.drop_null()))
     elif pa.types.is_boolean(kind):
