@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 _SETTLED_SCORE = 0.6
 _SETTLED_INLIERS = 12
 # A second look, for what is proposed and not settled: small copies within other pictures, hard crops.
+_DOUBTFUL_SCORE = 0.2
 _SECOND_SIDE_PX = 480
 _SECOND_KEYPOINTS = 3  # times as many as at first
+# Whole-picture likeness costs time for every protected image, and adds nothing where there are key points.
+_FEW_KEYPOINTS = 40
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ def find_pairs(pixels: npt.NDArray[np.uint8], index: ProtectedIndex, config: Ded
     from ssld_pipeline.kernels.sift import resize_grey
 
     grey = resize_grey(pixels, config.image_side)
-    pairs = _pairs_by_keypoints(grey, pixels, index, config)
-    if not any(_is_settled(p) for p in pairs):
+    pairs, num_keypoints = _pairs_by_keypoints(grey, pixels, index, config)
+    if num_keypoints < _FEW_KEYPOINTS and not any(_is_settled(p) for p in pairs):
         pairs += _pairs_by_looks(grey, index, config)
     best: dict[int, Pair] = {}
     for pair in pairs:
@@ -72,17 +75,21 @@ def _is_settled(pair: Pair) -> bool:
 
 def _pairs_by_keypoints(
     grey: npt.NDArray[np.uint8], pixels: npt.NDArray[np.uint8], index: ProtectedIndex, config: DedupeConfig
-) -> list[Pair]:
+) -> tuple[list[Pair], int]:
+    """The pairs, and how many key points the image has at first sight."""
     from ssld_pipeline.kernels.sift import detect_keypoints, resize_grey
 
     pool = detect_keypoints(grey, config.pool_keypoints)
-    proposed = [int(image) for image in propose(pool, index, config)]
-    pairs = [pair for image in proposed if (pair := _verify(pool, grey, image, index, config))]
-    if not proposed or any(_is_settled(p) for p in pairs):
-        return pairs
+    pairs = [pair for image in propose(pool, index, config) if (pair := _verify(pool, grey, image, index, config))]
+    if any(_is_settled(p) for p in pairs):
+        return pairs, len(pool)
+    doubtful = [p.protected for p in pairs if p.score >= _DOUBTFUL_SCORE]
+    if not doubtful:
+        return pairs, len(pool)
     closer = resize_grey(pixels, _SECOND_SIDE_PX, enlarge=True)
-    pool = detect_keypoints(closer, _SECOND_KEYPOINTS * config.pool_keypoints)
-    return pairs + [pair for image in proposed if (pair := _verify(pool, closer, image, index, config))]
+    more = detect_keypoints(closer, _SECOND_KEYPOINTS * config.pool_keypoints)
+    pairs += [pair for image in doubtful if (pair := _verify(more, closer, image, index, config))]
+    return pairs, len(pool)
 
 
 def propose(pool: KeyPoints, index: ProtectedIndex, config: DedupeConfig) -> npt.NDArray[np.int64]:
