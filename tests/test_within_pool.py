@@ -19,6 +19,8 @@ from test_verdicts import POOL, PROTECTED, broken_laws, configured, pair, tables
 from ssld_pipeline.browse import rows_of
 from ssld_pipeline.config import RunConfig, load_config
 from ssld_pipeline.contracts import DUPLICATES, REPEATS
+from ssld_pipeline.report import figures
+from ssld_pipeline.report.waterfall import waterfall
 from ssld_pipeline.runner.survey import FileDigests, survey
 from ssld_pipeline.runner.units import State, units_of
 from ssld_pipeline.stages import dedupe, group_pool, look
@@ -100,6 +102,9 @@ def test_one_of_each_group_is_kept_and_off_is_as_if_it_were_not(done: Path) -> N
     assert_lawful(on)
     labelled = {r["image_id"] for r in rows_of(Workspace(on.workspace), "SELECT image_id FROM soft_labels")}
     assert "pool/pool-2.tar/a-best.jpg" in labelled and "pool/pool-2.tar/a-small.jpg" not in labelled
+    with Workspace(on.workspace).connect() as tables:
+        steps = {step.name: step.num for step in waterfall(figures.counts(tables))}
+    assert steps["repeats within the pool"] == -6 and "not labelled yet" not in steps
     assert not planned(on)["group_pool"].changes
     assert ran(bring(off, until="label")).keys() == {"dedupe", "label"}
     assert verdicts(off) == {}

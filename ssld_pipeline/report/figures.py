@@ -19,14 +19,15 @@ BINS = 25
 
 @dataclass(frozen=True)
 class Counts:
-    """Images; ``pairs`` are proposed pairs, ``duplicates`` the pool images that are removed, ``rejects_in_pool`` others
-    that a stage could not use."""
+    """Images; ``pairs`` are proposed pairs, ``duplicates`` the pool images that are removed, ``repeats`` those of them
+    that repeat an image of the pool, ``rejects_in_pool`` others that a stage could not use."""
 
     pool: int
     labeled: int
     protected: int
     pairs: int
     duplicates: int
+    repeats: int
     rejects: int
     rejects_in_pool: int
     labelled: int
@@ -85,10 +86,12 @@ def counts(tables: duckdb.DuckDBPyConnection) -> Counts:
                (SELECT count(*) FROM catalog WHERE role = 'protected') AS protected,
                (SELECT count(protected_id) FROM duplicates) AS pairs,
                (SELECT count(DISTINCT image_id) FROM duplicates WHERE is_duplicate) AS duplicates,
+               (SELECT count(DISTINCT image_id) FROM duplicates WHERE verdict = 'repeat') AS repeats,
                (SELECT count(*) FROM rejects) AS rejects,
                (SELECT count(DISTINCT image_id) FROM rejects SEMI JOIN catalog c
                     ON rejects.image_id = c.image_id AND c.role = 'pool'
-                    WHERE image_id NOT IN (SELECT image_id FROM duplicates WHERE is_duplicate)) AS rejects_in_pool,
+                    WHERE stage <> 'look'  -- an image that it alone could not read is labelled
+                      AND image_id NOT IN (SELECT image_id FROM duplicates WHERE is_duplicate)) AS rejects_in_pool,
                (SELECT count(*) FROM soft_labels WHERE "view" = 0) AS labelled,
                (SELECT count(*) FROM manifest WHERE role = 'pool') AS mined,
                (SELECT count(*) FROM manifest) AS manifest

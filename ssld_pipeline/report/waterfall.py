@@ -24,7 +24,8 @@ def waterfall(counts: Counts) -> list[Step]:
     unaccounted = counts.pool - counts.duplicates - counts.rejects_in_pool - counts.labelled
     steps = [
         Step("pool", counts.pool, "total"),
-        Step("copies and denied images", -counts.duplicates, "loss"),
+        Step("copies and denied images", counts.repeats - counts.duplicates, "loss"),
+        *([Step("repeats within the pool", -counts.repeats, "loss")] if counts.repeats else []),
         Step("rejected", -counts.rejects_in_pool, "loss"),
         *([Step("not labelled yet", -unaccounted, "loss")] if unaccounted else []),
         Step("labelled by the teacher", counts.labelled, "total"),
