@@ -136,7 +136,7 @@ def rows_of_image(workspace: Workspace, image_id: str) -> dict[str, list[dict[st
     quoted = "'" + image_id.replace("'", "''") + "'"
     found: dict[str, list[dict[str, Any]]] = {}
     for name, contract in TABLES.items():
-        ids = [c.name for c in contract.columns if c.name in ("image_id", "protected_id")]
+        ids = [c.name for c in contract.columns if c.name in ("image_id", "protected_id", "other_id")]
         if ids:
             where = " OR ".join(f"{c} = {quoted}" for c in ids)
             if rows := rows_of(workspace, f'SELECT * FROM "{name}" WHERE {where}'):

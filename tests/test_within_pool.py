@@ -10,6 +10,7 @@ import duckdb
 import mini
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -205,6 +206,12 @@ def test_an_image_that_is_gone_by_then_is_left_alone(pool: pa.Table, tmp_path: P
     ]
     found = grouped(pool.set_column(2, "uri", pa.array(uris)), looks, config)
     assert found and not any("a-best" in (r["image_id"] + r["other_id"]) for r in found)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_pool_of_hardly_any_images_has_no_groups(pool: pa.Table, count: int) -> None:
+    config, few = configured(within_pool=True), pool.filter(pc.match_substring(pool["image_id"], "-best"))[:count]
+    assert grouped(few, look.STAGE.open(Setup(config, (), {}))(few).rows, config) == []
 
 
 def test_a_large_group_is_one_group_though_each_image_proposed_two_others() -> None:

@@ -56,7 +56,9 @@ def near_pairs(thumbnails: Thumbnails, num_threads: int) -> Pairs:
     axes = main_axes(_sample(thumbnails, _MAX_EXACT))
     index = _build(thumbnails, axes, num_threads)
     found = [alike(thumbnails, pairs) for pairs in _neighbours(index, thumbnails, axes, num_threads)]
-    return np.unique(np.concatenate(found), axis=0)
+    count = np.int64(len(thumbnails))
+    keys = np.unique(np.concatenate([pairs[:, 0] * count + pairs[:, 1] for pairs in found]))
+    return np.stack((keys // count, keys % count), axis=1)
 
 
 def main_axes(thumbnails: Thumbnails) -> Floats:
@@ -114,7 +116,7 @@ def edges(thumbnails: Thumbnails) -> Floats:
     """float32 [m, 196] of norm 1: the Laplacian of 16x16 thumbnails; 0 for a flat one, which is like no other."""
     grey = thumbnails.reshape(-1, _SIDE_PX, _SIDE_PX).astype(np.float32)
     around = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
-    found = (4 * grey[:, 1:-1, 1:-1] - around).reshape(len(grey), -1)
+    found = (4 * grey[:, 1:-1, 1:-1] - around).reshape(len(grey), (_SIDE_PX - 2) ** 2)
     norm = np.linalg.norm(found, axis=1, keepdims=True)
     return np.where(norm >= _MIN_NORM, found / np.maximum(norm, 1), np.float32(0))
 
