@@ -25,7 +25,7 @@ _DOUBTFUL_SCORE = 0.2
 _SECOND_SIDE_PX = 480
 _SECOND_KEYPOINTS = 3  # times as many as at first
 # Whole-picture likeness costs time for every protected image, and adds nothing where there are key points.
-_FEW_KEYPOINTS = 40
+_FEW_KEYPOINTS = 60
 
 
 @dataclass(frozen=True)
