@@ -118,7 +118,8 @@ class StudentConfig(Settings):
 
 
 class PlacementConfig(Settings):
-    """Where and how fast; no field here can change a result beyond floating point."""
+    """Where and how fast; no field here can change a result beyond floating point and, for dedupe_on_gpu, which of two
+    near neighbours is found."""
 
     runner: Literal["ray", "local"] = "ray"
     """ray: a cluster, or this machine as one. local: everything in this process, for debugging."""
@@ -128,6 +129,8 @@ class PlacementConfig(Settings):
     """CPU cores, and threads, of one worker."""
     use_gpu: bool | None = None
     """null: where the cluster has one."""
+    dedupe_on_gpu: bool = False
+    """Search the protected key points on the GPU, one worker each: worth it where 64 cores or more feed it."""
     train_workers: int = Field(1, gt=0)
     """Processes of a training run; with GPUs, one each."""
     train_threads: int | None = Field(None, gt=0)

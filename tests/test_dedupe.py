@@ -1,9 +1,11 @@
+import bad_inputs
 import cv2
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
 from drawn import encoded, picture
+from PIL import Image
 
 from ssld_pipeline.config import RunConfig
 from ssld_pipeline.contracts import DUPLICATES
@@ -212,6 +214,46 @@ def test_looks_find_what_keypoints_do_not(tmp_path):
     found = opened(index, min_votes=10_000)(rows).rows.to_pylist()
     confirmed = [(r["protected_id"], r["method"]) for r in found if r["is_duplicate"]]
     assert confirmed == [("protected/b", "perceptual")]
+
+
+def odd_images():
+    """Name -> (encoded image, reason it is rejected for or None); some are copies."""
+    panorama, paper = picture(800, 8000, 400), np.full((200, 200, 3), 255, np.uint8)
+    sketch = cv2.circle(paper.copy(), (100, 100), 60, (0, 0, 0), 9)
+    grey = cv2.cvtColor(picture(801), cv2.COLOR_RGB2GRAY)
+    return {
+        "flat": (encoded(np.full((120, 90, 3), 77, np.uint8)), None),
+        "one pixel high": (encoded(picture(802)[:1]), "too_small"),
+        "sliver": (encoded(picture(803)[:8]), None),
+        "tiny": (encoded(picture(804)[:9, :9]), None),
+        "panorama": (encoded(cv2.resize(panorama, (4000, 200), interpolation=cv2.INTER_AREA)), None),
+        "grey": (bad_inputs.encode(grey, "JPEG", quality=60), None),
+        "cmyk": (bad_inputs.encode(Image.fromarray(picture(801)).convert("CMYK"), "JPEG", quality=80), None),
+        "few key points": (encoded(cv2.resize(sketch, (140, 140), interpolation=cv2.INTER_AREA)), None),
+        "another sketch": (
+            encoded(cv2.rectangle(np.full((200, 200, 3), 255, np.uint8), (60, 20), (90, 180), 0, 9)),
+            None,
+        ),
+    }
+
+
+def test_odd_images_are_handled_and_their_copies_found(tmp_path):
+    sketch = np.full((200, 200, 3), 255, np.uint8)
+    cv2.circle(sketch, (100, 100), 60, (0, 0, 0), 9)
+    originals = {"panorama": picture(800, 8000, 400), "photo": picture(801), "sketch": sketch}
+    originals["flat"] = np.full((80, 80, 3), 200, np.uint8)
+    index, figures, _ = build(tmp_path / "odd", {f"protected/{k}": encoded(v) for k, v in originals.items()})
+    assert figures["num_without_keypoints"] == 1
+    odd = odd_images()
+    result = opened(index)(catalog_rows(tmp_path / "pool", {f"pool/{k}": data for k, (data, _) in odd.items()}))
+    assert {r.image_id: r.reason for r in result.rejects} == {f"pool/{k}": why for k, (_, why) in odd.items() if why}
+    found = {(r["image_id"], r["protected_id"]) for r in result.rows.to_pylist() if r["is_duplicate"]}
+    assert found == {
+        ("pool/panorama", "protected/panorama"),
+        ("pool/grey", "protected/photo"),
+        ("pool/cmyk", "protected/photo"),
+        ("pool/few key points", "protected/sketch"),
+    }
 
 
 def test_a_recurring_watermark_leaves_the_vote(tmp_path):

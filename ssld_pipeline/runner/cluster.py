@@ -117,8 +117,9 @@ class Cluster:
         ray.shutdown()
 
     def _gpus_for(self, spec: WorkerSpec, training: bool = False) -> int:
-        """1 where the stage runs a network and the cluster has a GPU."""
-        if not (training or stage_named(spec.stage).networks) or self._placement.use_gpu is False:
+        """1 where the stage can use a GPU and the cluster has one."""
+        searches = spec.stage == "find_copies" and self._placement.dedupe_on_gpu
+        if not (training or stage_named(spec.stage).networks or searches) or self._placement.use_gpu is False:
             return 0
         present = ray.cluster_resources().get("GPU", 0) > 0
         if self._placement.use_gpu and not present:

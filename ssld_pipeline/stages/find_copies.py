@@ -41,7 +41,7 @@ def open_find_copies(setup: Setup) -> Callable[[pa.Table], PartResult]:
     from ssld_pipeline.stages.protected_index import open_index
 
     config, reader = setup.config.dedupe, ImageReader()
-    index = open_index(setup.artifacts["index_protected"], config.num_probes)
+    index = open_index(setup.artifacts["index_protected"], config.num_probes, setup.device)
 
     def work(rows: pa.Table) -> PartResult:
         records = in_reading_order(rows)
