@@ -34,15 +34,15 @@ def counted(left, right):
             hits = []
             for dy, dx in ((0, 0), (9, 0), (-9, 0), (0, 9), (0, -9)):
                 v, u = (y + dy) % SIDE, (x + dx) % SIDE
-                cosine = (gx[1, y, x] * gx[0, v, u] + gy[1, y, x] * gy[0, v, u]) / (length[1, y, x] * length[0, v, u])
-                hits.append(length[0, v, u] > 0.1 and cosine > 0.85)
+                along = gx[1, y, x] * gx[0, v, u] + gy[1, y, x] * gy[0, v, u]
+                hits.append(length[0, v, u] > 0.1 and along > 0.85 * length[1, y, x] * length[0, v, u])
             sums[:, y // 8, x // 8] += np.array([1, hits[0], np.mean(hits[1:3]), np.mean(hits[3:])]) * weight
     sums *= sums[0] >= 6 * weak
     regions = sums.reshape(4, 4, 4, 4, 4).sum(axis=(2, 4))
     regions[2] = regions[2:].max(axis=0)
     known = (sums[0] > 0).reshape(4, 4, 4, 4).sum(axis=(1, 3)) >= 3
     shares = (regions[1] - regions[2]) / (regions[0] - regions[2])
-    middle = shares[1:3, 1:3][known[1:3, 1:3]].mean()
+    middle = np.mean(sorted(shares[1:3, 1:3][known[1:3, 1:3]])[-3:])
     edges = (regions[1] - regions[2]).sum() / (regions[0] - regions[2]).sum()
     pairs = [
         (pool[y : y + 16, x : x + 16].ravel(), protected[y : y + 16, x : x + 16].ravel())
@@ -52,7 +52,7 @@ def counted(left, right):
     blocks = np.mean([np.corrcoef(a, b)[0, 1] > 0.8 for a, b in pairs if max(a.std(), b.std()) >= 3])
     tones = np.corrcoef([s.reshape(16, 8, 16, 8).mean(axis=(1, 3)).ravel() for s in (pool, protected)])[0, 1]
     together = (edges + blocks + max(tones, 0)) / 3
-    return min(together, 1.4 * middle) - 0.5 * (shares[known] < 0.15).mean(), int((sums[0] > 0).sum())
+    return min(together, 1.4 * middle) - 0.6 * (shares[known] < 0.15).mean(), int((sums[0] > 0).sum())
 
 
 @pytest.mark.parametrize(("seed", "noise"), [(0, 30), (1, 60), (2, 12)])
