@@ -164,7 +164,7 @@ LOOKS = Table(
         Column("digest", "string", "16 bytes of BLAKE2b of the encoded image, in hexadecimal"),
         Column("width", "int32", "of the upright image", "pixels"),
         Column("height", "int32", "of the upright image", "pixels"),
-        Column("thumbnail", "binary", "16x16 grey levels, row by row; the sides are squeezed to the same length"),
+        Column("thumbnail", "binary", "32x32 grey levels, row by row; the sides are squeezed to the same length"),
         _PART,
     ),
 )

@@ -29,18 +29,21 @@ def thumbnails() -> npt.NDArray[np.uint8]:
     pictures = [picture(seed) for seed in range(NUM_PICTURES)]
     halves = [cv2.resize(p, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for p in pictures]
     rows = [*(small(p) for p in pictures), *(small(p, 60) for p in halves)]
-    return np.stack([*rows, np.full(256, 7, np.uint8), np.full(256, 7, np.uint8)])
+    return np.stack([*rows, np.full(1024, 7, np.uint8), np.full(1024, 7, np.uint8)])
 
 
 def brute_force(thumbnails: npt.NDArray[np.uint8]) -> list[tuple[int, int]]:
-    edges = [cv2.Laplacian(t.reshape(16, 16), cv2.CV_64F)[1:-1, 1:-1].ravel() for t in thumbnails]
-    norms = [np.linalg.norm(e) for e in edges]
-    return [
-        (i, j)
-        for i in range(len(edges))
-        for j in range(i + 1, len(edges))
-        if min(norms[i], norms[j]) > 100 and edges[i] @ edges[j] > 0.85 * norms[i] * norms[j]
-    ]
+    fine = [t.reshape(32, 32).astype(np.float64) for t in thumbnails]
+    coarse = [cv2.resize(t, (16, 16), interpolation=cv2.INTER_AREA) for t in fine]
+    last = len(fine) - 1
+    pairs = [(i, j) for i in range(last) for j in range(i + 1, last + 1)]
+    alike_at = [(edges_of(coarse), 0.85), (edges_of(fine), 0.6)]
+    return [(i, j) for i, j in pairs if all(edges[i] @ edges[j] > limit for edges, limit in alike_at)]
+
+
+def edges_of(images: list[npt.NDArray[np.float64]]) -> list[npt.NDArray[np.float64]]:
+    edges = [cv2.Laplacian(image, cv2.CV_64F)[1:-1, 1:-1].ravel() for image in images]
+    return [e / max(np.linalg.norm(e), 1) for e in edges]
 
 
 @pytest.mark.parametrize("most_exact", [16_384, 64])

@@ -30,7 +30,7 @@ from ssld_pipeline.stages.stage import Setup
 from ssld_pipeline.store.workspace import Workspace
 
 Rows = list[dict[str, Any]]
-tried = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+tried = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def shrunk(pixels: np.ndarray, side: int) -> np.ndarray:

@@ -32,8 +32,8 @@ def look(grey: Grey) -> Looks:
 
 
 def thumbnail(grey: Grey) -> npt.NDArray[np.uint8]:
-    """uint8 [256]: 16x16 grey levels, row by row."""
-    return _squeeze(grey, _THUMBNAIL_PX).ravel()
+    """uint8 [1024]: 32x32 grey levels, row by row; larger than that of ``look``, since edges are seen in it."""
+    return _squeeze(grey, _HASH_INPUT_PX).ravel()
 
 
 def dihedral_looks(grey: Grey) -> Looks:

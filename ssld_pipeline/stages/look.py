@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ssld_pipeline.inputs.read import ImageReader
 
-# A thumbnail has 16 pixels a side: a JPEG is decoded at a fraction of its size, in half the time.
+# A thumbnail has 32 pixels a side: a JPEG is decoded at a fraction of its size, in half the time.
 _MIN_SHORT_SIDE, _SIDE = 64, 256
 
 
