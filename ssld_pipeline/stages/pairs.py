@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 # From this score on, with this many inliers, a pair is beyond doubt and nothing more is looked for.
 _SETTLED_SCORE = 0.6
 _SETTLED_INLIERS = 12
-# A second look, for what is proposed and not settled: small copies within other pictures, hard crops.
+# Below this score nothing speaks for a pair: it is not kept as evidence, or ten in a hundred images would leave some.
 _DOUBTFUL_SCORE = 0.2
+# A second look, for what is doubtful: small copies within other pictures, hard crops.
 _SECOND_SIDE_PX = 480
 _SECOND_KEYPOINTS = 3  # times as many as at first
 # Whole-picture likeness costs time for every protected image, and adds nothing where there are key points.
@@ -47,7 +48,7 @@ class Pair:
 
 
 def find_pairs(pixels: npt.NDArray[np.uint8], index: ProtectedIndex, config: DedupeConfig) -> list[Pair]:
-    """The pairs whose pixels were compared, by falling score; each protected image once."""
+    """The pairs whose pixels agree at least a little, by falling score; each protected image once."""
     from ssld_pipeline.kernels.sift import resize_grey
 
     grey = resize_grey(pixels, config.image_side)
@@ -58,7 +59,8 @@ def find_pairs(pixels: npt.NDArray[np.uint8], index: ProtectedIndex, config: Ded
     for pair in pairs:
         other = best.get(pair.protected)
         best[pair.protected] = pair if other is None else _together(other, pair)
-    return sorted(best.values(), key=lambda p: (-p.score, p.protected))
+    worth_keeping = [pair for pair in best.values() if pair.score >= _DOUBTFUL_SCORE]
+    return sorted(worth_keeping, key=lambda p: (-p.score, p.protected))
 
 
 def _together(first: Pair, second: Pair) -> Pair:
