@@ -9,20 +9,23 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ssld_pipeline.errors import UserError
+from ssld_pipeline.models.spec import Combine
 from ssld_pipeline.settings import Settings, side_files_of
 from ssld_pipeline.stages.catalog import CatalogConfig
 from ssld_pipeline.stages.dedupe import DedupeConfig
 from ssld_pipeline.stages.label import LabelConfig
 from ssld_pipeline.stages.select import SelectConfig
+from ssld_pipeline.stages.teacher import TeacherNetworkConfig
 from ssld_pipeline.training.settings import TrainSettings
 
 Format = Literal["folder", "tar", "parquet", "list"]
+Network = TypeVar("Network", bound=TeacherNetworkConfig)
 
 
 class InputConfig(Settings):
@@ -59,6 +62,9 @@ class InputsConfig(Settings):
 class FitConfig(TrainSettings):
     """Finetunes the teacher's weights to the run's classes."""
 
+    teacher: Literal["online"] = "online"
+    """Without meaning here: it learns from labels."""
+
     epochs: float = Field(10, gt=0)
     """Passes over the images; ignored where `steps` is given."""
     batch_size: int = Field(64, gt=0)
@@ -73,25 +79,21 @@ class FitConfig(TrainSettings):
     """Labelled images to fit on; default: the labeled inputs."""
 
 
-class TeacherConfig(Settings):
-    model: str
-    """`timm:<name>` or `torchvision:<name>`."""
-    model_args: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the model's constructor."""
-    weights: str | None
-    """safetensors file, or a checkpoint that torch reads with weights_only; null where `fit` trains from scratch."""
-    image_size: int = Field(224, gt=0)
-    """Side of the centre crop, pixels."""
+class OtherTeacherConfig(TeacherNetworkConfig):
+    weights: str
+    """safetensors file, or a checkpoint that torch reads with weights_only."""
+
+
+class TeacherConfig(TeacherNetworkConfig):
     crop_pct: float = Field(0.875, gt=0, le=1)
     """image_size over the resized short side."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Per channel (RGB), for pixels scaled to [0,1]."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Per channel (RGB), for pixels scaled to [0,1]."""
-    licence: str | None = None
-    """Licence of the weights, as an SPDX name; recorded with every model made with them."""
     min_top1: float = Field(0.5, ge=0, le=1)
     """Lowest accuracy on labelled images with which labelling may start; wrong weights or class order give chance."""
+    more: tuple[OtherTeacherConfig, ...] = ()
+    """Further teachers. The label is the mean of what all of them say."""
+    combine: Combine = "arithmetic"
+    """arithmetic: the mean of the distributions. geometric: of their logarithms, normalised; what one teacher excludes
+    all exclude."""
     fit: FitConfig | None = None
     """First finetune the weights to the run's classes. image_size and crop_pct are the teacher's unless given."""
 
@@ -102,6 +104,16 @@ class TeacherConfig(Settings):
             sizes = {k: data[k] for k in ("image_size", "crop_pct") if k in data}
             return {**data, "fit": {**sizes, **data["fit"]}}
         return data
+
+    @model_validator(mode="after")
+    def _fit_is_of_one_network(self) -> Self:
+        for name in ("more", "class_map"):
+            if self.fit and getattr(self, name):
+                raise ValueError(
+                    f"fit and {name} exclude each other: finetune each teacher in a run of its own (ssld fit-teacher), "
+                    f"then name the weights it made here"
+                )
+        return self
 
 
 class StudentConfig(Settings):
@@ -138,7 +150,12 @@ class PlacementConfig(Settings):
     loader_threads: int = Field(2, gt=0)
     """Threads that decode and augment per training process or label worker."""
     amp: bool = False
-    """bfloat16 autocast in labelling and training."""
+    """bfloat16 autocast in labelling and training, on GPUs."""
+    compile: bool = False
+    """torch.compile the network that labels: half a minute per worker, and a C++ compiler is needed there."""
+    label_batch_size: int | None = Field(None, gt=0)
+    """Views through the teacher at once; null: chosen by a short measurement on a GPU, 16 on a CPU. Halved where the
+    device's memory does not suffice."""
     part_deadline_s: float = Field(3600, gt=0)
     """A part that takes longer is given to another worker."""
     part_attempts: int = Field(3, gt=0)
@@ -203,6 +220,36 @@ class RunConfig(Settings):
         if baseline is not None and baseline.loss != "ce":
             raise ValueError(f"loss must be ce, since a baseline learns from labels alone, not {baseline.loss}")
         return baseline
+
+    @model_validator(mode="after")
+    def _stored_views_are_what_is_trained_on(self) -> Self:
+        for name, section in self._replaying():
+            if self.label.views == 0:
+                raise ValueError(f"{name}.teacher: stored needs stored views; set label.views to 1 or more")
+            if section.image_size != self.teacher.image_size and section.mismatched_views == "refuse":
+                raise ValueError(
+                    f"{name}.image_size is {section.image_size}, but the stored labels are of views of "
+                    f"{self.teacher.image_size} pixels (teacher.image_size); make them equal, or set "
+                    f"{name}.mismatched_views: accept"
+                )
+            if section.teacher_batch_norm == "train":
+                raise ValueError(
+                    f"{name}.teacher_batch_norm: stored labels are made with the running statistics; set it to eval"
+                )
+            if section.min_crop_area != self.label.view_min_crop_area:
+                raise ValueError(
+                    f"{name}.min_crop_area is {section.min_crop_area}, but the stored views were cut with "
+                    f"label.view_min_crop_area {self.label.view_min_crop_area}; make them equal"
+                )
+        return self
+
+    def _replaying(self) -> list[tuple[str, TrainSettings]]:
+        sections = (("train", self.train), ("finetune", self.finetune))
+        return [(name, s) for name, s in sections if s is not None and s.teacher == "stored" and s.loss != "ce"]
+
+    def replays_views(self) -> bool:
+        """Whether a student is trained on stored views."""
+        return bool(self._replaying())
 
     @model_validator(mode="after")
     def _what_select_asks_is_kept(self) -> Self:
@@ -326,7 +373,13 @@ def _absolute(config: RunConfig, folder: Path) -> RunConfig:
 
     moved = {role: tuple(move(i) for i in getattr(config.inputs, role)) for role in ("labeled", "protected", "pool")}
     inputs = config.inputs.model_copy(update=moved)
-    teacher = config.teacher.model_copy(update={"weights": place(config.teacher.weights)})
+    def move_teacher(network: Network) -> Network:
+        return network.model_copy(
+            update={"weights": place(network.weights), "class_map": place(network.class_map)}
+        )
+
+    others = tuple(move_teacher(network) for network in config.teacher.more)
+    teacher = move_teacher(config.teacher).model_copy(update={"more": others})
     if teacher.fit and teacher.fit.data:
         teacher = teacher.model_copy(update={"fit": teacher.fit.model_copy(update={"data": move(teacher.fit.data)})})
     student = config.student.model_copy(update={"weights": place(config.student.weights)})

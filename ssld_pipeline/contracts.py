@@ -26,6 +26,7 @@ REJECT_REASONS = {
     "unsafe_name": "a tar member's name is absolute or leaves its folder",
     "duplicate_name": "an earlier image of the same input has this name; the first is used",
     "undecodable_name": "the name is not UTF-8; shown with replacement characters",
+    "not_labelled": "a view that training wants to replay has no stored soft label",
     "unknown_class": "the label names no class of the run",
     "empty_class": "a class folder holds no image",
 }
@@ -222,11 +223,11 @@ DUPLICATES = Table(
 
 SOFT_LABELS = Table(
     "soft_labels",
-    "one view of one pool image seen by the teacher",
+    "one view of one image seen by the teacher: a pool image, or a labeled one where training replays views",
     ("image_id", "view"),
     (
         _IMAGE_ID,
-        Column("view", "int32", "0 is the evaluation view (resize, centre crop)"),
+        Column("view", "int32", "0: the evaluation view (resize, centre crop); 1, 2, ...: augmented views"),
         Column("top1_class", "int32", "class of the largest probability"),
         Column("top1_prob", "float32", "the largest probability"),
         Column("entropy", "float32", "entropy of the full distribution", "nats"),
@@ -238,6 +239,9 @@ SOFT_LABELS = Table(
         Column("crop_width", "float32", "width of the view in the upright source image", "pixels"),
         Column("crop_height", "float32", "height of the view in the upright source image", "pixels"),
         Column("flipped", "bool", "the view is mirrored"),
+        Column("brightness", "float32", "factor of the view's brightness, applied first; 1 changes nothing"),
+        Column("contrast", "float32", "factor of its contrast, about its mean grey; 1 changes nothing"),
+        Column("saturation", "float32", "factor of its saturation, about each pixel's grey; 1 changes nothing"),
         _PART,
     ),
 )

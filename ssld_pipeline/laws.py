@@ -70,9 +70,20 @@ def laws(select: SelectConfig) -> tuple[Law, ...]:
         ),
         Law(
             "labels_known",
-            "soft_labels and duplicates speak of pool images of the catalog",
-            """SELECT image_id FROM (SELECT image_id FROM soft_labels UNION SELECT image_id FROM duplicates)
-               ANTI JOIN (SELECT image_id FROM catalog WHERE role = 'pool') USING (image_id)""",
+            "duplicates and evaluation views in soft_labels are of pool images, augmented views of labeled images too",
+            """SELECT image_id FROM (SELECT image_id FROM soft_labels WHERE view = 0
+                                     UNION SELECT image_id FROM duplicates)
+               ANTI JOIN (SELECT image_id FROM catalog WHERE role = 'pool') USING (image_id)
+               UNION ALL SELECT image_id FROM (SELECT DISTINCT image_id FROM soft_labels WHERE view > 0)
+               ANTI JOIN (SELECT image_id FROM catalog WHERE role IN ('pool', 'labeled')) USING (image_id)""",
+        ),
+        Law(
+            "labels_views",
+            "an image in soft_labels has no gap in its views, and as many as the other images of its part",
+            """WITH counted AS (SELECT image_id, part, count(*) AS num, min(view) AS first, max(view) AS last
+                                FROM soft_labels GROUP BY ALL)
+               SELECT image_id, part FROM counted WHERE num <> last - first + 1 OR first > 1
+               UNION ALL SELECT part, '' FROM counted GROUP BY part HAVING min(last) <> max(last)""",
         ),
         Law(
             "labels_once",

@@ -137,23 +137,17 @@ def test_the_crop_is_the_central_square_of_the_source(teacher, folder):
         assert row["crop_top"] + row["crop_height"] / 2 == pytest.approx(height / 2, abs=1.5)
 
 
-def test_labels_do_not_depend_on_batch_order_or_threads(teacher, folder, monkeypatch):
+def test_labels_do_not_depend_on_batch_order_or_threads(teacher, folder):
     rows = catalog(folder)
     reference = by_id(label.STAGE.open(setup_for(teacher[1]))(rows).rows)
-    monkeypatch.setitem(label_batch_sizes(), "cpu", 5)
     shuffled = rows.take(np.random.default_rng(1).permutation(rows.num_rows))
-    again = by_id(label.STAGE.open(setup_for(teacher[1], placement={"loader_threads": 5}))(shuffled).rows)
+    placement = {"loader_threads": 5, "label_batch_size": 5}
+    again = by_id(label.STAGE.open(setup_for(teacher[1], placement=placement))(shuffled).rows)
     assert again.keys() == reference.keys()
     for image_id, row in reference.items():
         assert again[image_id]["class_ids"] == row["class_ids"]
         assert again[image_id]["top1_prob"] == pytest.approx(row["top1_prob"], abs=1e-5)
         np.testing.assert_allclose(again[image_id]["probs"], row["probs"], rtol=2**-10 + 1e-5, atol=1e-5)
-
-
-def label_batch_sizes() -> dict[str, int]:
-    from ssld_pipeline.models import predict
-
-    return predict._BATCH_SIZE
 
 
 def test_bad_images_are_counted_and_stop_nothing(teacher, folder, tmp_path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ssld_pipeline.errors import UserError
+from ssld_pipeline.models import predict
 from ssld_pipeline.models.build import build
 from ssld_pipeline.models.card import config_json
 from ssld_pipeline.models.classifier import classifier_keys
@@ -269,10 +271,10 @@ def test_predictor_splits_and_halves_when_memory_runs_out(saved, monkeypatch):
 
     forward = Predictor._forward
 
-    def out_of_memory_above_5(self, chunk):
-        if len(chunk) > 5:
-            raise torch.cuda.OutOfMemoryError
-        return forward(self, chunk)
+    def out_of_memory_above_5(self, chunk, batch_size):
+        if batch_size > 5:
+            raise torch.OutOfMemoryError
+        return forward(self, chunk, batch_size)
 
     monkeypatch.setattr(Predictor, "_forward", out_of_memory_above_5)
     np.testing.assert_allclose(predictor.probs(views), expected, atol=1e-6)
@@ -286,3 +288,46 @@ def test_predictor_has_dropout_and_batch_norm_at_rest(saved):
     together = predictor.probs(views)
     alone = np.concatenate([predictor.probs(views[i : i + 1]) for i in range(4)])
     np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_batches_come_back_in_order_with_their_tags(saved, monkeypatch):
+    predictor = open_predictor(ModelSpec("timm:test_resnet", 7, weights=str(saved[1])), batch_size=3)
+    views = np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), dtype=np.uint8)
+    batches = [(start, views[start : start + 4]) for start in range(0, 10, 4)]
+    expected = [(start, predictor.probs(batch)) for start, batch in batches]
+    monkeypatch.setitem(predict._IN_FLIGHT, "cpu", 1)  # as on a GPU: the next is begun before the last is fetched
+    for (tag, found), (start, probs) in zip(predictor.stream(iter(batches)), expected, strict=True):
+        assert tag == start
+        np.testing.assert_array_equal(found, probs)
+
+
+@pytest.mark.parametrize(
+    ("rates", "chosen"),
+    [
+        ({64: 100, 128: 190, 256: 300, 512: 303, 1024: 999}, 256),  # no further than where it stops to pay
+        ({64: 100, 128: 190, 256: 0, 512: 999}, 128),  # 0: out of memory
+        ({64: 0, 128: 0}, 64),  # and _launch halves it from there
+    ],
+)
+def test_the_batch_size_is_the_smallest_that_keeps_a_gpu_busy(saved, monkeypatch, rates, chosen):
+    predictor = open_predictor(ModelSpec("timm:test_resnet", 7, weights=str(saved[1])))
+    monkeypatch.setattr(Predictor, "_rate", lambda self, batch_size, image_size: rates[batch_size])
+    predictor.tune(64)
+    assert predictor.batch_size == 16  # a CPU's is fixed
+    predictor.batch_size = 0
+    predictor.tune(64)
+    assert predictor.batch_size == chosen
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_says_the_same(saved):
+    spec = ModelSpec("timm:test_resnet", 7, weights=str(saved[1]))
+    views = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
+    compiled = open_predictor(spec, compile=True, batch_size=4)  # the last batch is filled up
+    np.testing.assert_allclose(compiled.probs(views), open_predictor(spec).probs(views), atol=1e-5)
+
+
+def test_compiling_without_a_compiler_is_a_mistake(saved, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match="needs a C"):
+        open_predictor(ModelSpec("timm:test_resnet", 7, weights=str(saved[1])), compile=True)

@@ -15,9 +15,7 @@ from ssld_pipeline.errors import BadImage
 from ssld_pipeline.inputs.ahead import ahead
 from ssld_pipeline.inputs.location import filesystem, is_local
 from ssld_pipeline.inputs.parquet import find_columns, image_array, image_batches, open_parquet
-from ssld_pipeline.kernels.images import Image, decode
 
-T = TypeVar("T")
 File = TypeVar("File")
 Address = tuple[str, int, int]
 
@@ -37,6 +35,10 @@ class ImageReader:
         self._lock = Lock()
         self._tars: OrderedDict[str, _OpenFile] = OrderedDict()
         self._parquets: OrderedDict[str, _OpenParquet] = OrderedDict()
+
+    def __reduce__(self) -> tuple[type[ImageReader], tuple[()]]:
+        """Sent to another process, it opens its own files there."""
+        return ImageReader, ()
 
     def read(self, uri: str, offset: int, size_bytes: int) -> bytes:
         """The encoded image; raises BadImage: unreadable, empty_file, truncated_archive."""
@@ -78,25 +80,6 @@ class ImageReader:
     def _parquet(self, uri: str) -> _OpenParquet:
         with self._lock:
             return _recent(self._parquets, uri, _OpenParquet, _OPEN_PARQUETS)
-
-
-def decode_many(
-    rows: pa.Table, num_threads: int, min_short_side: int | None, then: Callable[[Image], T]
-) -> Iterator[tuple[int, T | BadImage]]:
-    """(row number, ``then(image)`` or why there is none), in the order of ``rows``; threads read, decode and transform.
-
-    ``rows`` needs the columns uri, offset, size_bytes. ``then`` may raise BadImage too.
-    """
-    reader = ImageReader()
-
-    def work(numbered: tuple[int, Address]) -> tuple[int, T | BadImage]:
-        number, address = numbered
-        try:
-            return number, then(decode(reader.read(*address), min_short_side=min_short_side))
-        except BadImage as bad:
-            return number, bad
-
-    return ahead(work, enumerate(addresses(rows)), num_threads)
 
 
 def addresses(rows: pa.Table) -> Iterator[Address]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from ssld_pipeline.pipeline import STAGES
 from ssld_pipeline.runner.survey import FileDigests, Survey
-from ssld_pipeline.runner.units import State, Unit, committed_units, units_of
-from ssld_pipeline.stages.stage import ArtifactStage, PartStage, QueryStage, Stage, TrainStage
+from ssld_pipeline.runner.units import State, Unit, committed_units, same_but_config, units_of
+from ssld_pipeline.stages.stage import ArtifactStage, PartStage, QueryStage, Stage, TrainStage, tables_read
 from ssld_pipeline.store.fingerprints import explain_change
 from ssld_pipeline.store.tables import Part
 from ssld_pipeline.store.workspace import Workspace
@@ -96,6 +97,8 @@ def _plan_unit(stage: PartStage | QueryStage, unit: Unit, committed: list[Part],
         return UnitPlan(unit.name, "run", ("part missing",), unit)
     changes = _changes(stage, unit, committed, state)
     if changes:
+        if isinstance(stage, PartStage) and stage.keep:
+            unit = replace(unit, previous=committed[0])
         return UnitPlan(unit.name, "run", tuple(changes), unit, tuple(committed))
     if _lies_elsewhere(stage, unit, state):
         return UnitPlan(unit.name, "move", ("the input lies elsewhere",), unit, tuple(committed))
@@ -103,13 +106,22 @@ def _plan_unit(stage: PartStage | QueryStage, unit: Unit, committed: list[Part],
 
 
 def _changes(stage: PartStage | QueryStage, unit: Unit, committed: list[Part], state: State) -> list[str]:
-    table, wanted, changes = state.workspace.tables[stage.table], unit.fingerprint, []
+    wanted, changes = unit.fingerprint, []
     stale = next((p for p in committed if p.fingerprint.settings != wanted.settings), None)
-    if stale:
-        changes += explain_change(table.settings_of(stale), dict(unit.settings))
+    if stale and not _covers(stage, settings := state.settings_of(stage.table, stale), unit.settings):
+        changes += explain_change(settings, dict(unit.settings))
     if any(p.fingerprint.inputs != wanted.inputs for p in committed):
         changes.append("input changed")
     return changes
+
+
+def _covers(stage: PartStage | QueryStage, committed: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a part made with other settings serves as well."""
+    return (
+        isinstance(stage, PartStage)
+        and same_but_config(committed, wanted)
+        and stage.covers(committed["config"], wanted["config"])
+    )
 
 
 def _lies_elsewhere(stage: PartStage | QueryStage, unit: Unit, state: State) -> bool:
@@ -158,7 +170,7 @@ def _foresee_unit(
     if unit.action == "remove":
         return unit
     waits = list(artifacts)
-    for table in stage.reads:
+    for table in tables_read(stage, state.config):
         names = changed.get(table, set())
         if isinstance(stage, PartStage) and stage.per == "part":
             hit = any(_shard(n) == _shard(unit.name) for n in names)

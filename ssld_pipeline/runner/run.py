@@ -20,7 +20,16 @@ from ssld_pipeline.runner.survey import FileDigests, Survey
 from ssld_pipeline.runner.units import State, Unit
 from ssld_pipeline.runner.work import Receipt, WorkerSpec, write_reject_rows
 from ssld_pipeline.stages.networks import check_networks
-from ssld_pipeline.stages.stage import ArtifactStage, PartStage, QueryStage, Reject, Setup, Stage, TrainStage
+from ssld_pipeline.stages.stage import (
+    ArtifactStage,
+    PartStage,
+    QueryStage,
+    Reject,
+    Setup,
+    Stage,
+    TrainStage,
+    tables_read,
+)
 from ssld_pipeline.store import files
 from ssld_pipeline.store.fingerprints import Fingerprint
 from ssld_pipeline.store.tables import Part
@@ -156,7 +165,9 @@ class _Run:
     def _require_upstream(self, stage: Stage, state: State) -> None:
         """UserError where what the stage stands on is not up to date: with --only nobody has brought it there."""
         tables = {s.table: s for s in STAGES if isinstance(s, PartStage | QueryStage)}
-        upstream = [tables[name] for name in stage.reads] + [stage_named(name) for name in stage.artifacts]
+        upstream = [tables[name] for name in tables_read(stage, self.config)] + [
+            stage_named(name) for name in stage.artifacts
+        ]
         for other in upstream:
             made = plan_stage(other, state)
             if made.changes:

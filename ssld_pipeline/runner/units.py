@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.pipeline import STAGES, stage_named
 from ssld_pipeline.runner.survey import FileDigests, Survey
-from ssld_pipeline.stages.stage import PartStage, QueryStage, Setup, Stage, TrainData, TrainStage
+from ssld_pipeline.stages.stage import PartStage, QueryStage, Setup, Stage, TrainData, TrainStage, tables_read
 from ssld_pipeline.store import files
 from ssld_pipeline.store.fingerprints import Fingerprint, digest
 from ssld_pipeline.store.tables import Part
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Unit:
     """One piece of work. ``listing``: the shard to scan (catalog); ``files``: catalog parts to read, as URIs;
-    ``excluded``: image_ids among their rows that are left out."""
+    ``excluded``: image_ids among their rows that are left out; ``previous``: a stale part whose rows may still hold."""
 
     name: str
     settings: Mapping[str, Any]
@@ -33,6 +33,7 @@ class Unit:
     excluded: tuple[str, ...] = ()
     num_rows: int = 0
     listing: pa.Table | None = field(default=None, compare=False)
+    previous: Part | None = None
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -45,6 +46,7 @@ class State:
     def __init__(self, survey: Survey, workspace: Workspace, digests: FileDigests) -> None:
         self.survey, self.workspace, self.digests = survey, workspace, digests
         self.config = survey.config
+        self._settings: dict[tuple[str, str], dict[str, Any]] = {}
 
     @cached_property
     def catalog(self) -> dict[str, Part]:
@@ -69,6 +71,13 @@ class State:
                 found[part].append(image_id)
         return {part: tuple(ids) for part, ids in found.items()}
 
+    def settings_of(self, table: str, part: Part) -> dict[str, Any]:
+        """The payload that the part was made with; of thousands of parts that share it, one is asked."""
+        key = (table, part.fingerprint.settings)
+        if key not in self._settings:
+            self._settings[key] = self.workspace.tables[table].settings_of(part)
+        return self._settings[key]
+
     def train_data(self) -> TrainData:
         manifest = self.workspace.tables["manifest"]
         parts = list(manifest.parts().values())
@@ -79,6 +88,7 @@ class State:
             labeled=labeled,
             validation=self.catalog_uris("protected"),
             teacher=self.catalog_uris("teacher") or labeled,
+            soft_labels=tuple(self.workspace.tables["soft_labels"].uris()),
             num_labeled=num_labeled,
             num_mined=max(0, sum(p.num_rows for p in parts) - num_labeled),
         )
@@ -128,6 +138,11 @@ def settings_payload(stage: Stage, state: State) -> dict[str, Any]:
     return payload
 
 
+def same_but_config(committed: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether two payloads differ in the stage's own settings at most: same version, weights, classes, artifacts."""
+    return {k: v for k, v in committed.items() if k != "config"} == {k: v for k, v in wanted.items() if k != "config"}
+
+
 def _is_enabled(name: str, state: State) -> bool:
     return stage_named(name).enabled(state.config)
 
@@ -157,7 +172,7 @@ def _part_unit(stage: Stage, state: State, settings: Mapping[str, Any], part: Pa
 
 def _whole_unit(stage: Stage, state: State, settings: Mapping[str, Any], name: str, roles: tuple[str, ...]) -> Unit:
     inputs, parts = {}, state.catalog_parts(roles)
-    for table in (t for t in stage.reads if _is_written(t, state)):
+    for table in (t for t in tables_read(stage, state.config) if _is_written(t, state)):
         read = parts if table == "catalog" else list(state.workspace.tables[table].parts().values())
         inputs[table] = digest(sorted([*p.unit, p.content] for p in read))
     uris = tuple(state.workspace.tables["catalog"].uris(parts))

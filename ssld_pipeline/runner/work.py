@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from ssld_pipeline.config import RunConfig
 from ssld_pipeline.contracts import CATALOG, REJECT_REASONS
 from ssld_pipeline.pipeline import stage_named
-from ssld_pipeline.runner.units import Unit
+from ssld_pipeline.runner.units import Unit, same_but_config
 from ssld_pipeline.stages.stage import ArtifactStage, PartStage, Reject, Setup
 from ssld_pipeline.store import files
 from ssld_pipeline.store.fingerprints import Fingerprint
@@ -82,12 +82,28 @@ class PartWorker:
     def do(self, unit: Unit) -> Receipt:
         started = time.monotonic()
         rows = read_unit(unit)
-        result = self._work(rows)
+        kept = self._kept(unit, rows)
+        result = self._work(rows) if kept is None else self._work(rows, kept)
         parts = write_parts(self._workspace, self._stage, unit, result.rows, self._roots)
         rejects = write_rejects(self._workspace, self._stage.name, unit, result.rejects)
         num_images = result.rows.num_rows + len(result.rejects) if self._stage.per == "shard" else rows.num_rows
         reasons = Counter(r.reason for r in result.rejects)
         return Receipt(unit.name, parts, rejects, num_images, reasons, time.monotonic() - started)
+
+    def _kept(self, unit: Unit, rows: pa.Table) -> pa.Table | None:
+        """Rows of the stale part that still hold: made alike but for settings that the stage knows how to judge, of the
+        same catalog rows, and of images that are still wanted."""
+        if self._stage.keep is None or unit.previous is None:
+            return None
+        table = self._workspace.tables[self._stage.table]
+        settings, wanted = table.settings_of(unit.previous), unit.settings
+        if (
+            not same_but_config(settings, wanted)
+            or table.inputs_of(unit.previous).get("catalog") != unit.inputs["catalog"]
+        ):
+            return None
+        kept = self._stage.keep(table.read(unit.previous), settings["config"], wanted["config"])
+        return kept.filter(pc.is_in(kept["image_id"], rows["image_id"].combine_chunks()))
 
 
 def build_artifact(spec: WorkerSpec, unit: Unit) -> tuple[dict[str, Any], Part | None]:
@@ -127,7 +143,7 @@ def write_parts(
     """One part, or one per value of ``part`` where the stage names parts itself (a shard may hold several)."""
     table = workspace.tables[stage.table]
     if stage.per != "shard":
-        return (table.write(rows, {"part": unit.name}, unit.fingerprint, unit.settings, roots),)
+        return (table.write(rows, {"part": unit.name}, unit.fingerprint, unit.settings, roots, unit.inputs),)
     names = sorted(set(rows["part"].to_pylist())) or [f"{unit.name}#0"]
     return tuple(
         table.write(rows.filter(pc.equal(rows["part"], name)), {"part": name}, unit.fingerprint, unit.settings, roots)

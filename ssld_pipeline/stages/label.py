@@ -1,4 +1,7 @@
-"""label: what the teacher says of every pool image that is no duplicate, in the evaluation view."""
+"""label: what the teacher says of every pool image that is no duplicate, in the evaluation view and in augmented ones.
+
+The images of the labelled inputs are seen in the augmented views alone, and only where training replays them.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ from pydantic import Field
 
 from ssld_pipeline.contracts import SOFT_LABELS
 from ssld_pipeline.settings import Settings
-from ssld_pipeline.stages.stage import PartResult, PartStage, Reject, Setup
+from ssld_pipeline.stages.stage import Json, PartResult, PartStage, Reject, Setup
 from ssld_pipeline.stages.teacher import teacher_settings, teacher_spec
+from ssld_pipeline.training.recipe import Recipe
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -18,52 +22,132 @@ if TYPE_CHECKING:
     from ssld_pipeline.config import RunConfig
     from ssld_pipeline.kernels.soft_label import SoftLabels
     from ssld_pipeline.models.predict import Predictor
-    from ssld_pipeline.training.predictions import Predictions
+    from ssld_pipeline.training.predictions import MapAhead, Predictions
+
+_GROWS = ("num_kept", "views")
 
 
 class LabelConfig(Settings):
     num_kept: int = Field(20, gt=0)
     """Most probable classes stored per image; the rest is summed into tail_prob."""
+    views: int = Field(0, ge=0)
+    """Augmented views stored per image beside the evaluation view, each a pass through the teacher, for training with
+    teacher: stored. Views that are there already are kept when this grows."""
+    view_min_crop_area: float = Field(0.08, gt=0, le=1)
+    """Smallest area of an augmented view, as a share of the image."""
+    view_jitter: float = Field(0.0, ge=0, lt=1)
+    """Brightness, contrast and saturation of an augmented view change by factors uniform in [1 - this, 1 + this]."""
+    view_seed: int = 0
+    """Decides the augmented views, together with image_id and the view's number."""
     max_reject_share: float = Field(0.05, ge=0, le=1)
     """A part that loses a larger share of its images than this (and more than 10) is not committed."""
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
-    return {**teacher_settings(config), "num_kept": config.label.num_kept}
+    label = config.label
+    found = {**teacher_settings(config), "num_kept": label.num_kept}
+    if label.views:
+        found["views"] = label.views
+        found["view_recipe"] = {
+            "min_crop_area": label.view_min_crop_area,
+            "jitter": label.view_jitter,
+            "seed": label.view_seed,
+        }
+    return found
 
 
-def open_label(setup: Setup) -> Callable[[pa.Table], PartResult]:
-    """The function from catalog rows, duplicates and rejects already taken out, to their soft labels.
+def covers(committed: Json, wanted: Json) -> bool:
+    """Whether labels made with the settings ``committed`` hold all that is ``wanted``: as many classes and views, or
+    more."""
+    same_views = "views" not in wanted or committed.get("view_recipe") == wanted["view_recipe"]
+    enough = all(committed.get(name, 0) >= wanted.get(name, 0) for name in _GROWS)
+    return _same_teacher(committed, wanted) and same_views and enough
+
+
+def keep(rows: pa.Table, committed: Json, wanted: Json) -> pa.Table:
+    """The ``rows`` of soft_labels, made with the settings ``committed``, that hold as ``wanted``."""
+    import pyarrow.compute as pc
+
+    if not _same_teacher(committed, wanted) or committed["num_kept"] < wanted["num_kept"]:
+        return rows.slice(0, 0)
+    same_views = committed.get("view_recipe") == wanted.get("view_recipe")
+    return rows.filter(pc.less_equal(rows["view"], wanted.get("views", 0) if same_views else 0))
+
+
+def _same_teacher(one: Json, other: Json) -> bool:
+    varies = (*_GROWS, "view_recipe")
+    return {k: v for k, v in one.items() if k not in varies} == {k: v for k, v in other.items() if k not in varies}
+
+
+def recipe_of(config: RunConfig) -> Recipe:
+    """How the views are made that this configuration labels."""
+    teacher, label = config.teacher, config.label
+    area, jitter, seed = label.view_min_crop_area, label.view_jitter, label.view_seed
+    return Recipe(teacher.image_size, teacher.crop_pct, area, jitter, seed)
+
+
+def open_label(setup: Setup) -> Callable[..., PartResult]:
+    """The function from catalog rows, duplicates and rejects already taken out, and soft labels of them that are there
+    already, to the soft labels of all of them.
 
     Loads the teacher: UserError where its weights do not fit. A label does not depend on which images are labelled with
     it: probabilities agree to 1e-5 whatever the batch, which rounding can turn into one step of 2^-10 of the value.
     """
     from ssld_pipeline.models.predict import open_predictor
+    from ssld_pipeline.training.predictions import on_threads
 
-    config = setup.config
+    placement = setup.config.placement
     predictor = open_predictor(
-        teacher_spec(setup), setup.device, amp=config.placement.amp, num_threads=setup.num_threads
+        teacher_spec(setup),
+        setup.device,
+        amp=placement.amp,
+        compile=placement.compile,
+        batch_size=placement.label_batch_size,
+        num_threads=setup.num_threads,
     )
+    map_ahead = setup.map_ahead or on_threads(max(placement.loader_threads, setup.num_threads))
 
-    def label(rows: pa.Table) -> PartResult:
-        return _label(rows, predictor, config)
+    def label(rows: pa.Table, kept: pa.Table | None = None) -> PartResult:
+        return _label(rows, kept, predictor, map_ahead, setup.config)
 
     return label
 
 
-def _label(rows: pa.Table, predictor: Predictor, config: RunConfig) -> PartResult:
+def _label(
+    rows: pa.Table, kept: pa.Table | None, predictor: Predictor, map_ahead: MapAhead, config: RunConfig
+) -> PartResult:
     import pyarrow as pa
 
     from ssld_pipeline.kernels.soft_label import from_probs
     from ssld_pipeline.training.predictions import predict_rows
 
     rejects: list[Reject] = []
-    teacher, num_threads = config.teacher, config.placement.loader_threads
-    tables = [_schema().empty_table()]
-    for batch in predict_rows(rows, predictor, teacher.image_size, teacher.crop_pct, num_threads, rejects):
+    kept = _schema().empty_table() if kept is None else kept.select(_schema().names)
+    missing = _missing_views(rows, kept, config.label.views)
+    tables = []
+    for batch in predict_rows(rows, predictor, recipe_of(config), map_ahead, rejects, missing.__getitem__):
         image_ids = rows["image_id"].take(batch.numbers).to_pylist()
         tables.append(_table(image_ids, batch, from_probs(batch.probs, config.label.num_kept)))
-    return PartResult(pa.concat_tables(tables).combine_chunks(), rejects)
+    return PartResult(pa.concat_tables([_without(kept, rejects), *tables]).combine_chunks(), rejects)
+
+
+def _missing_views(rows: pa.Table, kept: pa.Table, num_views: int) -> list[tuple[int, ...]]:
+    """Of each row the numbers of the views that are not among ``kept``; view 0 is for the pool's images."""
+    present = set(zip(kept["image_id"].to_pylist(), kept["view"].to_pylist(), strict=True))
+    images = zip(rows["image_id"].to_pylist(), rows["role"].to_pylist(), strict=True)
+    return [
+        tuple(view for view in range(role != "pool", num_views + 1) if (image_id, view) not in present)
+        for image_id, role in images
+    ]
+
+
+def _without(kept: pa.Table, rejects: list[Reject]) -> pa.Table:
+    """An image is there with all of its views or not at all."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lost = pa.array([reject.image_id for reject in rejects], pa.string())
+    return kept.filter(pc.invert(pc.is_in(kept["image_id"], lost)))
 
 
 def _schema() -> pa.Schema:
@@ -77,26 +161,27 @@ def _table(image_ids: list[str], batch: Predictions, labels: SoftLabels) -> pa.T
     import numpy as np
     import pyarrow as pa
 
+    from ssld_pipeline.training.views import REPLAY_COLUMNS
+
     num_rows, num_kept = labels.class_ids.shape
     starts = np.arange(num_rows + 1, dtype=np.int32) * num_kept
     columns = {
         "image_id": image_ids,
-        "view": np.zeros(num_rows, np.int32),  # the evaluation view
+        "view": batch.views,
         "top1_class": labels.top1_class,
         "top1_prob": labels.top1_prob,
         "entropy": labels.entropy,
         "class_ids": pa.ListArray.from_arrays(starts, labels.class_ids.ravel()),
         "probs": pa.ListArray.from_arrays(starts, labels.probs.ravel()),
         "tail_prob": labels.tail_prob,
-        **dict(zip(("crop_left", "crop_top", "crop_width", "crop_height"), batch.boxes.T, strict=True)),
-        "flipped": np.zeros(num_rows, bool),
+        **dict(zip(REPLAY_COLUMNS, zip(*batch.replays, strict=True), strict=True)),
     }
     return pa.table(columns, schema=_schema())
 
 
 STAGE = PartStage(
     name="label",
-    version=1,
+    version=2,
     table="soft_labels",
     reads=("catalog", "duplicates"),
     settings=settings,
@@ -104,6 +189,8 @@ STAGE = PartStage(
     artifacts=("fit_teacher",),
     networks=("teacher",),
     uses_classes=True,
-    roles=lambda config: ("pool",),
+    roles=lambda config: ("pool", "labeled") if config.replays_views() else ("pool",),
+    covers=covers,
+    keep=keep,
     section="label",
 )

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from ssld_pipeline.config import RunConfig
     from ssld_pipeline.training.job import TrainJob
+    from ssld_pipeline.training.predictions import MapAhead
 
 Json = Any
 
@@ -51,7 +52,8 @@ class Setup:
     """What a worker is given once, before its first part.
 
     ``artifacts``: local folder of each artifact the stage reads, by the name of the stage that made it.
-    ``num_threads``: threads the worker may keep busy. ``device``: "cpu" or "cuda".
+    ``num_threads``: threads the worker may keep busy. ``device``: "cpu" or "cuda". ``map_ahead``: who decodes images
+    for a network; null: threads of the worker.
     """
 
     config: RunConfig
@@ -59,14 +61,15 @@ class Setup:
     artifacts: Mapping[str, Path]
     num_threads: int = 1
     device: str = "cpu"
+    map_ahead: MapAhead | None = None
 
 
 @dataclass(frozen=True)
 class TrainData:
     """What a training job may read, as URIs of Parquet parts, and how many images they hold.
 
-    ``manifest``: the manifest. ``labeled``, ``validation``, ``teacher``: catalog parts of the roles labeled, protected
-    and teacher; ``teacher`` equals ``labeled`` where the teacher has no data of its own.
+    ``manifest``, ``soft_labels``: these tables. ``labeled``, ``validation``, ``teacher``: catalog parts of the roles
+    labeled, protected and teacher; ``teacher`` equals ``labeled`` where the teacher has no data of its own.
     """
 
     manifest: tuple[str, ...]
@@ -75,6 +78,7 @@ class TrainData:
     teacher: tuple[str, ...]
     num_labeled: int
     num_mined: int
+    soft_labels: tuple[str, ...] = ()
 
 
 def _always(config: RunConfig) -> bool:
@@ -89,6 +93,14 @@ def _no_figures(rows: pa.Table) -> dict[str, Json]:
     return {}
 
 
+def _never(config: RunConfig) -> bool:
+    return False
+
+
+def _never_covers(committed: Json, wanted: Json) -> bool:
+    return False
+
+
 def _no_side_files(config: RunConfig) -> Mapping[str, tuple[str, ...]]:
     return {}
 
@@ -99,6 +111,10 @@ class PartStage:
 
     ``per``: what one unit of work is: a shard of an input, a part of the catalog, or a whole input. ``section``: that
     of the config whose ``max_reject_share`` a part must keep to be committed; none: no limit.
+
+    Two functions of (committed settings, wanted settings) spare work where settings differ or images come and go:
+    ``covers``: a part made with the former serves as well. ``keep``, given a stale part's rows first: those that hold;
+    the function over a part is then given them as a second argument, and returns them with what was missing.
     """
 
     name: str
@@ -106,7 +122,7 @@ class PartStage:
     table: str
     reads: tuple[str, ...]
     settings: Callable[[RunConfig], dict[str, Json]]
-    open: Callable[[Setup], Callable[[pa.Table], PartResult]]
+    open: Callable[[Setup], Callable[..., PartResult]]
     per: Literal["shard", "part", "input"] = "part"
     artifacts: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
@@ -115,6 +131,8 @@ class PartStage:
     side_files: Callable[[RunConfig], Mapping[str, tuple[str, ...]]] = _no_side_files
     enabled: Callable[[RunConfig], bool] = _always
     section: str | None = None
+    covers: Callable[[Json, Json], bool] = _never_covers
+    keep: Callable[[pa.Table, Json, Json], pa.Table] | None = None
 
 
 @dataclass(frozen=True)
@@ -158,7 +176,8 @@ class QueryStage:
 
 @dataclass(frozen=True)
 class TrainStage:
-    """``job`` describes the training completely; the same job runs in one process or in many."""
+    """``job`` describes the training completely; the same job runs in one process or in many. ``replays``: it reads
+    soft_labels, too, and does so for its images' views."""
 
     name: str
     version: int
@@ -171,6 +190,13 @@ class TrainStage:
     roles: Callable[[RunConfig], tuple[str, ...]] = _no_roles
     side_files: Callable[[RunConfig], Mapping[str, tuple[str, ...]]] = _no_side_files
     enabled: Callable[[RunConfig], bool] = _always
+    replays: Callable[[RunConfig], bool] = _never
 
 
 Stage = PartStage | ArtifactStage | QueryStage | TrainStage
+
+
+def tables_read(stage: Stage, config: RunConfig) -> tuple[str, ...]:
+    """``reads``, and what the configuration adds to it."""
+    replays = isinstance(stage, TrainStage) and stage.replays(config)
+    return (*stage.reads, "soft_labels") if replays else stage.reads

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.models.spec import ModelSpec
+from ssld_pipeline.stages.label import recipe_of
 from ssld_pipeline.stages.stage import Setup, TrainData
-from ssld_pipeline.stages.teacher import teacher_settings, teacher_spec
-from ssld_pipeline.training.job import TrainJob
+from ssld_pipeline.stages.teacher import teacher_licence, teacher_settings, teacher_spec
+from ssld_pipeline.training.job import StoredTeacher, TrainJob
 from ssld_pipeline.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -37,8 +38,16 @@ def student_settings(config: RunConfig, section: TrainSettings, with_teacher: bo
     How often it is validated changes nothing but the log.
     """
     student = config.student.model_dump(mode="json", exclude={"weights"})
-    settings = {"train": section.model_dump(mode="json", exclude={"validations"}), "student": student}
+    train = section.model_dump(mode="json", exclude={"validations", "mismatched_views"})
+    settings: dict[str, Any] = {"train": train, "student": student}
+    if replays(section):
+        settings["label"] = {"num_kept": config.label.num_kept, "views": config.label.views}
     return {**settings, "teacher": teacher_settings(config)} if with_teacher else settings
+
+
+def replays(section: TrainSettings | None) -> bool:
+    """Whether the student learns from stored views in place of a teacher."""
+    return section is not None and section.teacher == "stored" and section.loss != "ce"
 
 
 def distillation(
@@ -50,7 +59,7 @@ def distillation(
     tables: tuple[str, ...],
     roles: tuple[str, ...],
 ) -> TrainJob:
-    """The teacher sees the very batch the student sees; with loss ``ce`` there is no teacher."""
+    """The teacher sees the very batch the student sees, or saw its views before; with loss ``ce`` there is none."""
     return TrainJob(
         stage=stage,
         student=student,
@@ -58,7 +67,15 @@ def distillation(
         tables=tables,
         roles=roles,
         validation=data.validation,
-        teacher=None if section.loss == "ce" else teacher_spec(setup),
+        teacher=_teacher(setup, data, section),
         class_names=setup.classes,
-        licence=setup.config.teacher.licence,
+        licence=teacher_licence(setup.config),
     )
+
+
+def _teacher(setup: Setup, data: TrainData, section: TrainSettings) -> ModelSpec | StoredTeacher | None:
+    if replays(section):
+        label = setup.config.label
+        num_kept = min(label.num_kept, len(setup.classes))
+        return StoredTeacher(data.soft_labels, label.views, num_kept, recipe_of(setup.config))
+    return None if section.loss == "ce" else teacher_spec(setup)

@@ -38,6 +38,7 @@ _ANOTHER_RUN = (
 )
 _MOST_PIECES = 50_000
 _SETTINGS_KEY = b"ssld.settings"
+_INPUTS_KEY = b"ssld.inputs"
 _ROOTS_KEY = b"ssld.roots"
 
 
@@ -100,6 +101,10 @@ class TableStore:
         """The payload behind ``part.fingerprint.settings``."""
         return dict(json.loads(self._metadata(part)[_SETTINGS_KEY]))
 
+    def inputs_of(self, part: Part) -> dict[str, Any]:
+        """The payload behind ``part.fingerprint.inputs``; empty where the part was written without."""
+        return dict(json.loads(self._metadata(part).get(_INPUTS_KEY, b"{}")))
+
     def roots_of(self, part: Part) -> dict[str, str]:
         """Where the inputs lay when the part was written: input name -> root."""
         return dict(json.loads(self._metadata(part)[_ROOTS_KEY]))
@@ -111,6 +116,7 @@ class TableStore:
         fingerprint: Fingerprint,
         settings: Mapping[str, Any],
         roots: Mapping[str, str],
+        inputs: Mapping[str, Any] | None = None,
     ) -> Part:
         """Write one part under a new name and return its receipt; nobody sees it before ``commit``.
 
@@ -124,7 +130,8 @@ class TableStore:
         rows = in_order(rows.select(schema.names).cast(schema), self.contract.key)
         content = digest_rows(rows, without=_LOCATION_COLUMNS)
         name = f"{fingerprint}-{content}-{uuid.uuid4().hex[:12]}.parquet"
-        metadata = {_SETTINGS_KEY: json.dumps(settings, sort_keys=True), _ROOTS_KEY: json.dumps(roots, sort_keys=True)}
+        payloads = {_SETTINGS_KEY: settings, _ROOTS_KEY: roots, _INPUTS_KEY: inputs or {}}
+        metadata = {key: json.dumps(payload, sort_keys=True) for key, payload in payloads.items()}
         size = _write_parquet(rows.replace_schema_metadata(metadata), files.join(self.uri, name))
         return Part(tuple(unit[c] for c in self.contract.unit), fingerprint, content, name, rows.num_rows, size)
 

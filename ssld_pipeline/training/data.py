@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -21,18 +20,24 @@ from ssld_pipeline.inputs.ahead import ahead
 from ssld_pipeline.inputs.read import ImageReader
 from ssld_pipeline.kernels.images import decode
 from ssld_pipeline.training.augmentation import cut, draw_crop, random_generator
+from ssld_pipeline.training.job import StoredTeacher
 from ssld_pipeline.training.settings import TrainSettings
+from ssld_pipeline.training.stored_labels import SoftLabel, StoredLabels, read_labels, stack
+from ssld_pipeline.training.views import least_short_side, replay_view
 
 _COLUMNS = ["image_id", "role", "uri", "offset", "size_bytes", "class_id"]
 _MOST_SUBSTITUTES = 20
+_View = tuple[NDArray[np.uint8], int, SoftLabel | None]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """``views`` uint8 [N,S,S,3]; ``class_ids`` int64 [N], -1 where unknown."""
+    """``views`` uint8 [N,S,S,3]; ``class_ids`` int64 [N], -1 where unknown; ``labels``: of views that are replayed, the
+    stored soft labels as one, with a first dimension N."""
 
     views: NDArray[np.uint8]
     class_ids: NDArray[np.int64]
+    labels: SoftLabel | None = None
 
 
 class Place(NamedTuple):
@@ -76,6 +81,7 @@ class TrainImages:
     settings: TrainSettings
     rank: int = 0
     world_size: int = 1
+    stored: StoredTeacher | None = None
     rejects: dict[str, Reject] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -89,6 +95,10 @@ class TrainImages:
         self._sizes = self.rows["size_bytes"].to_numpy()
         self._class_ids = pc.fill_null(self.rows["class_id"], -1).to_numpy().astype(np.int64)
         self._reader = ImageReader()
+        self._labels: StoredLabels | None = None
+        if self.stored is not None:
+            image_ids = self.rows["image_id"].combine_chunks()
+            self._labels = read_labels(self.stored.tables, image_ids, self.stored.num_views, self.stored.num_kept)
 
     def batches(self, first_step: int, last_step: int, num_threads: int) -> Generator[Batch]:
         """The batches of steps ``first_step`` .. ``last_step - 1``, counted over the whole run.
@@ -99,8 +109,9 @@ class TrainImages:
         pieces = _pieces(self.places(first_step, last_step), max(1, share // (2 * num_threads)))
         views = chain.from_iterable(ahead(self._views, pieces, num_threads))
         for _ in range(first_step, last_step):
-            pixels, class_ids = zip(*islice(views, share), strict=True)
-            yield Batch(np.stack(pixels), np.array(class_ids, dtype=np.int64))
+            pixels, class_ids, labels = zip(*islice(views, share), strict=True)
+            stored = stack(labels) if self._labels else None
+            yield Batch(np.stack(pixels), np.array(class_ids, dtype=np.int64), stored)
 
     def places(self, first_step: int, last_step: int) -> Iterator[Place]:
         """Those of this rank, step by step."""
@@ -115,29 +126,37 @@ class TrainImages:
             for place in range(start + self.rank, start + batch_size, self.world_size):
                 yield Place(epoch, place, order)
 
-    def _views(self, piece: list[Place]) -> list[tuple[NDArray[np.uint8], int]]:
+    def _views(self, piece: list[Place]) -> list[_View]:
         return [self._view(*place) for place in piece]
 
-    def _view(self, epoch: int, place: int, order: NDArray[np.int64]) -> tuple[NDArray[np.uint8], int]:
-        """An augmented view and its class; the next image in order takes the place of one that cannot be used."""
+    def _view(self, epoch: int, place: int, order: NDArray[np.int64]) -> _View:
+        """An augmented view, its class and its stored label, if any.
+
+        The next image in order takes the place of one that cannot be used.
+        """
         bad: BadImage | None = None
         for attempt in range(_MOST_SUBSTITUTES):
             row = int(order[(place + attempt) % len(order)])
             try:
-                return self._load(row, epoch, place), int(self._class_ids[row])
+                pixels, label = self._load(row, epoch, place)
+                return pixels, int(self._class_ids[row]), label
             except BadImage as error:
                 bad, image_id = error, self.rows["image_id"][row].as_py()
                 self.rejects[image_id] = Reject(image_id, error.reason, error.detail)
         raise UserError(f"{_MOST_SUBSTITUTES} images in a row cannot be used for training, the last: {image_id}: {bad}")
 
-    def _load(self, row: int, epoch: int, place: int) -> NDArray[np.uint8]:
-        data = self._reader.read(self._uris[row].as_py(), int(self._offsets[row]), int(self._sizes[row]))
+    def _load(self, row: int, epoch: int, place: int) -> tuple[NDArray[np.uint8], SoftLabel | None]:
         size, area = self.settings.image_size, self.settings.min_crop_area
-        # The narrowest crop is sqrt(area * 3/4) of the short side: decoding smaller than this would blur it.
-        image = decode(data, min_short_side=math.ceil(size / math.sqrt(area * 3 / 4)))
+        if self._labels and self.stored:
+            replay, label = self._labels.view(row, epoch)
+            return replay_view(self._read(row), replay, self.stored.recipe, size), label
+        image = decode(self._read(row), min_short_side=least_short_side(size, area))
         height, width = image.pixels.shape[:2]
         crop = draw_crop(width, height, area, random_generator(self.settings.seed, epoch, place))
-        return cut(image.pixels, crop, size)
+        return cut(image.pixels, crop, size), None
+
+    def _read(self, row: int) -> bytes:
+        return self._reader.read(self._uris[row].as_py(), int(self._offsets[row]), int(self._sizes[row]))
 
 
 def _pieces(places: Iterator[Place], size: int) -> Iterator[list[Place]]:

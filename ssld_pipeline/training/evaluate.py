@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from ssld_pipeline.contracts import Reject
 from ssld_pipeline.models.predict import Predictor
 from ssld_pipeline.training.group import ALONE, Group
-from ssld_pipeline.training.predictions import predict_rows
+from ssld_pipeline.training.predictions import on_threads, predict_rows
+from ssld_pipeline.training.recipe import Recipe
 
 
 def evaluate(
@@ -26,7 +27,8 @@ def evaluate(
     labels = rows["class_id"].to_numpy()
     rejects: list[Reject] = []
     counts = np.zeros(3, np.int64)
-    for batch in predict_rows(rows, predictor, image_size, crop_pct, num_threads, rejects):
+    recipe = Recipe(image_size, crop_pct)
+    for batch in predict_rows(rows, predictor, recipe, on_threads(num_threads), rejects):
         ranks = rank_of_label(batch.probs, labels[batch.numbers])
         counts += (len(ranks), (ranks < 1).sum(), (ranks < 5).sum())
     num_images, top1, top5 = (int(count) for count in group.sum_counts(counts))

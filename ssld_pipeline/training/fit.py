@@ -27,7 +27,7 @@ from ssld_pipeline.training.data import TrainImages, read_rows
 from ssld_pipeline.training.evaluate import evaluate
 from ssld_pipeline.training.folder import MetricsLog, TrialFolder
 from ssld_pipeline.training.group import Group
-from ssld_pipeline.training.job import TrainJob
+from ssld_pipeline.training.job import StoredTeacher, TrainJob
 from ssld_pipeline.training.learner import Learner
 from ssld_pipeline.training.schedule import lr_at, num_steps, num_warmup_steps, steps_per_epoch, validation_steps
 
@@ -80,7 +80,8 @@ class _Trial:
         self.per_epoch = steps_per_epoch(job.settings, len(rows))
         self.total = num_steps(job.settings, len(rows))
         self.warmup = num_warmup_steps(job.settings, len(rows))
-        self.images = TrainImages(rows, job.settings, group.rank, group.size)
+        stored = job.teacher if isinstance(job.teacher, StoredTeacher) else None
+        self.images = TrainImages(rows, job.settings, group.rank, group.size, stored)
         self.validation = read_rows(job.validation, ("protected",), labelled=True)
         self.learner = Learner(job, group, means.amp)
         self.loss_sum, self.loss_steps = torch.zeros((), device=group.device), 0

@@ -5,7 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ssld_pipeline.models.spec import ModelSpec
+from ssld_pipeline.training.recipe import Recipe
 from ssld_pipeline.training.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class StoredTeacher:
+    """Soft labels in place of a teacher. ``tables``: URIs of parts of soft_labels; of them the views 1 .. ``num_views``
+    and the first ``num_kept`` classes are used. ``recipe``: how the views were made."""
+
+    tables: tuple[str, ...]
+    num_views: int
+    num_kept: int
+    recipe: Recipe
 
 
 @dataclass(frozen=True)
@@ -20,7 +32,7 @@ class TrainJob:
     tables: tuple[str, ...]
     roles: tuple[str, ...]
     validation: tuple[str, ...] = ()
-    teacher: ModelSpec | None = None
+    teacher: ModelSpec | StoredTeacher | None = None
     class_names: tuple[str, ...] = ()
     licence: str | None = None
     """Of the weights that the result is made with, as an SPDX name."""

@@ -17,6 +17,7 @@ from ssld_pipeline.training.data import Batch
 from ssld_pipeline.training.group import Group
 from ssld_pipeline.training.job import TrainJob
 from ssld_pipeline.training.settings import TrainSettings
+from ssld_pipeline.training.stored_labels import logits_of
 
 _STUDENT, _MOMENTUM = "student.", "momentum."
 
@@ -29,7 +30,7 @@ class Learner:
         self.amp = amp and group.device != "cpu"  # a CPU without bfloat16 instructions is many times slower with it
         torch.manual_seed(self._settings.seed)
         self.student = _place(build(job.student), group.device)
-        self._teacher = _frozen_teacher(job.teacher, self._settings, group.device) if job.teacher else None
+        self._teacher = _Teacher(job.teacher, self._settings, group) if isinstance(job.teacher, ModelSpec) else None
         if self._settings.trainable == "classifier":
             _freeze_all_but_classifier(self.student)
         groups = parameter_groups(self.student, self._settings)
@@ -57,11 +58,12 @@ class Learner:
         return loss.detach()
 
     def _target(self, views: Tensor, batch: Batch) -> Tensor:
-        if self._teacher is None or self._job.teacher is None:
-            return torch.from_numpy(batch.class_ids).to(self._group.device)
-        with torch.no_grad():
-            logits: Tensor = self._teacher(normalise(views, self._job.teacher.mean, self._job.teacher.std))
-        return logits
+        device = self._group.device
+        if batch.labels is not None:
+            return logits_of(batch.labels, self._job.student.num_classes, device)
+        if self._teacher is None:
+            return torch.from_numpy(batch.class_ids).to(device)
+        return self._teacher.logits(views)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that the next step depends on besides its number and its batch, on the CPU.
@@ -101,6 +103,16 @@ def parameter_groups(model: nn.Module, settings: TrainSettings) -> list[dict[str
 def _place(model: nn.Module, device: str) -> nn.Module:
     placed: nn.Module = model.to(memory_format=torch.channels_last)
     return placed.to(device)
+
+
+class _Teacher:
+    def __init__(self, spec: ModelSpec, settings: TrainSettings, group: Group) -> None:
+        self._spec, self._model = spec, _frozen_teacher(spec, settings, group.device)
+
+    def logits(self, views: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = self._model(normalise(views, self._spec.mean, self._spec.std))
+        return logits
 
 
 def _frozen_teacher(spec: ModelSpec, settings: TrainSettings, device: str) -> nn.Module:

@@ -43,10 +43,15 @@ class TrainSettings(Settings):
     The published numbers come from symmetric_kl (PaddleClas calls it JS)."""
     temperature: float = Field(1.0, gt=0)
     """Softens both distributions; the loss is multiplied by its square."""
-    teacher: Literal["online"] = "online"
-    """online: the teacher sees the very batch the student sees."""
+    teacher: Literal["online", "stored"] = "online"
+    """online: the teacher sees the very batch the student sees, as the publication has it. stored: no teacher runs; the
+    student sees the views that the label stage stored (`label.views`), in turn from epoch to epoch, and learns from
+    their soft labels."""
+    mismatched_views: Literal["refuse", "accept"] = "refuse"
+    """With teacher: stored, whether the student may see the views in another size than the teacher did."""
     teacher_batch_norm: Literal["train", "eval"] = "train"
-    """train: the teacher's batch norm uses the statistics of the batch (76.00 against 75.84 top-1 as published)."""
+    """train: the teacher's batch norm uses the statistics of the batch (76.00 against 75.84 top-1 as published). Stored
+    labels come from eval, which has to be said."""
     trainable: Literal["all", "classifier"] = "all"
     """classifier: everything but the last layer is frozen, its batch norm included."""
     validations: int = Field(10, ge=0)

@@ -1,0 +1,119 @@
+"""Soft labels of augmented views as the label stage stored them, in memory, for a student that replays these views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssld_pipeline.errors import BadImage
+from ssld_pipeline.training.views import REPLAY_COLUMNS, Replay
+
+_LEAST = 1e-9  # of a probability: what was stored as 0 has no logarithm
+
+
+class SoftLabel(NamedTuple):
+    """The ``k`` most probable classes of a view ``[k]``, their probabilities ``[k]``, the mass of the others ``[]``; of
+    a batch all with a first dimension N."""
+
+    class_ids: NDArray[np.int32]
+    probs: NDArray[np.float32]
+    tail_prob: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class StoredLabels:
+    """Of image i (row i of the training images) and view 1 + v the label and what replays the view, at [i, v].
+
+    8 bytes a class and 37 more per view are in memory: 1 GB for 5 million views of 20 classes.
+    """
+
+    class_ids: NDArray[np.int32]
+    probs: NDArray[np.float32]
+    tail_probs: NDArray[np.float32]
+    replays: NDArray[np.float32]
+    present: NDArray[np.bool_]
+
+    def view(self, image: int, epoch: int) -> tuple[Replay, SoftLabel]:
+        """The view whose turn it is: an image shows another one in every epoch until all were seen.
+
+        BadImage where the view has no label.
+        """
+        place = image, (epoch + image) % self.present.shape[1]
+        if not self.present[place]:
+            raise BadImage("not_labelled", f"view {place[1] + 1} is not in soft_labels")
+        left, top, width, height, flipped, *factors = self.replays[place].tolist()
+        replay = Replay(left, top, width, height, bool(flipped), *factors)
+        return replay, SoftLabel(self.class_ids[place], self.probs[place], np.asarray(self.tail_probs[place]))
+
+
+def read_labels(tables: Sequence[str], image_ids: pa.Array, num_views: int, num_kept: int) -> StoredLabels:
+    """The views 1 .. ``num_views`` of these images, the first ``num_kept`` classes of each, from parts of soft_labels.
+
+    Views or classes beyond these are passed over, so that it does not matter whether a table holds more.
+    """
+    shape = len(image_ids), num_views
+    found = StoredLabels(
+        np.zeros((*shape, num_kept), np.int32),
+        np.zeros((*shape, num_kept), np.float32),
+        np.zeros(shape, np.float32),
+        np.zeros((*shape, len(REPLAY_COLUMNS)), np.float32),
+        np.zeros(shape, np.bool_),
+    )
+    for uri in tables:
+        with fsspec.open(uri, "rb") as file:
+            columns = ["image_id", "view", "class_ids", "probs", *REPLAY_COLUMNS]
+            part = pq.read_table(file, columns=columns).combine_chunks()
+        part = part.filter(pc.and_(pc.greater(part["view"], 0), pc.less_equal(part["view"], num_views)))
+        part = part.append_column("image", pc.index_in(part["image_id"], image_ids))
+        _fill(found, part.filter(pc.is_valid(part["image"])).combine_chunks())
+    return found
+
+
+def _fill(found: StoredLabels, part: pa.Table) -> None:
+    if not part.num_rows:
+        return
+    places = part["image"].to_numpy(), part["view"].to_numpy() - 1
+    num_kept = found.class_ids.shape[2]
+    probs = _first(part["probs"], num_kept)
+    found.class_ids[places], found.probs[places] = _first(part["class_ids"], num_kept), probs
+    found.tail_probs[places] = np.maximum(1 - probs.sum(axis=1, dtype=np.float64), 0)
+    for number, name in enumerate(REPLAY_COLUMNS):
+        found.replays[(*places, np.full(part.num_rows, number))] = part[name].to_numpy()
+    found.present[places] = True
+
+
+def _first(column: pa.ChunkedArray, count: int) -> NDArray[np.generic]:
+    """The first ``count`` values of each list, ``[rows, count]``; lists are at least that long."""
+    lists = column.combine_chunks()
+    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
+    places = lists.offsets.to_numpy()[:-1, None] + np.arange(count)
+    values: NDArray[np.generic] = lists.values.to_numpy()[places]
+    return values
+
+
+def stack(labels: Sequence[SoftLabel]) -> SoftLabel:
+    """Those of a batch as one."""
+    class_ids, probs, tail_prob = (np.stack(values) for values in zip(*labels, strict=True))
+    return SoftLabel(class_ids, probs, tail_prob)
+
+
+def logits_of(labels: SoftLabel, num_classes: int, device: str = "cpu") -> Tensor:
+    """Logits ``[N, num_classes]`` whose softmax is the stored distribution, the tail spread evenly over the rest.
+
+    As ``kernels.soft_label.dense``, on any device; a probability of 0 becomes 1e-9.
+    """
+    class_ids, probs, tail_probs = (torch.from_numpy(values).to(device) for values in labels)
+    num_rest = num_classes - class_ids.shape[1]
+    share = tail_probs / num_rest if num_rest else torch.zeros_like(tail_probs)
+    rows = share[:, None].repeat(1, num_classes)
+    return rows.scatter_(1, class_ids.long(), probs).clamp_(min=_LEAST).log_()

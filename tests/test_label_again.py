@@ -1,0 +1,215 @@
+"""What changes make of labels that are there: kept, extended by what is missing, or made anew; and training on them."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import mini
+import numpy as np
+import pytest
+from test_run import assert_lawful, bring, planned, ran
+
+from ssld_pipeline.browse import sql
+from ssld_pipeline.config import RunConfig, load_config
+from ssld_pipeline.errors import UserError
+from ssld_pipeline.inputs.read import ImageReader
+from ssld_pipeline.kernels.soft_label import dense
+from ssld_pipeline.store.workspace import Workspace
+from ssld_pipeline.training import predictions
+from ssld_pipeline.training.data import TrainImages, read_rows
+from ssld_pipeline.training.job import StoredTeacher
+from ssld_pipeline.training.recipe import Recipe
+from ssld_pipeline.training.settings import TrainSettings
+from ssld_pipeline.training.views import REPLAY_COLUMNS, Replay, replay_view
+
+RECIPE = Recipe(32, 0.875)
+STORED = ("label.views=2", "train.teacher=stored", "train.teacher_batch_norm=eval")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled, and training on stored views configured."""
+    folder = tmp_path_factory.mktemp("views") / "runs"
+    bring(load_config(mini.write_world(folder, finetune=None, baseline=None), STORED), until="label")
+    return folder
+
+
+@pytest.fixture
+def folder(done: Path, tmp_path: Path) -> Path:
+    target = tmp_path / "elsewhere"
+    shutil.copytree(done, target, copy_function=shutil.copy2)
+    return target
+
+
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    """How often each view's number was cut for the teacher."""
+    counts: Counter[int] = Counter()
+    genuine = predictions.cut_views
+
+    def counted(piece, **how):
+        block = genuine(piece, **how)
+        counts.update(block.views)
+        return block
+
+    monkeypatch.setattr(predictions, "cut_views", counted)
+    return counts
+
+
+def labels(config: RunConfig, where: str = "true") -> dict[tuple[str, int], dict]:
+    rows = sql(Workspace(config.workspace), f"SELECT * FROM soft_labels WHERE {where}").to_pylist()
+    return {(row["image_id"], row["view"]): row for row in rows}
+
+
+def test_every_image_has_its_views_and_labelled_ones_no_evaluation_view(folder):
+    config = load_config(folder / "config.yaml", STORED)
+    counts = Counter((image_id.split("/")[0], view) for image_id, view in labels(config))
+    assert counts == {("pool", 0): 24, ("pool", 1): 24, ("pool", 2): 24, ("labeled", 1): 24, ("labeled", 2): 24}
+    assert_lawful(config)
+
+
+def test_more_views_compute_the_new_ones_alone(folder, cut):
+    before = labels(load_config(folder / "config.yaml", STORED))
+    config = load_config(folder / "config.yaml", (*STORED, "label.views=4"))
+    assert planned(config)["label"].reasons() == [("config.views: 2 -> 4", 13)]
+    bring(config, until="label")
+    assert cut == {3: 48, 4: 48}
+    after = labels(config)
+    assert {key: after[key] for key in before} == before and len(after) == 24 * 5 + 24 * 4
+    assert_lawful(config)
+    assert not planned(config)["label"].changes
+
+
+def test_fewer_views_or_classes_compute_nothing(folder, cut):
+    for change in ("label.views=1", "label.num_kept=1"):
+        config = load_config(folder / "config.yaml", (*STORED, change))
+        assert not planned(config)["label"].changes
+        assert "label" not in ran(bring(config, until="label"))
+        assert_lawful(config)
+    assert not cut
+
+
+def test_more_classes_label_everything_again(folder, cut):
+    config = load_config(folder / "config.yaml", (*STORED, "label.num_kept=3"))
+    bring(config, until="label")
+    assert cut == {0: 24, 1: 48, 2: 48}
+    assert {len(row["probs"]) for row in labels(config).values()} == {3}
+
+
+def test_another_recipe_keeps_the_evaluation_views(folder, cut):
+    config = load_config(folder / "config.yaml", (*STORED, "label.view_jitter=0.2"))
+    bring(config, until="label")
+    assert cut == {1: 48, 2: 48}
+    assert len({row["contrast"] for row in labels(config, '"view" > 0').values()}) > 90
+    assert {row["contrast"] for row in labels(config, '"view" = 0').values()} == {1.0}
+
+
+def test_another_teacher_keeps_nothing(folder, cut):
+    mini.write_teacher(folder / "teacher.safetensors", seed=1)
+    bring(load_config(folder / "config.yaml", STORED), until="label")
+    assert cut == {0: 24 + 24, 1: 48, 2: 48}  # check_teacher looks at labelled images
+
+
+def test_an_image_that_dedupe_lets_go_is_labelled_alone(folder, cut):
+    """A threshold, or a list, that changes which images are removed does not cost the labels of the others."""
+    before = labels(load_config(folder / "config.yaml", STORED))
+    (folder / "allow.txt").write_text("pool/pool-0.tar/copy.jpg\n")
+    (folder / "deny.txt").write_text("pool/pool-1.tar/003.jpg\n")
+    config = load_config(folder / "config.yaml", (*STORED, "dedupe.allow=allow.txt", "dedupe.deny=deny.txt"))
+    bring(config, until="label")
+    assert cut == {0: 1, 1: 1, 2: 1}
+    after = labels(config)
+    assert {i for i, _ in after.keys() - before.keys()} == {"pool/pool-0.tar/copy.jpg"}
+    assert {i for i, _ in before.keys() - after.keys()} == {"pool/pool-1.tar/003.jpg"}
+    assert all(after[key] == before[key] for key in after.keys() & before.keys())
+    assert_lawful(config)
+
+
+def test_a_changed_archive_keeps_no_label_of_it(folder, cut):
+    members = mini.pool_tar(0)
+    members["003.jpg"] = mini.jpeg(mini.draw(1, 77))
+    mini.write_tar(folder / "inputs/pool/pool-0.tar", members)
+    config = load_config(folder / "config.yaml", STORED)
+    bring(config, until="label")
+    assert cut[0] == 12
+    assert_lawful(config)
+
+
+def test_training_replays_what_the_teacher_saw(folder):
+    """Pixels bit for bit, and the label that stands beside them; another view of an image in every epoch."""
+    config = load_config(folder / "config.yaml", STORED)
+    bring(config, until="select")
+    stored = labels(config, '"view" > 0')
+    tables = Workspace(config.workspace).tables
+    rows = read_rows(tables["manifest"].uris(), ("labeled", "pool"), labelled=False)
+    settings = TrainSettings(batch_size=7, image_size=32, epochs=2)
+    teacher = StoredTeacher(tuple(tables["soft_labels"].uris()), num_views=2, num_kept=2, recipe=RECIPE)
+    images = TrainImages(rows, settings, stored=teacher)
+    expected = {
+        key: _replayed(rows, *key, row) for key, row in stored.items() if key[0] in rows["image_id"].to_pylist()
+    }
+    per_epoch = len(rows) // 7
+    seen: list[tuple[str, int]] = []
+    for batch in images.batches(0, 2 * per_epoch, num_threads=2):
+        for k, view in enumerate(batch.views):
+            key = next(key for key, (pixels, _) in expected.items() if np.array_equal(pixels, view))
+            seen.append(key)
+            label = dense(batch.labels.class_ids[[k]], batch.labels.probs[[k]], batch.labels.tail_prob[[k]], 3)
+            np.testing.assert_allclose(label[0], expected[key][1], atol=1e-6)
+    assert len(set(seen)) == len(seen)
+
+
+def _replayed(rows, image_id: str, view: int, row: dict) -> tuple[np.ndarray, np.ndarray]:
+    place = rows["image_id"].to_pylist().index(image_id)
+    data = ImageReader().read(*(rows[c][place].as_py() for c in ("uri", "offset", "size_bytes")))
+    label = dense(*(np.array([row[c]]) for c in ("class_ids", "probs", "tail_prob")), 3)
+    return replay_view(data, Replay(*(row[c] for c in REPLAY_COLUMNS)), RECIPE), label[0]
+
+
+def test_a_student_learns_from_stored_labels_and_again_only_when_they_change(folder):
+    config = load_config(folder / "config.yaml", STORED)
+    reports = bring(config)
+    assert reports["train"].ran == 1 and reports["train"].figures["loss"] < 1.1
+    assert not planned(config)["train"].changes
+    more = load_config(folder / "config.yaml", (*STORED, "label.views=3"))
+    assert planned(more)["train"].changes
+    online = load_config(folder / "config.yaml", ("train.teacher=online", "train.teacher_batch_norm=eval"))
+    assert planned(online)["train"].changes
+
+
+def test_an_image_without_a_stored_view_is_counted_and_another_takes_its_place(folder):
+    config = load_config(folder / "config.yaml", STORED)
+    bring(config, until="select")
+    tables = Workspace(config.workspace).tables
+    rows = read_rows(tables["manifest"].uris(), ("labeled", "pool"), labelled=False)
+    parts = [p for p in tables["soft_labels"].parts().values() if not p.name.startswith("labeled/disc")]
+    assert len(parts) < len(tables["soft_labels"].parts())
+    teacher = StoredTeacher(tuple(tables["soft_labels"].uris(parts)), 2, 2, RECIPE)
+    images = TrainImages(rows, TrainSettings(batch_size=8, image_size=32, epochs=1), stored=teacher)
+    batches = list(images.batches(0, len(rows) // 8, num_threads=1))
+    assert {reject.reason for reject in images.rejects.values()} == {"not_labelled"}
+    assert all(image_id.startswith("labeled/disc") for image_id in images.rejects)
+    assert sum(len(batch.views) for batch in batches) == len(rows) // 8 * 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (("label.views=0",), "train.teacher: stored needs stored views"),
+        (("train.image_size=40",), "train.mismatched_views: accept"),
+        (("train.teacher_batch_norm=train",), "running statistics"),
+        (("train.min_crop_area=0.3",), "label.view_min_crop_area 0.08"),
+    ],
+)
+def test_stored_labels_are_never_mixed_with_other_views(folder, changes, message):
+    with pytest.raises(UserError, match=message):
+        load_config(folder / "config.yaml", (*STORED, *changes))
+
+
+def test_another_size_can_be_accepted(folder):
+    config = load_config(
+        folder / "config.yaml", (*STORED, "train.image_size=40", "train.mismatched_views=accept", "train.epochs=1")
+    )
+    assert bring(config)["train"].ran == 1
