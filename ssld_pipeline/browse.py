@@ -1,10 +1,10 @@
-"""Answers about a workspace as plain data: its status, one table, one class, one image, any SQL."""
+"""Answers about a workspace as plain data: its status, any SQL; ``inspection`` looks closer."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ssld_pipeline.contracts import TABLES, VERDICTS
+from ssld_pipeline.contracts import VERDICTS
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.store.workspace import Workspace
 
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ssld_pipeline.config import RunConfig
-
-_NUM_EXAMPLES = 10
 
 
 def status(workspace: Workspace, config: RunConfig) -> dict[str, Any]:
@@ -97,59 +95,3 @@ def sql(workspace: Workspace, query: str) -> pa.Table:
             return tables.sql(query).to_arrow_table()
         except duckdb.Error as error:
             raise UserError(f"sql: {error}") from None
-
-
-def table_summary(workspace: Workspace, name: str) -> dict[str, Any]:
-    """What the table is, its columns with meanings, its parts, and first rows."""
-    store = workspace.tables[_known(name)]
-    parts = store.parts().values()
-    return {
-        **TABLES[name].published(),
-        "parts": len(parts),
-        "rows": sum(p.num_rows for p in parts),
-        "bytes": sum(p.size_bytes for p in parts),
-        "version": store.version(),
-        "examples": rows_of(workspace, f'SELECT * FROM "{name}" ORDER BY ALL LIMIT {_NUM_EXAMPLES}'),
-    }
-
-
-def rows_of_class(workspace: Workspace, name: str, class_id: int) -> list[dict[str, Any]]:
-    """First and last rows of a class in a table: best first where the table has a score."""
-    order = {
-        "soft_labels": ("top1_class", "top1_prob DESC, image_id"),
-        "manifest": ("class_id", "rank NULLS LAST, image_id"),
-        "catalog": ("class_id", "image_id"),
-    }
-    if _known(name) not in order:
-        raise UserError(f"inspect {name} --class: the table has no class; tables that have one: {', '.join(order)}")
-    column, by = order[name]
-    places = f"row_number() OVER (ORDER BY {by}) AS place, count(*) OVER () AS total"
-    ranked = f'SELECT *, {places} FROM "{name}" WHERE {column} = {class_id}'
-    return rows_of(
-        workspace,
-        f"SELECT * FROM ({ranked}) WHERE place <= {_NUM_EXAMPLES} OR place > total - {_NUM_EXAMPLES} ORDER BY place",
-    )
-
-
-def rows_of_image(workspace: Workspace, image_id: str) -> dict[str, list[dict[str, Any]]]:
-    """Every row that speaks of the image, by table. UserError when none does."""
-    quoted = "'" + image_id.replace("'", "''") + "'"
-    found: dict[str, list[dict[str, Any]]] = {}
-    for name, contract in TABLES.items():
-        ids = [c.name for c in contract.columns if c.name in ("image_id", "protected_id", "other_id")]
-        if ids:
-            where = " OR ".join(f"{c} = {quoted}" for c in ids)
-            if rows := rows_of(workspace, f'SELECT * FROM "{name}" WHERE {where}'):
-                found[name] = rows
-    if not found:
-        raise UserError(
-            f"no table of {workspace.uri} speaks of image {image_id!r}; "
-            "an image_id looks like pool/pool-000.tar/name.jpg"
-        )
-    return found
-
-
-def _known(name: str) -> str:
-    if name not in TABLES:
-        raise UserError(f"inspect {name}: no such table; tables are {', '.join(TABLES)}")
-    return name

@@ -119,35 +119,49 @@ def status(config: ConfigPath, overrides: Overrides = None, json: AsJson = False
 @app.command()
 def inspect(
     config: ConfigPath,
-    table: Annotated[str, typer.Argument(help="catalog, duplicates, soft_labels, manifest, rejects or evaluations")],
-    class_id: Annotated[int | None, typer.Option("--class", metavar="N", help="first and last rows of class N")] = None,
+    table: Annotated[
+        str,
+        typer.Argument(
+            help="soft_labels, catalog, pairs, looks, repeats, duplicates, manifest, rejects or evaluations"
+        ),
+    ] = "soft_labels",
+    class_id: Annotated[
+        str | None,
+        typer.Option("--class", metavar="NAME", help="best, border and worst images of a class, by name or number"),
+    ] = None,
     image: Annotated[
-        str | None, typer.Option(metavar="ID", help="every row about one image_id, in every table")
+        str | None,
+        typer.Option(metavar="ID", help="an image_id: its picture, its labels and its rows in every table"),
     ] = None,
     overrides: Overrides = None,
     json: AsJson = False,
 ) -> None:
-    """Look into a table."""
-    from ssld_pipeline import browse, console
+    """Look into a table, into one class of it, or at one image."""
+    from ssld_pipeline import console, inspection, inspection_view
+    from ssld_pipeline.class_list import class_list
 
-    workspace = _workspace(_load(config, overrides))
-    summary = browse.table_summary(workspace, table) if image is None and class_id is None else None
-    if summary is not None and not json:
-        rows, parts, size = summary["rows"], summary["parts"], summary["bytes"]
-        counts = f"{rows:,} rows, {parts} parts, {size:,} bytes, version {summary['version']}"
-        console.out.print(f"{table}: one row is {summary['row']}; {counts}", markup=False)
-        console.print_rows([{k: c[k] for k in ("name", "type", "unit", "meaning")} for c in summary["columns"]])
-        console.print_rows(summary["examples"])
-        return
+    loaded = _load(config, overrides)
+    workspace = _workspace(loaded)
+    inspection.known(table)
+    classes = class_list(loaded, workspace)
     if image is not None:
-        found = browse.rows_of_image(workspace, image)
+        found = inspection.rows_of_image(workspace, image)
+        if json:
+            console.print_json({**found, "labels": inspection.labels_of(found.get("soft_labels", ()), classes)})
+        else:
+            inspection_view.print_image(found, image, classes)
+    elif class_id is not None:
+        number = classes.number(class_id)
+        if json:
+            console.print_json({table: inspection.rows_of_class(workspace, table, number, classes)})
+        else:
+            inspection_view.print_class(workspace, table, number, classes)
+    elif json:
+        found = inspection.summary(workspace, table)
+        more = inspection.distributions(workspace, classes) if table == "soft_labels" else {}
+        console.print_json({**found, **more})
     else:
-        found = {table: browse.rows_of_class(workspace, table, class_id)} if class_id is not None else summary or {}
-    if json:
-        console.print_json(found)
-        return
-    for name, rows in found.items():
-        console.print_rows(rows, name)
+        inspection_view.print_table(workspace, table, classes)
 
 
 @app.command()

@@ -112,6 +112,8 @@ def _cell(value: Any) -> str:
         return f"{value:.4f}"
     if isinstance(value, list):
         return escape("[" + ", ".join(_cell(v) for v in value[:6]) + (", …]" if len(value) > 6 else "]"))
+    if isinstance(value, bytes):
+        return f"{len(value):,} bytes"
     return "" if value is None else escape(str(value))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ssld_pipeline.contracts import TABLES
 from ssld_pipeline.store import files
 from ssld_pipeline.store.artifacts import ArtifactStore
-from ssld_pipeline.store.tables import TableStore
+from ssld_pipeline.store.tables import Part, TableStore
 
 if TYPE_CHECKING:
     import duckdb
@@ -32,10 +33,13 @@ class Workspace:
             uri = files.join(self.uri, ".roots.json")
             files.write_json(uri, {**(files.read_json(uri) or {}), table: roots})
 
-    def connect(self, *names: str, memory_limit: str | None = None) -> duckdb.DuckDBPyConnection:
+    def connect(
+        self, *names: str, memory_limit: str | None = None, only: Iterable[Part] | None = None
+    ) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection on which the named tables (default: all) are views of their committed parts.
 
-        A table without parts is an empty view with the contract's columns.
+        ``only``: of these parts of the one table that is named. A table without parts is an empty view with the
+        contract's columns.
         """
         import duckdb
 
@@ -44,18 +48,23 @@ class Workspace:
         if memory_limit:
             connection.execute(f"SET memory_limit = '{memory_limit}'")
         for name in names or tuple(TABLES):
-            self.add_view(connection, name)
+            self.add_view(connection, name, only=only)
         return connection
 
     def add_view(
-        self, connection: duckdb.DuckDBPyConnection, name: str, version: int | None = None, view: str | None = None
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        name: str,
+        version: int | None = None,
+        view: str | None = None,
+        only: Iterable[Part] | None = None,
     ) -> None:
         """The table ``name``, as of ``version`` of its Delta log, as the view ``view``; default: as it is, by its name.
 
-        UserError for a version that is not there.
+        ``only``: of these parts. UserError for a version that is not there.
         """
         table, view = self.tables[name], view or name
-        parts = table.parts(version)
+        parts = table.parts(version) if only is None else {part.unit: part for part in only}
         uris = table.uris(parts[unit] for unit in sorted(parts))  # rows of sorted parts come sorted by image_id
         if not uris:
             connection.register(view, table.contract.schema().empty_table())
