@@ -373,10 +373,9 @@ def _absolute(config: RunConfig, folder: Path) -> RunConfig:
 
     moved = {role: tuple(move(i) for i in getattr(config.inputs, role)) for role in ("labeled", "protected", "pool")}
     inputs = config.inputs.model_copy(update=moved)
+
     def move_teacher(network: Network) -> Network:
-        return network.model_copy(
-            update={"weights": place(network.weights), "class_map": place(network.class_map)}
-        )
+        return network.model_copy(update={"weights": place(network.weights), "class_map": place(network.class_map)})
 
     others = tuple(move_teacher(network) for network in config.teacher.more)
     teacher = move_teacher(config.teacher).model_copy(update={"more": others})

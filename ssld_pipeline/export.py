@@ -12,6 +12,7 @@ from ssld_pipeline.contracts import TABLES
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.export_images import PACKED_FORMATS, Packing, pack, write_paddleclas
 from ssld_pipeline.runner.survey import class_names
+from ssld_pipeline.stages.teacher import teacher_licence, teacher_model
 from ssld_pipeline.store import files
 from ssld_pipeline.store.workspace import MODEL_STAGES, Workspace
 
@@ -87,7 +88,7 @@ def _export_model(config: RunConfig, stage: str, out: Path, format: str) -> list
         "files": record.files,
         "settings": record.settings,
         "figures": record.figures,
-        "teacher": {"model": config.teacher.model, "licence": config.teacher.licence},
+        "teacher": {"model": teacher_model(config), "licence": teacher_licence(config)},
     }
     files.write_json(str(out / "provenance.json"), provenance)
     written.append(out / "provenance.json")

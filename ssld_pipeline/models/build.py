@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from typing import Any
 
 import timm
@@ -10,8 +11,9 @@ import torchvision
 from torch import nn
 
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.models.spec import ModelSpec
-from ssld_pipeline.models.weights import load_weights
+from ssld_pipeline.models.ensemble import Ensemble, MemberNetwork
+from ssld_pipeline.models.spec import EnsembleSpec, Member, ModelSpec
+from ssld_pipeline.models.weights import head_size, load_weights
 
 # What the spec itself decides; and nothing may be downloaded behind the user's back.
 _OWN_ARGUMENTS = ("num_classes", "pretrained", "pretrained_cfg", "checkpoint_path", "weights", "weights_backbone")
@@ -22,16 +24,32 @@ def build(spec: ModelSpec) -> nn.Module:
 
     UserError where the name is unknown, the constructor refuses ``model_args``, or the weights do not fit.
     """
+    if isinstance(spec, EnsembleSpec):
+        networks = [_build_member(member, spec) for member in spec.members]
+        return Ensemble(networks, [member.weight for member in spec.members], spec.combine).eval()
+    model = _create(spec)
+    if spec.weights is not None:
+        load_weights(model, spec.weights, new_head=spec.new_head)
+    return model.float().eval()
+
+
+def _build_member(member: Member, spec: EnsembleSpec) -> MemberNetwork:
+    """With a class map its head is as large as its weights have it."""
+    own = member.spec
+    if member.class_map and own.weights:
+        own = replace(own, num_classes=head_size(_create(own), own.weights))
+        member.class_map.require_head(own.num_classes)
+    return MemberNetwork(build(own), member, spec.num_classes, spec.mean, spec.std)
+
+
+def _create(spec: ModelSpec) -> nn.Module:
     library, _, name = spec.model.partition(":")
     _check(spec, library, name)
     create = _create_timm if library == "timm" else _create_torchvision
     try:
-        model = create(name, num_classes=spec.num_classes, **spec.model_args)
+        return create(name, num_classes=spec.num_classes, **spec.model_args)
     except (TypeError, ValueError, KeyError, AttributeError, AssertionError, RuntimeError) as error:
         raise UserError(f"model {spec.model!r} cannot be built with model_args {spec.model_args}: {error}") from error
-    if spec.weights is not None:
-        load_weights(model, spec.weights, new_head=spec.new_head)
-    return model.float().eval()
 
 
 def _create_timm(name: str, **arguments: Any) -> nn.Module:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+from ssld_pipeline.models.class_map import ClassMap
+
+Combine = Literal["arithmetic", "geometric"]
 
 
 @dataclass(frozen=True)
@@ -18,3 +22,29 @@ class ModelSpec:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     new_head: bool = False
     """The weights' classifier has another number of classes and is replaced by a fresh one."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of several networks that are asked together.
+
+    ``class_map``: from the classes of its head, as many as its weights have, to the run's; null: they are the run's.
+    ``image_size``: side in pixels that views are scaled to for it; null: it takes them as they come.
+    """
+
+    spec: ModelSpec
+    weight: float = 1.0
+    temperature: float = 1.0
+    class_map: ClassMap | None = None
+    image_size: int | None = None
+
+
+@dataclass(frozen=True)
+class EnsembleSpec(ModelSpec):
+    """Networks whose distributions over ``num_classes`` are averaged; see ``models.ensemble``.
+
+    It takes pixels normalised by its own ``mean`` and ``std``. ``model`` and ``weights`` name all members, for people.
+    """
+
+    members: tuple[Member, ...] = ()
+    combine: Combine = "arithmetic"

@@ -18,7 +18,10 @@ from ssld_pipeline.errors import UserError
 from ssld_pipeline.models.classifier import classifier_keys
 
 # The averaged weights come first: whoever kept both published figures of the average.
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+_WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model")
+# What DistributedDataParallel, torch.compile, and a module that calls its network "model" put before every name.
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+_AVERAGING_STEPS = "n_averaged"  # of torch's AveragedModel, beside the network's tensors
 
 # What the two readers raise on bytes that are no weights; torch's unpickler does not check its own stack.
 _DAMAGED = (
@@ -65,7 +68,7 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or a torch checkpoint, by name, without wrappers and prefix ``module.``.
+    """The tensors of a safetensors file or a torch checkpoint, by name, without what was wrapped around them.
 
     UserError where the file is missing, damaged, or holds more than tensors and plain values.
     """
@@ -90,18 +93,34 @@ def _load_checkpoint(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
+def head_size(model: nn.Module, path: str | Path) -> int:
+    """Classes of the classifier in the file; of ``model``, a network of the same architecture, where it has none."""
+    tensors, own = read_tensors(path), model.state_dict()
+    keys = sorted(classifier_keys(model))
+    return next((len(tensors[key]) for key in keys if key in tensors and tensors[key].ndim), len(own[keys[0]]))
+
+
 def _unwrap(path: Path, content: Any) -> dict[str, Tensor]:
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
+    while isinstance(content, Mapping) and (inner := _wrapped(content)) is not None:
+        content = inner
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise UserError(
             f"weights {path}: expected tensors by name, or them under one of {', '.join(_WRAPPERS)}; "
             f"got {_describe(content)}"
         )
-    is_wrapped = all(key.startswith("module.") for key in content)
-    return {key.removeprefix("module.") if is_wrapped else key: tensor for key, tensor in content.items()}
+    tensors = {str(key): tensor for key, tensor in content.items()}
+    while prefix := _common_prefix(tensors):
+        tensors = {key.removeprefix(prefix): t for key, t in tensors.items() if key != _AVERAGING_STEPS}
+    return tensors
+
+
+def _wrapped(content: Mapping[Any, Any]) -> Mapping[Any, Any] | None:
+    return next((content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)), None)
+
+
+def _common_prefix(tensors: Mapping[str, Tensor]) -> str | None:
+    keys = [key for key in tensors if key != _AVERAGING_STEPS]
+    return next((prefix for prefix in _PREFIXES if keys and all(key.startswith(prefix) for key in keys)), None)
 
 
 def _describe(content: Any) -> str:
@@ -137,7 +156,8 @@ def _check_fit(
     if other_head:
         lines.append(
             f"  the weights have {len(tensors[other_head])} classes, the run has {len(own[other_head])}: "
-            f"add teacher.fit to finetune them to the run's classes"
+            f"add teacher.fit to finetune them to the run's classes or, where these are among those of the weights, "
+            f"name a file that says which is which in the teacher's class_map"
         )
     raise UserError("\n".join(lines))
 

@@ -9,6 +9,7 @@ from ssld_pipeline.browse import list_effects
 from ssld_pipeline.report.canaries import MAX_MISSED
 from ssld_pipeline.report.page import render
 from ssld_pipeline.report.pictures import Address
+from ssld_pipeline.stages.teacher import teacher_licence, teacher_model
 from ssld_pipeline.store import files
 from ssld_pipeline.store.workspace import MODEL_STAGES, Workspace
 
@@ -27,12 +28,12 @@ def write_report(config: RunConfig, classes: tuple[str, ...], out: Path | None) 
             title=f"SSLD: {Path(config.workspace).parent.name or config.workspace}",
             classes=classes,
             stages=_stages(workspace),
-            licence=config.teacher.licence,
+            licence=teacher_licence(config),
             lists=list_effects(tables, config),
             dedupe=config.dedupe,
             canaries=_canaries(workspace) if config.dedupe.canaries else None,
             missed=_missed(workspace),
-            facts={"workspace": config.workspace, "teacher": config.teacher.model, "student": config.student.model},
+            facts={"workspace": config.workspace, "teacher": teacher_model(config), "student": config.student.model},
         )
     files.write_bytes(target, page.encode())
     return target

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ssld_pipeline.pipeline import STAGES, stage_named
 from ssld_pipeline.runner.survey import FileDigests, Survey
 from ssld_pipeline.stages.stage import PartStage, QueryStage, Setup, Stage, TrainData, TrainStage, tables_read
+from ssld_pipeline.stages.teacher import teacher_files
 from ssld_pipeline.store import files
 from ssld_pipeline.store.fingerprints import Fingerprint, digest
 from ssld_pipeline.store.tables import Part
@@ -127,6 +128,8 @@ def settings_payload(stage: Stage, state: State) -> dict[str, Any]:
         for name in stage.networks
         if not (name == "teacher" and "fit_teacher" in artifacts)
     }
+    if "teacher" in stage.networks:
+        networks |= {name: state.digests.of(uri, name) for name, uri in teacher_files(state.config).items()}
     if networks:
         payload["weights"] = networks
     if side_files := {name: uris for name, uris in stage.side_files(state.config).items() if uris}:

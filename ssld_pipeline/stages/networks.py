@@ -8,7 +8,7 @@ from ssld_pipeline.errors import UserError
 from ssld_pipeline.models.spec import ModelSpec
 from ssld_pipeline.stages.stage import Setup
 from ssld_pipeline.stages.student import student_spec
-from ssld_pipeline.stages.teacher import check
+from ssld_pipeline.stages.teacher import check, network_spec, teacher_spec
 
 
 def check_networks(setup: Setup) -> None:
@@ -19,16 +19,9 @@ def check_networks(setup: Setup) -> None:
     """
     from ssld_pipeline.models.build import build
 
-    teacher = setup.config.teacher
     check(setup.config)
     specs = {
-        "teacher": ModelSpec(
-            model=teacher.model,
-            num_classes=len(setup.classes),
-            model_args=dict(teacher.model_args),
-            weights=teacher.weights,
-            new_head=teacher.fit is not None and teacher.weights is not None,
-        ),
+        "teacher": _start_of_fit(setup) if setup.config.teacher.fit else teacher_spec(setup),
         "student": student_spec(replace(setup, artifacts={})),
     }
     for section, spec in specs.items():
@@ -36,3 +29,8 @@ def check_networks(setup: Setup) -> None:
             build(spec)
         except UserError as error:
             raise UserError(f"{section}: {error}") from None
+
+
+def _start_of_fit(setup: Setup) -> ModelSpec:
+    teacher = setup.config.teacher
+    return replace(network_spec(teacher, len(setup.classes)), new_head=teacher.weights is not None)

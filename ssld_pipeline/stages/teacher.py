@@ -1,32 +1,95 @@
-"""The run's teacher, as every stage that asks it sees it."""
+"""The run's teacher, one network or several, as every stage that asks it sees it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.models.spec import ModelSpec
+from ssld_pipeline.models.class_map import ClassMap, parse_class_map
+from ssld_pipeline.models.spec import EnsembleSpec, Member, ModelSpec
+from ssld_pipeline.settings import Settings
 
 if TYPE_CHECKING:
-    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.config import RunConfig, TeacherConfig
     from ssld_pipeline.stages.stage import Setup
 
 
-def teacher_spec(setup: Setup) -> ModelSpec:
-    """The network that labels: the fitted one where the run fits it, the configured weights otherwise.
+class TeacherNetworkConfig(Settings):
+    """One network that labels."""
 
-    UserError where there are no weights at all.
+    model: str
+    """`timm:<name>` or `torchvision:<name>`."""
+    model_args: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the model's constructor."""
+    weights: str | None
+    """safetensors file, or a checkpoint that torch reads with weights_only; null where `fit` trains from scratch."""
+    image_size: int = Field(224, gt=0)
+    """Side of the centre crop, pixels. A further teacher is given the first one's view, scaled to this."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Per channel (RGB), for pixels scaled to [0,1]."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Per channel (RGB), for pixels scaled to [0,1]."""
+    licence: str | None = None
+    """Licence of the weights, as an SPDX name; recorded with the labels and with every model made with them."""
+    temperature: float = Field(1.0, gt=0)
+    """Its logits are divided by this before they become probabilities; above 1 its labels are less sure."""
+    weight: float = Field(1.0, gt=0)
+    """Its share among several teachers, over the sum of all weights; a single one has none."""
+    class_map: str | None = None
+    """Text file for a teacher whose classes are not the run's: lines `number of its class, name of the run's class`.
+    Several of its classes may be one of the run: their probabilities add up. Those without a line are dropped and the
+    rest is made to sum to 1. Default: class i of its head is class i of the run."""
+
+
+def networks_of(teacher: TeacherConfig) -> dict[str, TeacherNetworkConfig]:
+    """Every network of the teacher by its place in the config."""
+    return {"teacher": teacher, **{f"teacher.more.{i}": other for i, other in enumerate(teacher.more)}}
+
+
+def is_plain(teacher: TeacherConfig) -> bool:
+    """Whether the network's own softmax is the label: no other teacher, temperature or class list beside it."""
+    return not teacher.more and teacher.temperature == 1 and teacher.class_map is None
+
+
+def teacher_spec(setup: Setup) -> ModelSpec:
+    """What labels: the fitted network where the run fits it, the configured weights otherwise; one or several.
+
+    UserError where there are no weights at all, or a class map does not fit the run's classes.
     """
     teacher = setup.config.teacher
     check(setup.config)
     fitted = str(setup.artifacts["fit_teacher"] / "student.safetensors") if teacher.fit else None
-    return ModelSpec(
-        model=teacher.model,
-        num_classes=len(setup.classes),
-        model_args=dict(teacher.model_args),
-        weights=fitted or teacher.weights,
+    num_classes = len(setup.classes)
+    if is_plain(teacher):
+        return network_spec(teacher, num_classes, fitted)
+    members = []
+    for place, network in networks_of(teacher).items():
+        spec = network_spec(network, num_classes, fitted if network is teacher else None)
+        class_map = _read_class_map(network.class_map, setup.classes, place) if network.class_map else None
+        own_size = None if network.image_size == teacher.image_size else network.image_size
+        members.append(Member(spec, network.weight, network.temperature, class_map, own_size))
+    return EnsembleSpec(
+        model=teacher_model(setup.config),
+        num_classes=num_classes,
+        weights=", ".join(str(member.spec.weights) for member in members),
         mean=teacher.mean,
         std=teacher.std,
+        members=tuple(members),
+        combine=teacher.combine,
+    )
+
+
+def network_spec(network: TeacherNetworkConfig, num_classes: int, weights: str | None = None) -> ModelSpec:
+    """``weights``: in place of the config's."""
+    return ModelSpec(
+        model=network.model,
+        num_classes=num_classes,
+        model_args=dict(network.model_args),
+        weights=weights or network.weights,
+        mean=network.mean,
+        std=network.std,
     )
 
 
@@ -40,13 +103,60 @@ def check(config: RunConfig) -> None:
 
 
 def teacher_settings(config: RunConfig) -> dict[str, Any]:
-    """The settings that decide what the teacher says of an image, its weights aside: the runner adds their digest."""
+    """The settings that decide what the teacher says of an image, its files aside: the runner adds their digests.
+
+    What is at its default and came later than the first labels is absent, so that these stay what they are.
+    """
     teacher = config.teacher
+    found = {**_settings_of(teacher), "crop_pct": teacher.crop_pct}
+    if teacher.temperature != 1:
+        found["temperature"] = teacher.temperature
+    if teacher.more:
+        others = [{**_settings_of(n), "temperature": n.temperature, "weight": n.weight} for n in teacher.more]
+        found |= {"combine": teacher.combine, "weight": teacher.weight, "more": others}
+    return found
+
+
+def _settings_of(network: TeacherNetworkConfig) -> dict[str, Any]:
     return {
-        "model": teacher.model,
-        "model_args": dict(teacher.model_args),
-        "image_size": teacher.image_size,
-        "crop_pct": teacher.crop_pct,
-        "mean": list(teacher.mean),
-        "std": list(teacher.std),
+        "model": network.model,
+        "model_args": dict(network.model_args),
+        "image_size": network.image_size,
+        "mean": list(network.mean),
+        "std": list(network.std),
     }
+
+
+def teacher_files(config: RunConfig) -> dict[str, str]:
+    """By dotted setting: the files beside ``teacher.weights`` that decide what the teacher says of an image."""
+    found = {}
+    for place, network in networks_of(config.teacher).items():
+        if place != "teacher" and network.weights:
+            found[f"{place}.weights"] = network.weights
+        if network.class_map:
+            found[f"{place}.class_map"] = network.class_map
+    return found
+
+
+def teacher_model(config: RunConfig) -> str:
+    """The names of all networks, for people."""
+    return " + ".join(network.model for network in networks_of(config.teacher).values())
+
+
+def teacher_licence(config: RunConfig) -> str | None:
+    """The licences of all networks as one SPDX expression; null where none is known."""
+    licences = list(dict.fromkeys(network.licence for network in networks_of(config.teacher).values()))
+    if licences == [None]:
+        return None
+    return " AND ".join(licence or "NOASSERTION" for licence in licences)
+
+
+def _read_class_map(uri: str, classes: tuple[str, ...], place: str) -> ClassMap:
+    from ssld_pipeline.inputs.location import filesystem
+
+    try:
+        files, path = filesystem(uri)
+        text: str = files.cat_file(path).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{place}.class_map: {uri} cannot be read as a text file: {error}") from None
+    return parse_class_map(text, classes, f"{place}.class_map: {uri}")
