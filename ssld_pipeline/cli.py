@@ -29,6 +29,9 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a setting, e.g. select.per_class=400")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for a script to read")]
+NewClasses = Annotated[
+    bool, typer.Option("--new-classes", help="the class list changed on purpose: label every image again")
+]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to connect to; default: RAY_ADDRESS, else this machine")]
 
 
@@ -86,12 +89,17 @@ def submit(
     config: ConfigPath,
     address: Annotated[str, typer.Option(help="dashboard of the cluster, http://HEAD:8265")],
     follow: Annotated[bool, typer.Option("--follow", help="print the job's log and exit with its exit code")] = False,
+    new_classes: NewClasses = False,
     overrides: Overrides = None,
 ) -> None:
     """Send the run to a Ray cluster as a job, this package along with it."""
     from ssld_pipeline.runner import submit as jobs
+    from ssld_pipeline.runner.class_guard import require_same_classes
 
-    job = jobs.submit(_load(config, overrides), address, ENVIRONMENT)
+    loaded = _load(config, overrides)
+    if not new_classes:
+        require_same_classes(loaded, _workspace(loaded))
+    job = jobs.submit(loaded, address, ENVIRONMENT, *(["--new-classes"] if new_classes else []))
     print(job.id)
     if follow:
         raise typer.Exit(jobs.follow(job))
@@ -274,9 +282,11 @@ def select_sweep(
 ) -> None:
     """Totals, balance of the classes and scores at the cut for a range of select.per_class; chooses nothing."""
     from ssld_pipeline import console, selection
+    from ssld_pipeline.runner.class_guard import require_same_classes
     from ssld_pipeline.runner.survey import class_names
 
     loaded = _load(config, overrides)
+    require_same_classes(loaded, _workspace(loaded))
     values = _numbers("--per-class", per_class) if per_class else ()
     rows = selection.sweep(_workspace(loaded), loaded.select, len(class_names(loaded)), values)
     if json:
@@ -384,7 +394,12 @@ def _workspace(config: RunConfig) -> Workspace:
 
 
 def _bring_up_to_date(
-    config: RunConfig, only: Sequence[str], until: str | None, address: str | None, quiet: bool = False
+    config: RunConfig,
+    only: Sequence[str],
+    until: str | None,
+    address: str | None,
+    quiet: bool = False,
+    new_classes: bool = False,
 ) -> bool:
     """Whether anything was computed."""
     from ssld_pipeline import console
@@ -401,7 +416,7 @@ def _bring_up_to_date(
 
     try:
         with console.RunView() as view:
-            reports = bring_up_to_date(survey(config), engine, view, only=only, until=until)
+            reports = bring_up_to_date(survey(config), engine, view, only=only, until=until, new_classes=new_classes)
     finally:
         for opened in engines:
             opened.close()

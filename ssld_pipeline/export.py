@@ -11,6 +11,7 @@ from ssld_pipeline.config import RunConfig
 from ssld_pipeline.contracts import TABLES
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.export_images import PACKED_FORMATS, Packing, pack, write_paddleclas
+from ssld_pipeline.runner.class_guard import require_same_classes
 from ssld_pipeline.runner.survey import class_names
 from ssld_pipeline.stages.teacher import teacher_licence, teacher_model
 from ssld_pipeline.store import files
@@ -29,8 +30,11 @@ def export(
 ) -> Iterator[Path | str]:
     """Each file as it is written, and lines a person should read. ``packing``: of the formats that hold the images.
 
-    UserError for an unknown name or format, or when there is nothing to export yet.
+    UserError for an unknown name or format, when there is nothing to export yet, and where the labels were made with
+    another class list.
     """
+    if what in (*MODEL_STAGES, "manifest", "soft_labels"):
+        require_same_classes(config, Workspace(config.workspace))
     if what in MODEL_STAGES:
         yield from _export_model(config, what, out, _one_of(format, _MODEL_FORMATS))
     elif what in TABLES:

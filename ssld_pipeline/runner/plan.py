@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from ssld_pipeline.pipeline import STAGES
+from ssld_pipeline.runner.class_guard import explain_classes
 from ssld_pipeline.runner.survey import FileDigests, Survey
 from ssld_pipeline.runner.units import State, Unit, committed_units, same_but_config, units_of
 from ssld_pipeline.stages.stage import ArtifactStage, PartStage, QueryStage, Stage, TrainStage, tables_read
@@ -86,7 +87,7 @@ def _plan_artifact(stage: Stage, unit: Unit, state: State) -> UnitPlan:
         return UnitPlan(unit.name, "run", ("not made yet",), unit)
     if record.fingerprint == unit.fingerprint:
         return UnitPlan(unit.name, "reuse", (), unit)
-    changes = explain_change(record.settings, dict(unit.settings))
+    changes = _explain(stage, record.settings, unit, state)
     if record.fingerprint.inputs != unit.fingerprint.inputs:
         changes.append("its input rows changed")
     return UnitPlan(unit.name, "run", tuple(changes), unit)
@@ -109,10 +110,22 @@ def _changes(stage: PartStage | QueryStage, unit: Unit, committed: list[Part], s
     wanted, changes = unit.fingerprint, []
     stale = next((p for p in committed if p.fingerprint.settings != wanted.settings), None)
     if stale and not _covers(stage, settings := state.settings_of(stage.table, stale), unit.settings):
-        changes += explain_change(settings, dict(unit.settings))
+        changes += _explain(stage, settings, unit, state)
     if any(p.fingerprint.inputs != wanted.inputs for p in committed):
         changes.append("input changed")
     return changes
+
+
+def _explain(stage: Stage, committed: Mapping[str, Any], unit: Unit, state: State) -> list[str]:
+    """What differs from the settings something was made with; of class lists what a person can read."""
+    lines = explain_change(committed, dict(unit.settings))
+    if "classes" not in committed or committed["classes"] == unit.settings.get("classes"):
+        return lines
+    text = explain_classes(state.class_lists, committed["classes"], state.survey.classes)
+    if isinstance(stage, PartStage) and stage.table == "soft_labels":
+        accepted = state.class_lists.accepted() == unit.settings["classes"]
+        text += "" if accepted else "; refused without: ssld run CONFIG --new-classes"
+    return [f"classes: {text}" if line.startswith("classes: ") else line for line in lines]
 
 
 def _covers(stage: PartStage | QueryStage, committed: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

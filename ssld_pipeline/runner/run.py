@@ -15,9 +15,10 @@ import pyarrow as pa
 
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.pipeline import STAGE_NAMES, STAGES, stage_named
+from ssld_pipeline.runner.class_guard import accept_classes
 from ssld_pipeline.runner.plan import StagePlan, UnitPlan, plan, plan_stage
 from ssld_pipeline.runner.survey import FileDigests, Survey
-from ssld_pipeline.runner.units import State, Unit
+from ssld_pipeline.runner.units import State, Unit, notes_of
 from ssld_pipeline.runner.work import Receipt, WorkerSpec, write_reject_rows
 from ssld_pipeline.stages.networks import check_networks
 from ssld_pipeline.stages.stage import (
@@ -79,16 +80,19 @@ def run(
     *,
     only: Sequence[str] = (),
     until: str | None = None,
+    new_classes: bool = False,
 ) -> list[StageReport]:
     """Do what ``plan`` announces, stage by stage. ``engine`` is called once, when the first work is found.
 
-    ``only``: these stages, on what is committed upstream; none: all. Raises UserError for a stage that cannot go on;
+    ``only``: these stages, on what is committed upstream; none: all. ``new_classes``: what was labelled with another
+    class list may be labelled again. Raises UserError for a stage that cannot go on;
     what was committed stays.
     """
     checked = {_CHECKS[name]: name for name in only if name in _CHECKS and _CHECKS[name] not in only}
     only = (*checked, *only)
     _check_names([*(("--only", name) for name in only), *([("--until", until)] if until else [])])
     last = STAGE_NAMES.index(until) if until else len(STAGES)
+    accept_classes(Workspace(survey.config.workspace), survey.classes, new_classes)
     stages = [s for s in STAGES[: last + 1] if (not only or s.name in only) and s.enabled(survey.config)]
     _check_networks(survey, stages)
     runner = _Run(survey, engine, progress, bool(only), checked)
@@ -125,6 +129,7 @@ class _Run:
         self.workspace = Workspace(survey.config.workspace)
         self.digests = FileDigests(survey.config.workspace)
         self._make_engine = engine
+        self._notes: dict[str, Any] = {}
 
     @cached_property
     def engine(self) -> Engine:
@@ -141,6 +146,7 @@ class _Run:
         work = plan.of("run")
         if not (isinstance(stage, TrainStage) and work):
             self.progress.started(plan, sum(u.unit.num_rows for u in work if u.unit))
+        self._notes = notes_of(stage, state)
         if isinstance(stage, PartStage):
             self._move(stage, plan.of("move"), report)
             self._do_parts(stage, plan, report)
@@ -154,6 +160,8 @@ class _Run:
             self._train(stage, work, state, report)
         if isinstance(stage, PartStage | QueryStage):
             self.workspace.record_roots(stage.table, self._roots_of_rows(stage))
+            if self._notes:
+                self.workspace.tables[stage.table].describe(self._notes)
         report.seconds = time.monotonic() - started
         self.progress.finished(report)
         return report
@@ -215,8 +223,9 @@ class _Run:
             return
         self._commit_rejects(stage.name, {r.unit: r.rejects for r in receipts})
         removed = [part for r in receipts for part in stale.get(r.unit, ())]
+        notes = {f"ssld.{name}": json.dumps(note, sort_keys=True) for name, note in self._notes.items()}
         self.workspace.tables[stage.table].commit(
-            [p for r in receipts for p in r.parts], removed, {"ssld.stage": stage.name}
+            [p for r in receipts for p in r.parts], removed, {"ssld.stage": stage.name, **notes}
         )
         report.ran += len(receipts)
         report.num_rows += sum(r.num_rows for r in receipts)

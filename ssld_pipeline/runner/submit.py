@@ -7,6 +7,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ class Job:
     client: Any
 
 
-def submit(config: RunConfig, address: str, environment: dict[str, str]) -> Job:
-    """The job, queued; ``environment`` are variables for its processes.
+def submit(config: RunConfig, address: str, environment: dict[str, str], *options: str) -> Job:
+    """The job, queued; ``environment`` are variables for its processes, ``options`` are given to its `ssld run`.
 
     UserError when nobody answers at ``address`` or the cluster refuses the caller.
     """
@@ -45,14 +46,14 @@ def submit(config: RunConfig, address: str, environment: dict[str, str]) -> Job:
             # no such folder and takes its own.
             "env_vars": {**environment, "PATH": f"{Path(sys.executable).parent}:${{PATH}}"},
         }
-        return Job(_queue(client, runtime_env, address), client)
+        return Job(_queue(client, runtime_env, address, options), client)
 
 
-def _queue(client: Any, runtime_env: dict[str, Any], address: str) -> str:
+def _queue(client: Any, runtime_env: dict[str, Any], address: str, options: Sequence[str]) -> str:
     """The job's id. A head answers some seconds before the agent that starts jobs does: they are waited for."""
     for attempt in range(_AGENT_ATTEMPTS):
         try:
-            return str(client.submit_job(entrypoint=_ENTRYPOINT, runtime_env=runtime_env))
+            return str(client.submit_job(entrypoint=" ".join((_ENTRYPOINT, *options)), runtime_env=runtime_env))
         except RuntimeError as error:
             if "No available agent" not in str(error):
                 raise UserError(f"{address} refused the job: {error}") from None

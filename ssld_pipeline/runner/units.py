@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.pipeline import STAGES, stage_named
+from ssld_pipeline.runner.provenance import teacher_note
 from ssld_pipeline.runner.survey import FileDigests, Survey
 from ssld_pipeline.stages.stage import PartStage, QueryStage, Setup, Stage, TrainData, TrainStage, tables_read
 from ssld_pipeline.stages.teacher import teacher_files
 from ssld_pipeline.store import files
+from ssld_pipeline.store.class_lists import ClassLists
 from ssld_pipeline.store.fingerprints import Fingerprint, digest
 from ssld_pipeline.store.tables import Part
 from ssld_pipeline.store.workspace import Workspace
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Unit:
     """One piece of work. ``listing``: the shard to scan (catalog); ``files``: catalog parts to read, as URIs;
-    ``excluded``: image_ids among their rows that are left out; ``previous``: a stale part whose rows may still hold."""
+    ``excluded``: image_ids among their rows that are left out; ``previous``: a stale part whose rows may still hold;
+    ``notes``: what readers of the output are told of it, no part of its identity."""
 
     name: str
     settings: Mapping[str, Any]
@@ -35,6 +38,7 @@ class Unit:
     num_rows: int = 0
     listing: pa.Table | None = field(default=None, compare=False)
     previous: Part | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -59,6 +63,10 @@ class State:
 
     def catalog_uris(self, *roles: str) -> tuple[str, ...]:
         return tuple(self.workspace.tables["catalog"].uris(self.catalog_parts(roles)))
+
+    @cached_property
+    def class_lists(self) -> ClassLists:
+        return ClassLists(self.workspace.uri)
 
     @cached_property
     def excluded(self) -> dict[str, tuple[str, ...]]:
@@ -106,15 +114,23 @@ def units_of(stage: Stage, state: State) -> list[Unit]:
             Unit(s.name, settings, {"listing": s.digest}, num_rows=s.listing.num_rows, listing=s.to_table())
             for s in state.survey.shards
         ]
-    if isinstance(stage, PartStage) and stage.per == "part":
-        return [_part_unit(stage, state, settings, part) for part in state.catalog_parts(stage.roles(state.config))]
     if isinstance(stage, PartStage):
-        return [
-            _whole_unit(stage, state, settings, name, (name,))
-            for name in state.survey.inputs_of(stage.roles(state.config))
-        ]
+        notes = notes_of(stage, state)
+        return [replace(unit, notes=notes) for unit in _units_of_rows(stage, state, settings)]
     unit = _whole_unit(stage, state, settings, stage.name, stage.roles(state.config))
     return [_with_steps(stage, state, unit)] if isinstance(stage, TrainStage) else [unit]
+
+
+def _units_of_rows(stage: PartStage, state: State, settings: Mapping[str, Any]) -> list[Unit]:
+    roles = stage.roles(state.config)
+    if stage.per == "part":
+        return [_part_unit(stage, state, settings, part) for part in state.catalog_parts(roles)]
+    return [_whole_unit(stage, state, settings, name, (name,)) for name in state.survey.inputs_of(roles)]
+
+
+def notes_of(stage: Stage, state: State) -> dict[str, Any]:
+    """What readers of the stage's table are told beside its rows: who labelled."""
+    return {"teacher": teacher_note(state)} if isinstance(stage, PartStage) and "teacher" in stage.networks else {}
 
 
 def settings_payload(stage: Stage, state: State) -> dict[str, Any]:

@@ -143,7 +143,8 @@ def write_parts(
     """One part, or one per value of ``part`` where the stage names parts itself (a shard may hold several)."""
     table = workspace.tables[stage.table]
     if stage.per != "shard":
-        return (table.write(rows, {"part": unit.name}, unit.fingerprint, unit.settings, roots, unit.inputs),)
+        of_part = {"part": unit.name}
+        return (table.write(rows, of_part, unit.fingerprint, unit.settings, roots, unit.inputs, unit.notes),)
     names = sorted(set(rows["part"].to_pylist())) or [f"{unit.name}#0"]
     return tuple(
         table.write(rows.filter(pc.equal(rows["part"], name)), {"part": name}, unit.fingerprint, unit.settings, roots)

@@ -108,16 +108,17 @@ def teacher_settings(config: RunConfig) -> dict[str, Any]:
     What is at its default and came later than the first labels is absent, so that these stay what they are.
     """
     teacher = config.teacher
-    found = {**_settings_of(teacher), "crop_pct": teacher.crop_pct}
+    found = {**network_settings(teacher), "crop_pct": teacher.crop_pct}
     if teacher.temperature != 1:
         found["temperature"] = teacher.temperature
     if teacher.more:
-        others = [{**_settings_of(n), "temperature": n.temperature, "weight": n.weight} for n in teacher.more]
+        others = [{**network_settings(n), "temperature": n.temperature, "weight": n.weight} for n in teacher.more]
         found |= {"combine": teacher.combine, "weight": teacher.weight, "more": others}
     return found
 
 
-def _settings_of(network: TeacherNetworkConfig) -> dict[str, Any]:
+def network_settings(network: TeacherNetworkConfig) -> dict[str, Any]:
+    """Architecture and preprocessing."""
     return {
         "model": network.model,
         "model_args": dict(network.model_args),

@@ -117,11 +117,13 @@ class TableStore:
         settings: Mapping[str, Any],
         roots: Mapping[str, str],
         inputs: Mapping[str, Any] | None = None,
+        notes: Mapping[str, Any] | None = None,
     ) -> Part:
         """Write one part under a new name and return its receipt; nobody sees it before ``commit``.
 
         ``rows`` lack the unit's columns or hold them; they are sorted by the table's key, so that a part's bytes do
-        not depend on the order of work. pa.ArrowInvalid or KeyError when they do not fit the contract.
+        not depend on the order of work. ``notes`` are for readers: each stands in the file's metadata as JSON, under
+        ``ssld.<name>``. pa.ArrowInvalid or KeyError when they do not fit the contract.
         """
         for name, value in unit.items():
             if name not in rows.column_names:
@@ -130,7 +132,8 @@ class TableStore:
         rows = in_order(rows.select(schema.names).cast(schema), self.contract.key)
         content = digest_rows(rows, without=_LOCATION_COLUMNS)
         name = f"{fingerprint}-{content}-{uuid.uuid4().hex[:12]}.parquet"
-        payloads = {_SETTINGS_KEY: settings, _ROOTS_KEY: roots, _INPUTS_KEY: inputs or {}}
+        payloads: dict[bytes, Any] = {f"ssld.{name}".encode(): note for name, note in (notes or {}).items()}
+        payloads |= {_SETTINGS_KEY: settings, _ROOTS_KEY: roots, _INPUTS_KEY: inputs or {}}
         metadata = {key: json.dumps(payload, sort_keys=True) for key, payload in payloads.items()}
         size = _write_parquet(rows.replace_schema_metadata(metadata), files.join(self.uri, name))
         return Part(tuple(unit[c] for c in self.contract.unit), fingerprint, content, name, rows.num_rows, size)
@@ -180,6 +183,28 @@ class TableStore:
                 )
         except (CommitFailedError, DeltaError) as error:
             raise UserError(_ANOTHER_RUN.format(uri=self.uri, detail=error)) from error
+
+    def describe(self, notes: Mapping[str, Any]) -> None:
+        """Notes for readers as the Delta table's properties ``ssld.<name>``, JSON; nothing happens where they are so
+        already, or where there is no table yet. UserError when another run committed in between."""
+        from deltalake.exceptions import CommitFailedError, DeltaError
+
+        table = self._open()
+        if table is None:
+            return
+        properties = {f"ssld.{name}": json.dumps(note, sort_keys=True) for name, note in notes.items()}
+        if properties.items() <= table.metadata().configuration.items():
+            return
+        try:  # delta-rs takes properties of other names than its own here, but not while it creates a table
+            table.alter.set_table_properties(properties, raise_if_not_exists=False)
+        except (CommitFailedError, DeltaError) as error:
+            raise UserError(_ANOTHER_RUN.format(uri=self.uri, detail=error)) from error
+
+    def notes_of(self, part: Part) -> dict[str, Any]:
+        """The notes that a part was written with, by name."""
+        known = (_SETTINGS_KEY, _INPUTS_KEY, _ROOTS_KEY)
+        found = {key.decode(): value for key, value in self._metadata(part).items() if key not in known}
+        return {k.removeprefix("ssld."): json.loads(v) for k, v in found.items() if k.startswith("ssld.")}
 
     def _refuse_foreign_changes(
         self, live: Mapping[tuple[str, ...], Part], added: list[Part], removed: list[Part]
