@@ -190,22 +190,37 @@ def sql(
 
 
 @app.command()
-def verify(config: ConfigPath, overrides: Overrides = None, json: AsJson = False) -> None:
-    """Check the laws of the tables; exit 1 when one is broken."""
+def verify(
+    config: ConfigPath,
+    recompute: Annotated[
+        int, typer.Option(min=0, metavar="N", help="label N rows of soft_labels again, and compare")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="decides which rows are labelled again")] = 0,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(min=0, help="of a probability, beyond its rounding; default: 0.002, with placement.amp 0.05"),
+    ] = None,
+    overrides: Overrides = None,
+    json: AsJson = False,
+) -> None:
+    """Check the laws of the tables, and labels by making them again; exit 1 when a law is broken or a label differs."""
     from ssld_pipeline import console, laws
 
     loaded = _load(config, overrides)
     verdicts = laws.verify(_workspace(loaded), loaded)
+    found = None
+    if recompute:
+        from ssld_pipeline.runner.recompute import recompute as label_again
+
+        found = label_again(loaded, recompute, seed, tolerance)
     if json:
-        console.print_json(
-            [
-                {"law": v.law.name, "says": v.law.says, "num_broken": v.num_broken, "examples": v.examples}
-                for v in verdicts
-            ]
-        )
+        lawful = [v.to_json() for v in verdicts]
+        console.print_json({"laws": lawful, "recomputed": found.to_json()} if found else lawful)
     else:
         console.print_verdicts(verdicts)
-    if any(v.num_broken for v in verdicts):
+        if found:
+            console.print_recomputed(found)
+    if any(v.num_broken for v in verdicts) or (found and found.differences):
         raise typer.Exit(1)
 
 

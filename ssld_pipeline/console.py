@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from ssld_pipeline.dedupe_sweep import Sweep
     from ssld_pipeline.laws import Verdict
     from ssld_pipeline.runner.plan import StagePlan
+    from ssld_pipeline.runner.recompute import Recomputed
     from ssld_pipeline.runner.run import StageReport
+
+_MOST_DIFFERENCES = 20
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -147,6 +150,20 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
         out.print(f"{mark} {verdict.law.name:20} {verdict.law.says}", markup=False)
         if verdict.num_broken:
             out.print(f"       {verdict.num_broken:,} row(s), for example: {'; '.join(verdict.examples)}", markup=False)
+
+
+def print_recomputed(found: Recomputed) -> None:
+    mark = "DIFFER" if found.differences else "ok    "
+    out.print(
+        f"{mark} {'recompute':20} {found.num_rows:,} of {found.num_stored:,} labels made again on {found.device} in "
+        f"{found.seconds:.0f} s (seed {found.seed}): {len(found.differences):,} differ; probabilities by at most "
+        f"{found.largest:.2g}, median {found.median:.2g}, tolerance {found.tolerance:g}, rounding aside",
+        markup=False,
+    )
+    for row in found.differences[:_MOST_DIFFERENCES]:
+        out.print(f"       {row.image_id}, view {row.view}: {row.why}", markup=False)
+    if len(found.differences) > _MOST_DIFFERENCES:
+        out.print(f"       and {len(found.differences) - _MOST_DIFFERENCES:,} more; --json lists all", markup=False)
 
 
 def print_json(value: Any) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.contracts import REJECT_REASONS, REMOVED, ROLES, VERDICTS
 from ssld_pipeline.stages.dedupe import register_lists
@@ -35,6 +35,14 @@ class Verdict:
     law: Law
     num_broken: int
     examples: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "law": self.law.name,
+            "says": self.law.says,
+            "num_broken": self.num_broken,
+            "examples": self.examples,
+        }
 
 
 def laws(select: SelectConfig) -> tuple[Law, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 SIGNIFICANT_BITS = 11
+ROUNDING_STEP = 2.0 ** (1 - SIGNIFICANT_BITS)  # of a probability, relative
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,26 @@ def round_mantissa(values: NDArray[np.float32], bits: int = SIGNIFICANT_BITS) ->
     raw = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     mask = np.uint32(0xFFFFFFFF << (24 - bits) & 0xFFFFFFFF)
     return (raw & mask).view(np.float32)
+
+
+def largest_difference(
+    class_ids: Sequence[int], probs: Sequence[float], other_ids: Sequence[int], other_probs: Sequence[float]
+) -> float:
+    """The largest difference of a probability between two soft labels of one view, beyond the step of the rounding.
+
+    The shorter label decides how many classes count. A class that one of them does not list has, there, at most the
+    least probability that is listed, so that two classes which are equally probable may change places at the end.
+    """
+    num_kept = min(len(class_ids), len(other_ids))
+    one = dict(zip(class_ids[:num_kept], probs[:num_kept], strict=True))
+    other = dict(zip(other_ids[:num_kept], other_probs[:num_kept], strict=True))
+    found = 0.0
+    for mine, theirs in ((one, other), (other, one)):
+        bound = min(theirs.values(), default=0.0)
+        for class_id, prob in mine.items():
+            its = theirs.get(class_id, min(prob, bound))
+            found = max(found, abs(prob - its) - ROUNDING_STEP * max(prob, its))
+    return found
 
 
 def dense(
