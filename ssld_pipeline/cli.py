@@ -71,13 +71,48 @@ def run(
 
 
 @app.command()
-def plan(config: ConfigPath, overrides: Overrides = None, json: AsJson = False) -> None:
+def plan(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    json: AsJson = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="try the stages on a sample, and say what they would take and cost")
+    ] = False,
+    cpus: Annotated[int | None, typer.Option(min=1, help="cores of the cluster; default: of this machine")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of the cluster; default: of this machine")] = None,
+    node_cpus: Annotated[int | None, typer.Option(min=1, help="cores of its largest node; default: --cpus")] = None,
+    gpu_price: Annotated[float | None, typer.Option(min=0, help="of a GPU for an hour")] = None,
+    cpu_price: Annotated[float | None, typer.Option(min=0, help="of a core for an hour")] = None,
+    gpu_rate: Annotated[
+        str, typer.Option(metavar="STAGE=N,...", help="images/s of one GPU, measured elsewhere; where none is here")
+    ] = "",
+    seconds: Annotated[float, typer.Option(min=1, help="time to measure for, about")] = 60,
+    seed: Annotated[int, typer.Option(help="decides the sample")] = 0,
+) -> None:
     """Say what `run` would do and why; touch nothing."""
     from ssld_pipeline import console
     from ssld_pipeline.runner.plan import plan as make_plan
     from ssld_pipeline.runner.survey import survey
 
-    plans = make_plan(survey(_load(config, overrides)))
+    found = survey(_load(config, overrides))
+    if calibrate:
+        from ssld_pipeline import calibration_view
+        from ssld_pipeline.runner import calibrate as calibration
+        from ssld_pipeline.runner.estimate import Machines
+        from ssld_pipeline.runner.trials import gpus_here
+
+        cores, rates = cpus or os.cpu_count() or 1, calibration.gpu_rates(gpu_rate)
+        present = gpus_here() if gpus is None else gpus
+        machines = Machines(cores, present, node_cpus or cores, cpu_price, gpu_price, rates)
+        measured = calibration.calibrate(found, machines, seconds, seed)
+        if json:
+            console.print_json(measured.to_json())
+        else:
+            calibration_view.print_calibration(measured)
+        return
+    if cpus or gpus is not None or node_cpus or gpu_rate or gpu_price is not None or cpu_price is not None:
+        raise UserError("plan: machines, prices and rates are asked for by --calibrate; add it, or leave them out")
+    plans = make_plan(found)
     if json:
         console.print_json([p.to_json() for p in plans])
     else:
