@@ -139,8 +139,8 @@ def test_training_is_steps_and_validations() -> None:
 
 
 def test_an_artifact_on_a_larger_node_is_scaled_and_says_so() -> None:
-    found = of_artifact("index_protected", 100, Speed(10, 1.0, 2.0), 2, 8, None, "key points")
-    assert found.hours == pytest.approx(100 / 40 / 3600) and "4 times" in found.notes[0]
+    found = of_artifact("index_protected", 100, Speed(10, 1.0, 2.0, start_s=3.0), 2, 8, None, "key points")
+    assert found.hours == pytest.approx((3 + 100 / 40) / 3600) and "4 times" in found.notes[0]
 
 
 def test_no_price_no_cost() -> None:

@@ -77,7 +77,7 @@ def of_artifact(
         stage,
         num_images,
         rate=speed.rate * scale,
-        hours=num_images / speed.rate / scale / 3600,
+        hours=(speed.start_s + num_images / speed.rate / scale) / 3600,
         core_hours=num_images * speed.core_s / 3600,
         gigabytes=num_images * speed.bytes_per_image / 1e9,
         bottleneck=bottleneck(speed, feed, work),
