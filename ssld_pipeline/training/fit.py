@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ssld_pipeline.contracts import Reject
 from ssld_pipeline.errors import UserError
+from ssld_pipeline.models.allocator import keep_freed_memory
 from ssld_pipeline.models.card import config_json
 from ssld_pipeline.models.predict import Predictor
 from ssld_pipeline.models.weights import save_weights
@@ -62,6 +63,8 @@ def fit(
     """
     means = means or Means()
     torch.set_num_threads(means.num_threads)
+    if means.device == "cpu":
+        keep_freed_memory()
     group, place = Group.current(means.device), TrialFolder(folder)
     done = group.word_of_first(place.read("final.json"))
     if done is not None and json.loads(done)["fingerprint"] == fingerprint:
