@@ -153,6 +153,9 @@ class PlacementConfig(Settings):
     """bfloat16 autocast in labelling and training, on GPUs."""
     compile: bool = False
     """torch.compile the network that labels: half a minute per worker, and a C++ compiler is needed there."""
+    decode_workers: int = Field(0, ge=0)
+    """CPUs anywhere in the cluster that decode images for each worker that labels, where the nodes with GPUs have too
+    few of their own. Pixels then travel through Ray's object store. 0: the worker's own threads decode."""
     label_batch_size: int | None = Field(None, gt=0)
     """Views through the teacher at once; null: chosen by a short measurement on a GPU, 16 on a CPU. Halved where the
     device's memory does not suffice."""

@@ -127,3 +127,22 @@ def test_two_training_processes_make_one_model(tmp_path: Path) -> None:
         "two epochs of the global batch, not of each process's"
     )
     assert any("validation_top1" in row for row in rows)
+
+
+def test_other_workers_decode_for_the_one_that_labels(tmp_path: Path) -> None:
+    """The labels are those of a worker that decodes by itself, a damaged image is a reject, and nothing waits for ever
+    where there are as many CPUs as one worker and its decoders need."""
+    config = mini.write_world(tmp_path, train={**mini.settings()["train"], "steps": 1}, finetune=None)
+    members = mini.pool_tar(0) | {"bad.jpg": b"\xff\xd8 no picture"}
+    mini.write_tar(tmp_path / "inputs/pool/pool-0.tar", members)
+    found = {}
+    for decoders in (0, 2):
+        workspace = tmp_path / f"decoders-{decoders}"
+        placement = f"placement={{runner: ray, decode_workers: {decoders}, loader_threads: 1}}"
+        command = [*SSLD, "run", str(config), "--until", "label", "--set", f"workspace={workspace}", "--set", placement]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        rows = sql(Workspace(str(workspace)), "SELECT * FROM soft_labels ORDER BY image_id, view").to_pylist()
+        rejects = sql(Workspace(str(workspace)), "SELECT image_id, stage, reason FROM rejects").to_pylist()
+        found[decoders] = rows, rejects
+    assert len(found[0][0]) == 24 and found[2] == found[0]

@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -46,7 +46,8 @@ class Cluster:
         address = address or os.environ.get("RAY_ADDRESS")
         # "local": without it Ray would join whatever cluster was last started on this machine.
         # As many CPUs as the largest request, or it would wait for ever on a machine that has fewer.
-        cores = max(os.cpu_count() or 1, placement.train_workers, placement.cpus_per_worker)
+        of_worker = placement.cpus_per_worker + placement.decode_workers
+        cores = max(os.cpu_count() or 1, placement.train_workers, of_worker)
         own = {} if address else {"include_dashboard": False, "num_cpus": cores}
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **own)
@@ -172,7 +173,8 @@ class _Watch:
 @lru_cache(maxsize=1)
 def _opened(token: str, holder: _Holder) -> PartWorker:
     """The process's worker for one stage of one run; opening the next lets go of it."""
-    return PartWorker(holder.spec)
+    num_decoders = holder.spec.config.placement.decode_workers
+    return PartWorker(holder.spec, _OnOtherNodes(num_decoders) if num_decoders else None)
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,44 @@ class _Holder:
 def _do_unit(token: str, spec: WorkerSpec, unit: Unit) -> Receipt:
     """As a task: Ray hands the next task to the same process, where the libraries are loaded and the stage is open."""
     return _opened(token, _Holder(spec)).do(unit)
+
+
+class _OnOtherNodes:
+    """A ``MapAhead`` of tasks, spread over the cluster; two results per CPU are on their way or wait."""
+
+    def __init__(self, num_cpus: int) -> None:
+        self._num_cpus = num_cpus
+
+    def __call__(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
+        # A task has no state of this process, so that it may be made again wherever its node is lost.
+        task = ray.remote(num_cpus=1, max_retries=-1, scheduling_strategy="SPREAD")(_apply)
+        token, stored = uuid.uuid4().hex, [ray.put(function)]  # in a list, Ray hands on the reference itself
+        waiting: deque[Any] = deque()
+        for item in items:
+            waiting.append(task.remote(token, stored, item))
+            if len(waiting) >= 2 * self._num_cpus:
+                yield _get(waiting.popleft())
+        while waiting:
+            yield _get(waiting.popleft())
+
+
+def _apply(token: str, stored: list[Any], item: Any) -> Any:
+    return _function(token, _Stored(stored))(item)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    reference: list[Any] = field(compare=False)
+
+
+@lru_cache(maxsize=1)
+def _function(token: str, stored: _Stored) -> Callable[[Any], Any]:
+    """Kept from task to task with the files that it holds open."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    function: Callable[[Any], Any] = ray.get(stored.reference[0])
+    return function
 
 
 class _GpuActor:
@@ -208,11 +248,16 @@ class _Pool:
 
     def __init__(self, spec: WorkerSpec, placement: PlacementConfig, gpus: int) -> None:
         self._placement, self._gpus = placement, gpus
-        spec = replace(spec, num_threads=placement.cpus_per_worker, device="cuda" if gpus else "cpu")
+        runs_network = bool(stage_named(spec.stage).networks)
+        self._num_decoders = placement.decode_workers if runs_network else 0
+        self._cpus = placement.cpus_per_worker
+        if gpus and runs_network and not self._num_decoders:  # a GPU is fed by the cores of its node
+            self._cpus = max(self._cpus, _cores_per_gpu())
+        spec = replace(spec, num_threads=self._cpus, device="cuda" if gpus else "cpu")
         self._token, self._spec = uuid.uuid4().hex, ray.put(spec)
         # Ray's own retries would hide how often a part was lost, and know no deadline.
-        self._task = ray.remote(num_cpus=placement.cpus_per_worker, max_retries=0)(_do_unit)
-        self._actor = ray.remote(num_cpus=placement.cpus_per_worker, num_gpus=gpus)(_GpuActor)
+        self._task = ray.remote(num_cpus=self._cpus, max_retries=0)(_do_unit)
+        self._actor = ray.remote(num_cpus=self._cpus, num_gpus=gpus)(_GpuActor)
         self._busy: dict[Any, _Busy] = {}
         self._idle_actors: list[Any] = []
         self._losses: Counter[str] = Counter()
@@ -249,7 +294,8 @@ class _Pool:
     def _num_workers(self) -> int:
         """Grows and shrinks with the cluster."""
         resources = ray.cluster_resources()
-        present = max(1, int(resources.get("CPU", 1)) // self._placement.cpus_per_worker)
+        own = self._cpus + self._num_decoders
+        present = max(1, int(resources.get("CPU", 1)) // own)
         if not self._gpus:
             return self._placement.num_workers or present
         # An actor beyond the GPUs would hold its unit, unscheduled, until the deadline.
@@ -284,6 +330,12 @@ def _cores_of_largest_node(gpus: int) -> int:
     """Among the nodes that have so many GPUs: what asks for more cores than such a node has is never scheduled."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return max(1, *(int(r.get("CPU", 0)) for r in nodes if r.get("GPU", 0) >= gpus))
+
+
+def _cores_per_gpu() -> int:
+    """On the node where they are fewest."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return min((int(r.get("CPU", 0) // r["GPU"]) for r in nodes if r.get("GPU", 0) >= 1), default=1)
 
 
 def _get(reference: Any) -> Any:

@@ -6,9 +6,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +22,9 @@ from ssld_pipeline.store import files
 from ssld_pipeline.store.fingerprints import Fingerprint
 from ssld_pipeline.store.tables import Part, read_parquet
 from ssld_pipeline.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ssld_pipeline.training.predictions import MapAhead
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class WorkerSpec:
 class PartWorker:
     """Opens a stage once, then works on one unit after another."""
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, map_ahead: MapAhead | None = None) -> None:
         import cv2
 
         cv2.setNumThreads(1)  # a worker has the cores it was given; OpenCV would take them all
@@ -77,7 +80,7 @@ class PartWorker:
         assert isinstance(stage, PartStage)
         self._stage, self._roots = stage, spec.roots
         self._workspace = Workspace(spec.config.workspace)
-        self._work = stage.open(spec.setup())
+        self._work = stage.open(replace(spec.setup(), map_ahead=map_ahead))
 
     def do(self, unit: Unit) -> Receipt:
         started = time.monotonic()
