@@ -71,6 +71,11 @@ class Table:
     columns: tuple[Column, ...]
     unit: tuple[str, ...] = ("part",)
     """Columns that are constant within one Parquet part and name it."""
+    zstd_level: int = 1
+    """Of the Parquet files: high where rows are many, are kept for long, and take longer to make than to write."""
+
+    metadata: tuple[tuple[str, str], ...] = ()
+    """Name and meaning of what each part holds in its Parquet metadata, and the Delta table in its properties."""
 
     def schema(self) -> pa.Schema:
         """The Arrow schema of one part, ``part`` last."""
@@ -84,6 +89,7 @@ class Table:
             "table": self.name,
             "row": self.row,
             "key": list(self.key),
+            **({"metadata": dict(self.metadata)} if self.metadata else {}),
             "columns": [
                 {"name": c.name, "type": c.type, "nullable": c.nullable, "unit": c.unit, "meaning": c.meaning}
                 for c in self.columns
@@ -221,6 +227,16 @@ DUPLICATES = Table(
     ),
 )
 
+_TEACHER = (
+    "ssld.teacher",
+    "JSON, who labelled. networks: of each its model, model_args, image_size (pixels), mean, std, licence, "
+    "temperature, weight, and the digests of its weights and class_map. combine: arithmetic or geometric mean of their "
+    "distributions. "
+    "crop_pct: image_size over the resized short side, then the central square. amp: bfloat16 where a GPU labelled. "
+    "fitted: the weights are those that fit_teacher made. classes: count and digest of the class list. "
+    "Digests are 16 hex digits of BLAKE2b",
+)
+
 SOFT_LABELS = Table(
     "soft_labels",
     "one view of one image seen by the teacher: a pool image, or a labeled one where training replays views",
@@ -230,9 +246,9 @@ SOFT_LABELS = Table(
         Column("view", "int32", "0: the evaluation view (resize, centre crop); 1, 2, ...: augmented views"),
         Column("top1_class", "int32", "class of the largest probability"),
         Column("top1_prob", "float32", "the largest probability"),
-        Column("entropy", "float32", "entropy of the full distribution", "nats"),
+        Column("entropy", "float32", "entropy of the full distribution, to 11 significant bits", "nats"),
         Column("class_ids", "list<int32>", "the num_kept most probable classes, by falling probability"),
-        Column("probs", "list<float32>", "their probabilities, rounded towards zero to 11 significant bits"),
+        Column("probs", "list<float32>", "their probabilities, rounded towards zero to 8 significant bits"),
         Column("tail_prob", "float32", "1 minus the sum of probs: the mass not kept"),
         Column("crop_left", "float32", "left edge of the view in the upright source image", "pixels"),
         Column("crop_top", "float32", "top edge of the view in the upright source image", "pixels"),
@@ -244,6 +260,8 @@ SOFT_LABELS = Table(
         Column("saturation", "float32", "factor of its saturation, about each pixel's grey; 1 changes nothing"),
         _PART,
     ),
+    zstd_level=15,
+    metadata=(_TEACHER,),
 )
 
 MANIFEST = Table(
@@ -289,6 +307,7 @@ EVALUATIONS = Table(
         Column("num_parameters", "int64", "size of the model", "parameters"),
         _PART,
     ),
+    metadata=(_TEACHER,),
 )
 
 TABLES = {t.name: t for t in (CATALOG, PAIRS, LOOKS, REPEATS, DUPLICATES, SOFT_LABELS, MANIFEST, REJECTS, EVALUATIONS)}

@@ -17,6 +17,7 @@ from ssld_pipeline.config import RunConfig
 from ssld_pipeline.contracts import CATALOG, REJECT_REASONS, SOFT_LABELS
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.kernels.images import decode, evaluation_view
+from ssld_pipeline.kernels.soft_label import ROUNDING_STEP
 from ssld_pipeline.models.weights import save_weights
 from ssld_pipeline.stages import check_teacher, label
 from ssld_pipeline.stages.stage import Setup
@@ -120,7 +121,7 @@ def test_labels_are_the_teachers_probabilities(teacher, folder):
         row, probs = labels[f"pool/{path.name}"], oracle(model, path)
         assert row["class_ids"] == np.argsort(-probs, kind="stable")[:3].tolist()
         assert row["top1_class"] == probs.argmax()
-        np.testing.assert_allclose(row["probs"], np.sort(probs)[:-4:-1], rtol=2**-10 + 1e-4, atol=1e-6)
+        np.testing.assert_allclose(row["probs"], np.sort(probs)[:-4:-1], rtol=ROUNDING_STEP + 1e-4, atol=1e-6)
         assert row["top1_prob"] == pytest.approx(probs.max(), rel=1e-4)
         assert row["entropy"] == pytest.approx(entropy(probs), rel=1e-3, abs=1e-5)
         assert sum(row["probs"]) + row["tail_prob"] == pytest.approx(1, abs=1e-6)
@@ -147,7 +148,7 @@ def test_labels_do_not_depend_on_batch_order_or_threads(teacher, folder):
     for image_id, row in reference.items():
         assert again[image_id]["class_ids"] == row["class_ids"]
         assert again[image_id]["top1_prob"] == pytest.approx(row["top1_prob"], abs=1e-5)
-        np.testing.assert_allclose(again[image_id]["probs"], row["probs"], rtol=2**-10 + 1e-5, atol=1e-5)
+        np.testing.assert_allclose(again[image_id]["probs"], row["probs"], rtol=ROUNDING_STEP + 1e-5, atol=1e-5)
 
 
 def test_bad_images_are_counted_and_stop_nothing(teacher, folder, tmp_path):

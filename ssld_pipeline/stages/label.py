@@ -91,7 +91,7 @@ def open_label(setup: Setup) -> Callable[..., PartResult]:
     already, to the soft labels of all of them.
 
     Loads the teacher: UserError where its weights do not fit. A label does not depend on which images are labelled with
-    it: probabilities agree to 1e-5 whatever the batch, which rounding can turn into one step of 2^-10 of the value.
+    it: probabilities agree to 1e-5 whatever the batch, which rounding can turn into one step of 2^-7 of the value.
     """
     from ssld_pipeline.models.predict import open_predictor
     from ssld_pipeline.training.predictions import on_threads
@@ -181,7 +181,7 @@ def _table(image_ids: list[str], batch: Predictions, labels: SoftLabels) -> pa.T
 
 STAGE = PartStage(
     name="label",
-    version=2,
+    version=3,
     table="soft_labels",
     reads=("catalog", "duplicates"),
     settings=settings,

@@ -135,7 +135,7 @@ class TableStore:
         payloads: dict[bytes, Any] = {f"ssld.{name}".encode(): note for name, note in (notes or {}).items()}
         payloads |= {_SETTINGS_KEY: settings, _ROOTS_KEY: roots, _INPUTS_KEY: inputs or {}}
         metadata = {key: json.dumps(payload, sort_keys=True) for key, payload in payloads.items()}
-        size = _write_parquet(rows.replace_schema_metadata(metadata), files.join(self.uri, name))
+        size = _write_parquet(rows.replace_schema_metadata(metadata), files.join(self.uri, name), self.contract)
         return Part(tuple(unit[c] for c in self.contract.unit), fingerprint, content, name, rows.num_rows, size)
 
     def commit(
@@ -241,7 +241,10 @@ class TableStore:
     def _open(self) -> Any:
         from deltalake import DeltaTable
 
-        return DeltaTable(self.uri) if DeltaTable.is_deltatable(self.uri) else None
+        try:
+            return DeltaTable(self.uri) if DeltaTable.is_deltatable(self.uri) else None
+        except OSError as error:
+            raise UserError(f"the workspace cannot be read: {self.uri}: {' '.join(str(error).split())}") from None
 
     def _parts_of(self, table: Any) -> dict[tuple[str, ...], Part]:
         parts: dict[tuple[str, ...], Part] = {}
@@ -320,13 +323,21 @@ def _merged_runs(column: pa.ChunkedArray) -> list[tuple[int, int]] | None:
     return pieces
 
 
-def _write_parquet(rows: pa.Table, uri: str) -> int:
-    """Size in bytes. Floats are split by byte before zstd: rounded mantissas then cost little."""
+def _write_parquet(rows: pa.Table, uri: str, contract: Table) -> int:
+    """Size in bytes. Floats are split by byte before zstd, so that rounded mantissas cost little; of an image_id, which
+    is another in every row or a few, a dictionary would be a second copy."""
     columns = {f.name: f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in rows.schema}
     floats = [columns[f.name] for f in rows.schema if pa.types.is_floating(getattr(f.type, "value_type", f.type))]
-    others = [c for c in columns.values() if c not in floats]
+    others = [c for c in columns.values() if c not in floats and c != contract.key[0]]
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd", use_dictionary=others, use_byte_stream_split=floats or False)
+    pq.write_table(
+        rows,
+        sink,
+        compression="zstd",
+        compression_level=contract.zstd_level,
+        use_dictionary=others,
+        use_byte_stream_split=floats or False,
+    )
     data = sink.getvalue()
     files.write_bytes(uri, data.to_pybytes())
     return int(data.size)
