@@ -63,11 +63,12 @@ def run(
         list[str] | None, typer.Option(help="only this stage (may be repeated), on what is committed upstream")
     ] = None,
     until: Annotated[str | None, typer.Option(help="stop after this stage")] = None,
+    new_classes: NewClasses = False,
     overrides: Overrides = None,
     address: Address = None,
 ) -> None:
     """Bring every stage up to date; only what changed is computed."""
-    _bring_up_to_date(_load(config, overrides), only or (), until, address)
+    _bring_up_to_date(_load(config, overrides), only or (), until, address, new_classes=new_classes)
 
 
 @app.command()
@@ -233,7 +234,7 @@ def verify(
     seed: Annotated[int, typer.Option(help="decides which rows are labelled again")] = 0,
     tolerance: Annotated[
         float | None,
-        typer.Option(min=0, help="of a probability, beyond its rounding; default: 0.002, with placement.amp 0.05"),
+        typer.Option(min=0, help="of a probability, beyond its rounding; default: 0.01, with placement.amp 0.05"),
     ] = None,
     overrides: Overrides = None,
     json: AsJson = False,

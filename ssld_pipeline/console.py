@@ -160,6 +160,8 @@ def print_recomputed(found: Recomputed) -> None:
         f"{found.largest:.2g}, median {found.median:.2g}, tolerance {found.tolerance:g}, rounding aside",
         markup=False,
     )
+    if found.note:
+        out.print(f"       {found.note}", markup=False)
     for row in found.differences[:_MOST_DIFFERENCES]:
         out.print(f"       {row.image_id}, view {row.view}: {row.why}", markup=False)
     if len(found.differences) > _MOST_DIFFERENCES:

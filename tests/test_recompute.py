@@ -17,6 +17,7 @@ from ssld_pipeline.errors import UserError
 from ssld_pipeline.kernels.soft_label import ROUNDING_STEP, largest_difference
 from ssld_pipeline.runner.recompute import recompute
 from ssld_pipeline.store.workspace import Workspace
+from ssld_pipeline.training.views import REPLAY_COLUMNS
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,25 @@ def test_what_is_stored_is_what_the_teacher_says(folder):
     assert found.num_rows == found.num_stored == 48
     assert not found.differences
     assert found.largest < 1e-4
+
+
+def test_labels_depend_on_neither_part_nor_batch_nor_worker(folder):
+    reference = labels(folder / "workspace")
+    overrides = ("workspace=other", "catalog.images_per_part=3", "placement.label_batch_size=2")
+    bring(load_config(folder / "config.yaml", overrides), until="label")
+    again = labels(folder / "other")
+    assert len({row["part"] for row in again.values()}) > len({row["part"] for row in reference.values()})
+    assert again.keys() == reference.keys()
+    for key, row in reference.items():
+        other = again[key]
+        assert largest_difference(row["class_ids"], row["probs"], other["class_ids"], other["probs"]) < 1e-5
+        assert row["top1_prob"] == pytest.approx(other["top1_prob"], abs=1e-5)
+        assert {name: row[name] for name in REPLAY_COLUMNS} == {name: other[name] for name in REPLAY_COLUMNS}
+
+
+def labels(workspace: Path) -> dict[tuple[str, int], dict]:
+    table = Workspace(str(workspace)).tables["soft_labels"]
+    return {(r["image_id"], r["view"]): r for part in table.parts().values() for r in table.read(part).to_pylist()}
 
 
 def test_a_sample_is_drawn_by_its_seed(folder):

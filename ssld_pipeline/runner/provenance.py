@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 def teacher_note(state: State) -> dict[str, Any]:
     """Of each network its model, weights (digest of the file), licence, preprocessing and share; of the class list its
-    length and digest. ``fitted``: the weights are those that fit_teacher made, ``started_from`` those of the config.
+    length and digest. ``amp``: bfloat16 where a GPU labelled. ``fitted``: the weights are those that fit_teacher made,
+    ``started_from`` those of the config.
 
     Digests are 16 hex digits of BLAKE2b, of a class list over its canonical JSON.
     """
@@ -22,6 +23,7 @@ def teacher_note(state: State) -> dict[str, Any]:
         "networks": [_network(place, state) for place in networks_of(teacher)],
         "combine": teacher.combine,
         "crop_pct": teacher.crop_pct,
+        "amp": state.config.placement.amp,
         "fitted": teacher.fit is not None,
         "classes": {"count": len(state.survey.classes), "digest": digest(list(state.survey.classes))},
     }
