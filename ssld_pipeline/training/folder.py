@@ -77,7 +77,11 @@ class TrialFolder:
 
     def _names(self, prefix: str) -> list[str]:
         self._files.invalidate_cache()
-        names = [str(path).rsplit("/", 1)[-1] for path in self._files.ls(self._path, detail=False)]
+        try:
+            paths = self._files.ls(self._path, detail=False)
+        except FileNotFoundError:  # an object store has no empty folders
+            return []
+        names = [str(path).rsplit("/", 1)[-1] for path in paths]
         return sorted(name for name in names if name.startswith(prefix))
 
 
