@@ -32,6 +32,7 @@ import torchvision
 from PIL import Image as PillowImage
 from results import table, write_section
 
+from ssld_pipeline.cli import ENVIRONMENT
 from ssld_pipeline.config import RunConfig
 from ssld_pipeline.contracts import SOFT_LABELS
 from ssld_pipeline.kernels.images import decode, encode_jpeg, evaluation_view
@@ -47,13 +48,16 @@ from ssld_pipeline.store.tables import TableStore
 NUM_CLASSES = 1000
 ROUNDS = 4
 BATCH = 16
-LARGE_SIDE = 1600
+LARGE_SIDE = 2400
+TINY_PX = 32
+REPEATS = 4
 Row = dict[str, object]
 Result = TypeVar("Result")
 
 
 def in_fresh_process(function: Callable[[], Result]) -> Result:
-    """How malloc behaves and what was compiled cannot be undone."""
+    """How malloc behaves and what was compiled cannot be undone; with the environment that `ssld` sets."""
+    os.environ |= ENVIRONMENT
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         return process.submit(function).result()
 
@@ -122,8 +126,14 @@ def settings(network: str, weights: Path, image_size: int, threads: int) -> RunC
 def catalog_rows(files: Sequence[Path]) -> pa.Table:
     return pa.Table.from_pylist(
         [
-            {"image_id": f"pool/{f.name}", "role": "pool", "uri": str(f), "offset": 0, "size_bytes": f.stat().st_size}
-            for f in files
+            {
+                "image_id": f"pool/{n}/{f.name}",
+                "role": "pool",
+                "uri": str(f),
+                "offset": 0,
+                "size_bytes": f.stat().st_size,
+            }
+            for n, f in enumerate(files)
         ]
     )
 
@@ -252,14 +262,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         large = enlarged(files[:120], Path(scratch))
         heavy = in_fresh_process(partial(compare, files[:64], options.network, 224, options.threads))
-        light = in_fresh_process(partial(compare, large, "test_resnet", 64, options.threads))
+        light = in_fresh_process(partial(compare, REPEATS * large, "test_resnet", TINY_PX, options.threads))
         decoding = compare_decoders([f.read_bytes() for f in files], [f.read_bytes() for f in large[:60]])
     variants = compare_variants(("mobilenetv2_100", options.network), options.threads)
     body = "\n\n".join(
         [
             f"{options.threads} threads. {options.network} at 224 px, photographs as they come:",
             table(heavy),
-            f"A tiny network (test_resnet) at 64 px, photographs of {LARGE_SIDE} px:",
+            f"A tiny network (test_resnet) at {TINY_PX} px, photographs of {LARGE_SIDE} px:",
             table(light),
             "JPEG decoders, one thread:",
             table(decoding),

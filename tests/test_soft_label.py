@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from ssld_pipeline.kernels.soft_label import ROUNDING_STEP, dense, from_probs, round_mantissa
+from ssld_pipeline.kernels.soft_label import ROUNDING_STEP, dense, from_probs, most_probable, round_mantissa
 
 
 def distributions(num_images: int, num_classes: int, scale: float = 4.0, seed: int = 0) -> np.ndarray:
@@ -115,3 +115,12 @@ def test_dense_with_every_class_kept():
     restored = dense(labels.class_ids, labels.probs, labels.tail_prob, 8)
     np.testing.assert_allclose(restored.sum(axis=1), 1, rtol=1e-12)
     np.testing.assert_allclose(restored, probs, rtol=2 * ROUNDING_STEP)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 6), st.integers(1, 60), st.integers(1, 70), st.integers(1, 6), st.integers(0, 2**32 - 1))
+def test_a_partial_sort_is_a_sort(num_rows, num_classes, count, num_values, seed):
+    """Few values make ties, within what is kept and across its end."""
+    probs = np.random.default_rng(seed).integers(0, num_values, (num_rows, num_classes)) / 7
+    expected = np.argsort(-probs, axis=1, kind="stable")[:, :count]
+    np.testing.assert_array_equal(most_probable(probs, count), expected)
