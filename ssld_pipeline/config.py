@@ -344,7 +344,9 @@ def _explain(error: ValidationError) -> list[str]:
         elif item["type"] == "missing":
             lines.append(f"  {place}: missing")
         else:
-            lines.append(f"  {place}: {item['msg']}, got {item['input']!r}")
+            said = item["msg"].removeprefix("Value error, ")
+            got = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"  # a section says itself what
+            lines.append("  " + (f"{place}: " if place else "") + said + got)
     return lines
 
 
