@@ -36,7 +36,7 @@ from ssld_pipeline.cli import ENVIRONMENT
 from ssld_pipeline.config import RunConfig
 from ssld_pipeline.contracts import SOFT_LABELS
 from ssld_pipeline.kernels.images import decode, encode_jpeg, evaluation_view
-from ssld_pipeline.models.predict import open_predictor
+from ssld_pipeline.models.predict import Predictor, open_predictor
 from ssld_pipeline.models.preprocessing import normalise
 from ssld_pipeline.models.spec import ModelSpec
 from ssld_pipeline.models.weights import save_weights
@@ -75,9 +75,10 @@ def compare(files: Sequence[Path], network: str, image_size: int, threads: int) 
         work = label.STAGE.open(Setup(config, tuple(map(str, range(NUM_CLASSES))), {}, threads))
         rows, data = catalog_rows(files), [file.read_bytes() for file in files]
         views = np.stack([view_of(image, image_size) for image in data])
-        # The predictor's own network, without what is around it.
-        model = open_predictor(ModelSpec(f"timm:{network}", NUM_CLASSES), num_threads=threads).model
-        bare_net, bare_decode = partial(run_network, model, views), partial(run_decoding, data, image_size, threads)
+        # The predictor's own network and batch size, without what is around them.
+        predictor = open_predictor(ModelSpec(f"timm:{network}", NUM_CLASSES), num_threads=threads)
+        predictor.tune(image_size)
+        bare_net, bare_decode = partial(run_network, predictor, views), partial(run_decoding, data, image_size, threads)
         contenders = {
             "bare network": bare_net,
             "bare decoding": bare_decode,
@@ -118,7 +119,7 @@ def settings(network: str, weights: Path, image_size: int, threads: int) -> RunC
             "inputs": {},
             "teacher": {"model": f"timm:{network}", "weights": str(weights), "image_size": image_size},
             "student": {"model": "timm:none"},
-            "placement": {"loader_threads": threads, "label_batch_size": BATCH},
+            "placement": {"loader_threads": threads},
         }
     )
 
@@ -145,11 +146,12 @@ def run_stage(work: Callable[..., label.PartResult], rows: pa.Table, workspace: 
     store.write(result.rows, {"part": "pool/x#0"}, Fingerprint.of({}, {}), {}, {})
 
 
-def run_network(model: torch.nn.Module, views: npt.NDArray[np.uint8]) -> None:
+def run_network(predictor: Predictor, views: npt.NDArray[np.uint8]) -> None:
+    size, spec = predictor.batch_size, predictor.spec
     with torch.inference_mode():
-        for start in range(0, len(views), BATCH):
-            batch = torch.from_numpy(views[start : start + BATCH])
-            torch.softmax(model(normalise(batch, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))), dim=1)
+        for start in range(0, len(views), size):
+            batch = normalise(torch.from_numpy(views[start : start + size]), spec.mean, spec.std)
+            torch.softmax(predictor.model(batch), dim=1)
 
 
 def run_decoding(data: Sequence[bytes], image_size: int, threads: int) -> None:

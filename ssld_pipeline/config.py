@@ -158,7 +158,7 @@ class PlacementConfig(Settings):
     """CPUs anywhere in the cluster that decode images for each worker that labels, where the nodes with GPUs have too
     few of their own. Pixels then travel through Ray's object store. 0: the worker's own threads decode."""
     label_batch_size: int | None = Field(None, gt=0)
-    """Views through the teacher at once; null: chosen by a short measurement on a GPU, 16 on a CPU. Halved where the
+    """Views through the teacher at once; null: chosen, on a GPU by a short measurement. Halved where the
     device's memory does not suffice."""
     part_deadline_s: float = Field(3600, gt=0)
     """A part that takes longer is given to another worker."""

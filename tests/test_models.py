@@ -312,10 +312,15 @@ def test_batches_come_back_in_order_with_their_tags(saved, monkeypatch):
 def test_the_batch_size_is_the_smallest_that_keeps_a_gpu_busy(saved, monkeypatch, rates, chosen):
     predictor = open_predictor(ModelSpec("timm:test_resnet", 7, weights=str(saved[1])))
     monkeypatch.setattr(Predictor, "_rate", lambda self, batch_size, image_size: rates[batch_size])
+    predictor.device = "cuda"
     predictor.tune(64)
-    assert predictor.batch_size == 16  # a CPU's is fixed
-    predictor.batch_size = 0
-    predictor.tune(64)
+    assert predictor.batch_size == chosen
+
+
+@pytest.mark.parametrize(("image_size", "chosen"), [(384, 16), (224, 16), (112, 64), (32, 256)])
+def test_a_cpu_sees_as_many_pixels_at_once_whatever_their_size(saved, image_size, chosen):
+    predictor = open_predictor(ModelSpec("timm:test_resnet", 7, weights=str(saved[1])))
+    predictor.tune(image_size)
     assert predictor.batch_size == chosen
 
 
