@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.store import files
+from ssld_pipeline.store.class_lists import ClassLists
 from ssld_pipeline.store.fingerprints import digest
-from ssld_pipeline.store.workspace import MODEL_STAGES
 
 if TYPE_CHECKING:
     from ssld_pipeline.config import RunConfig
@@ -45,18 +43,22 @@ class ClassList:
 
 
 def class_list(config: RunConfig, workspace: Workspace) -> ClassList:
-    """The class list that the workspace's labels were made with: the first source whose digest is theirs.
+    """The class list that the workspace's labels were made with: kept there, or else the config's if that is the one.
 
-    Cheapest first: the file ``classes``, a model's card, the class folders of the labeled inputs. No image is listed.
+    No image is listed.
     """
-    wanted, problem = _recorded_digest(workspace), ""
-    for names in _candidates(config, workspace):
-        if isinstance(names, UserError):
-            problem = f": {names}"
-        elif wanted is None or digest(names) == wanted:
-            return ClassList(names)
-        else:
-            problem = ": the class list is another one now"
+    from ssld_pipeline.runner.survey import class_names
+
+    wanted = _recorded_digest(workspace)
+    if wanted and (kept := ClassLists(workspace.uri).names(wanted)):
+        return ClassList(kept)
+    try:
+        names = class_names(config)
+        problem = ": the class list is another one now"
+    except UserError as error:
+        names, problem = (), f": {error}"
+    if names and wanted in (None, digest(names)):
+        return ClassList(names)
     return ClassList(note=f"Classes are shown by their numbers, since their names are not known{problem}")
 
 
@@ -67,23 +69,3 @@ def _recorded_digest(workspace: Workspace) -> str | None:
         for part in list(table.parts().values())[:1]:
             return str(table.settings_of(part).get("classes"))
     return None
-
-
-def _candidates(config: RunConfig, workspace: Workspace) -> Iterator[tuple[str, ...] | UserError]:
-    if config.classes is not None:
-        yield _or_mistake(config)
-    for stage in MODEL_STAGES:
-        card = files.read_json(files.join(workspace.artifact(stage).uri, "config.json"))
-        if card and card.get("label_names"):
-            yield tuple(card["label_names"])
-    if config.classes is None:
-        yield _or_mistake(config)
-
-
-def _or_mistake(config: RunConfig) -> tuple[str, ...] | UserError:
-    from ssld_pipeline.runner.survey import class_names
-
-    try:
-        return class_names(config)
-    except UserError as error:
-        return error

@@ -20,6 +20,7 @@ from ssld_pipeline.config import load_config
 from ssld_pipeline.contracts import CATALOG, MANIFEST, SOFT_LABELS
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.store import files
+from ssld_pipeline.store.class_lists import ClassLists
 from ssld_pipeline.store.fingerprints import Fingerprint, digest
 from ssld_pipeline.store.workspace import Workspace
 
@@ -177,9 +178,7 @@ def test_class_names_are_those_that_the_labels_were_made_with(tmp_path: Path) ->
     (tmp_path / "inputs/train/another").mkdir()
     changed = class_list(config, workspace)
     assert changed.names == () and "another one now" in changed.note and changed.name(1) == "1"
-    card = Path(workspace.artifact("train").uri, "config.json")
-    card.parent.mkdir(parents=True)
-    card.write_text(json.dumps({"label_names": mini.CLASSES}))
+    ClassLists(workspace.uri).accept(mini.CLASSES)  # as a run that labels does
     assert class_list(config, workspace).names == mini.CLASSES
 
 
