@@ -50,7 +50,7 @@ ROUNDS = 4
 BATCH = 16
 LARGE_SIDE = 2400
 TINY_PX = 32
-REPEATS = 4
+REPEATS = 12
 Row = dict[str, object]
 Result = TypeVar("Result")
 
