@@ -249,7 +249,7 @@ class RunConfig(Settings):
 
     def _replaying(self) -> list[tuple[str, TrainSettings]]:
         sections = (("train", self.train), ("finetune", self.finetune))
-        return [(name, s) for name, s in sections if s is not None and s.teacher == "stored" and s.loss != "ce"]
+        return [(name, s) for name, s in sections if s is not None and s.replays]
 
     def replays_views(self) -> bool:
         """Whether a student is trained on stored views."""

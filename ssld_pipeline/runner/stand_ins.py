@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from ssld_pipeline.pipeline import stage_named
 from ssld_pipeline.stages.stage import ArtifactStage, Setup, Stage, TrainData, TrainStage
+from ssld_pipeline.stages.student import MODEL_FILE
 from ssld_pipeline.store.workspace import MODEL_STAGES, Workspace
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ssld_pipeline.runner.sample import Sample
     from ssld_pipeline.runner.units import State
 
-MODEL_FILE = "student.safetensors"
 _INDEXED = 150
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.stages.stage import Setup, TrainData, TrainStage
-from ssld_pipeline.stages.student import MODEL_FILE, distillation, replays, student_settings, student_spec
+from ssld_pipeline.stages.student import MODEL_FILE, distillation, student_settings, student_spec
 
 if TYPE_CHECKING:
     from ssld_pipeline.config import RunConfig
@@ -34,5 +34,5 @@ STAGE = TrainStage(
     uses_classes=True,
     roles=lambda config: ("labeled",),
     enabled=lambda config: config.finetune is not None,
-    replays=lambda config: replays(config.finetune),
+    replays=lambda config: config.finetune is not None and config.finetune.replays,
 )

@@ -40,14 +40,9 @@ def student_settings(config: RunConfig, section: TrainSettings, with_teacher: bo
     student = config.student.model_dump(mode="json", exclude={"weights"})
     train = section.model_dump(mode="json", exclude={"validations", "mismatched_views"})
     settings: dict[str, Any] = {"train": train, "student": student}
-    if replays(section):
+    if section.replays:
         settings["label"] = {"num_kept": config.label.num_kept, "views": config.label.views}
     return {**settings, "teacher": teacher_settings(config)} if with_teacher else settings
-
-
-def replays(section: TrainSettings | None) -> bool:
-    """Whether the student learns from stored views in place of a teacher."""
-    return section is not None and section.teacher == "stored" and section.loss != "ce"
 
 
 def distillation(
@@ -74,7 +69,7 @@ def distillation(
 
 
 def _teacher(setup: Setup, data: TrainData, section: TrainSettings) -> ModelSpec | StoredTeacher | None:
-    if replays(section):
+    if section.replays:
         label = setup.config.label
         num_kept = min(label.num_kept, len(setup.classes))
         return StoredTeacher(data.soft_labels, label.views, num_kept, recipe_of(setup.config))

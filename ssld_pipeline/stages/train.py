@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.stages.stage import Setup, TrainData, TrainStage
-from ssld_pipeline.stages.student import distillation, replays, student_settings, student_spec
+from ssld_pipeline.stages.student import distillation, student_settings, student_spec
 
 if TYPE_CHECKING:
     from ssld_pipeline.config import RunConfig
@@ -31,5 +31,5 @@ STAGE = TrainStage(
     artifacts=("fit_teacher",),
     networks=("teacher", "student"),
     uses_classes=True,
-    replays=lambda config: replays(config.train),
+    replays=lambda config: config.train.replays,
 )

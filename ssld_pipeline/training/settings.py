@@ -58,3 +58,8 @@ class TrainSettings(Settings):
     """How often the protected inputs are evaluated during the run, evenly spread, the end included."""
     seed: int = 0
     """Decides initial weights, order of images and augmentation."""
+
+    @property
+    def replays(self) -> bool:
+        """Whether the student learns from stored views in place of a teacher."""
+        return self.teacher == "stored" and self.loss != "ce"
