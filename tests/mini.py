@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -115,3 +116,10 @@ def write_config(folder: Path, **changes: Any) -> Path:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump({**settings(), **changes}))
     return path
+
+
+def copy_world(done: Path, parent: Path) -> Path:
+    """A world in which something has run, moved to another parent, times kept."""
+    target = parent / "elsewhere"
+    shutil.copytree(done, target, copy_function=shutil.copy2)
+    return target

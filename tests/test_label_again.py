@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -38,9 +37,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(done: Path, tmp_path: Path) -> Path:
-    target = tmp_path / "elsewhere"
-    shutil.copytree(done, target, copy_function=shutil.copy2)
-    return target
+    return mini.copy_world(done, tmp_path)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +61,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(done: Path, tmp_path: Path) -> Path:
-    """A copy of it, moved to another parent, times kept."""
-    target = tmp_path / "elsewhere"
-    shutil.copytree(done, target, copy_function=shutil.copy2)
-    return target
+    return mini.copy_world(done, tmp_path)
 
 
 def test_everything_runs_and_obeys_the_laws(done: Path) -> None:
