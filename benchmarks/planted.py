@@ -963,6 +963,9 @@ PROTECTED: dict[str, tuple[int, Make]] = {
 }
 """Of 300 protected pictures so many; the rest are photographs as they are."""
 
+NUM_SHARED = {"watermark": 2, "frame": 2, "logo": 1, "screen": 2, "product": 1, "page": 2}
+"""How many watermarks, frames, ... there are, which negatives show too; of pages every other has the letterhead."""
+
 PHOTO_LIKE = ("photo", "watermark", "frame", "logo")
 
 NEGATIVES: dict[str, tuple[int, Make]] = {
@@ -1030,8 +1033,12 @@ def spread(kinds: dict[str, tuple[int, Make]], total: int, of: int, rest: str) -
     return [(rest, i) for i in range(total - len(named))] + named
 
 
-def protected_items(folder: Path, count: int) -> list[Item]:
-    kinds = spread(PROTECTED, count, 300, "photo")
+def protected_items(folder: Path, count: int, shared_by: int) -> list[Item]:
+    """``shared_by``: how many of the pictures show the same watermark, frame, ..., at most."""
+    most = {name: shared_by * number for name, number in NUM_SHARED.items()}
+    kinds = spread(
+        {name: (min(n, most.get(name, n)), make) for name, (n, make) in PROTECTED.items()}, count, 300, "photo"
+    )
     return [Item(folder / protected_name(n), "protected", kind, n, i) for n, (kind, i) in enumerate(kinds)]
 
 
@@ -1108,6 +1115,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--num-copies", type=int, default=4500)
     parser.add_argument("--num-negatives", type=int, default=2360)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--shared-by", type=int, default=300, help="most protected pictures with one watermark, frame, ..."
+    )
     return parser.parse_args()
 
 
@@ -1116,7 +1126,7 @@ def main() -> None:
     sources = find_sources(args)
     for folder in ("protected", "pool"):
         (args.out / folder).mkdir(parents=True, exist_ok=False)
-    protected = protected_items(args.out / "protected", args.num_protected)
+    protected = protected_items(args.out / "protected", args.num_protected, args.shared_by)
     rng = sources.chance(0)
     pool = pool_items(args.out / "pool", protected, args.num_copies, args.num_negatives, rng)
     todo = [*protected, *pool]
