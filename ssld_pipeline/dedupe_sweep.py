@@ -24,12 +24,14 @@ _VALUES: dict[str, tuple[float, ...]] = {
     "min_inliers": (4, 5, 6, 8, 10, 15, 20, 30),
     "min_perceptual_score": (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95),
     "min_blocks": (1, 4, 6, 8, 12, 16, 24, 32),
+    "min_coverage": (0.0, 0.05, 0.1, 0.15, 0.2, 0.3),
 }
 _COLUMNS = {
     "min_score": "score",
     "min_inliers": "num_inliers",
     "min_perceptual_score": "score",
     "min_blocks": "num_blocks",
+    "min_coverage": "coverage",
 }
 _BITS = 62
 

@@ -49,14 +49,15 @@ def pair(image_id: str, protected_id: str, method: str = "sift", **evidence: Any
 @st.composite
 def evidence(draw: st.DrawFn) -> Rows:
     keys = draw(st.lists(st.tuples(st.sampled_from(POOL), st.sampled_from(PROTECTED)), unique=True, max_size=16))
-    score = st.sampled_from([0.1, 0.5, 0.55, 0.61, 0.7, 0.95, 1.0])
+    score = st.sampled_from([0.1, 0.4, 0.45, 0.54, 0.7, 0.95, 1.0])
     return [
         pair(
             *key,
             method=draw(st.sampled_from(["exact", "sift", "sift", "perceptual"])),
             score=draw(score),
             num_inliers=draw(st.integers(3, 12)),
-            num_blocks=draw(st.sampled_from([1, 16, 30])),
+            num_blocks=draw(st.sampled_from([1, 31, 32])),
+            coverage=draw(st.sampled_from([0.1, 0.15, 1.0])),
         )
         for key in keys
     ]
@@ -100,9 +101,9 @@ def expected(pairs: Rows, lists: list[str | None], reported: tuple[str, ...]) ->
     on = dict(zip(POOL, lists, strict=True))
 
     def is_copy(row: dict[str, Any]) -> bool:
-        needed = 0.7 if row["method"] == "perceptual" else round(0.55 + 0.02 * max(0, 12 - row["num_inliers"]), 2)
+        needed = 0.7 if row["method"] == "perceptual" else round(0.45 + 0.03 * max(0, 12 - row["num_inliers"]), 2)
         enough = row["score"] >= needed and (row["method"] == "perceptual" or row["num_inliers"] >= 5)
-        return row["method"] == "exact" or (row["num_blocks"] >= 16 and enough)
+        return row["method"] == "exact" or (row["num_blocks"] >= 32 and row["coverage"] >= 0.15 and enough)
 
     found: dict[tuple[str, str | None], str] = {}
     for row in pairs:
@@ -132,7 +133,9 @@ def test_every_combination_has_the_verdict_it_should_have(
         if source is None:
             assert kept["method"] == "denied" and kept["homography"] is None and kept["num_inliers"] == 0
         else:
-            assert kept == {k: pytest.approx(v) if k == "score" else v for k, v in source.items() if k != "part"}
+            assert kept == {
+                k: pytest.approx(v) if k in ("score", "coverage") else v for k, v in source.items() if k != "part"
+            }
     removed = {r["image_id"] for r in rows if r["is_duplicate"]}
     on = dict(zip(POOL, lists, strict=True))
     assert all((image in removed) is (name == "deny") for image, name in on.items() if name)

@@ -10,7 +10,7 @@ answer together, since each is fooled by something else:
 * tones: how the blocks' means correlate. A watermark on two pictures has like edges and blocks, not like tones.
 
 And the middle must agree by itself, and no region may be without any agreement: a frame, a page or a floor in common
-is not enough.
+is not enough. Where it is known what a picture has in common with others (see ``shared_edges``), only the rest counts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CELLS = FRAME_SIDE_PX // _CELL_PX
 NUM_BLOCKS = _CELLS**2
 _SMOOTHING_PX = 1.0
 # Edges.
-_MIN_COSINE = 0.85
+MIN_COSINE = 0.85
 _SHIFT_PX = 9
 _MIN_GRADIENT = 0.6  # grey levels per pixel
 _WEAK_GRADIENT = 0.1  # share of the image's 90th percentile: below it a gradient is no edge
@@ -44,11 +44,19 @@ _MIN_CELLS_PER_REGION = 3
 _DEAD_AGREEMENT = 0.15
 _MIDDLE_COUNTS = 1.4
 _DEAD_COUNTS = 0.6
+# From this score on a pair agrees in all there is, so that what it has in common with other pictures is not asked. Two
+# pictures under one bold watermark reach .67.
+_AGREES_IN_ALL = 0.8
+# Grey levels that tell nothing: what a picture was there is lost.
+_BLACK, _WHITE = 2.5, 252.5
+_CLIPPED_COUNTS = 0.98
+_MIN_VISIBLE_BLOCKS = 48
 # Blocks and tones.
 _BLOCK_PX = 16
 _MIN_CORRELATION = 0.8
 _MIN_CONTRAST = 3.0  # standard deviation in grey levels
 _MIN_TONES = 9
+_MIN_SEEN = 0.4  # share of a cell
 # Below the first nothing fits, above the second nothing is left to gain by alignment, which takes 2 ms.
 _ALIGNED_BETWEEN = (0.2, 0.9)
 _ALIGNMENT_STEPS = 15
@@ -73,23 +81,24 @@ def protected_frame(grey: Grey) -> Grey:
 
 
 def compare_pixels(
-    pool: Grey, frame: Grey, homography: Homography, protected_size: tuple[int, int]
+    pool: Grey, frame: Grey, homography: Homography, protected_size: tuple[int, int], shared: Mask | None = None
 ) -> tuple[Agreement, Homography]:
     """How well ``pool`` agrees with the protected ``frame``, and the homography after alignment.
 
     ``homography``: float64 [3, 3] from pool to protected positions in units of the longer sides. ``protected_size``:
-    (width, height) of the protected image, in any unit.
+    (width, height) of the protected image, in any unit. ``shared``: bool [128, 128], where the frame shows what other
+    pictures show too; it counts only where the pictures agree in all.
     """
     target = frame.astype(np.float32)
     warped, inside = warp_to_frame(pool, homography, protected_size)
-    first = agree(warped, target, inside)
+    first = _agree_where_it_counts(warped, target, inside, shared)
     if not _ALIGNED_BETWEEN[0] <= first.score < _ALIGNED_BETWEEN[1]:
         return first, homography
     aligned = _align(warped, target, inside, homography, protected_size)
     if aligned is None:
         return first, homography
     warped, inside = warp_to_frame(pool, aligned, protected_size)
-    second = agree(warped, target, inside)
+    second = _agree_where_it_counts(warped, target, inside, shared)
     return (second, aligned) if second.score > first.score else (first, homography)
 
 
@@ -109,13 +118,36 @@ def warp_to_frame(pool: Grey, homography: Homography, protected_size: tuple[int,
     return np.asarray(warped, np.float32), inside
 
 
+def _agree_where_it_counts(left: Floats, right: Floats, inside: Mask, shared: Mask | None) -> Agreement:
+    """As ``agree``; but where the pictures do not agree in all, neither what is shared counts, nor what is clipped,
+    unless too little is left then."""
+    everywhere = best = agree(left, right, inside)
+    if everywhere.score >= _AGREES_IN_ALL:
+        return everywhere
+    if shared is not None:
+        inside = inside & ~shared
+        best = agree(left, right, inside)
+    visible = inside & ~_clipped(left)
+    if visible.sum() < _CLIPPED_COUNTS * inside.sum():
+        rest = agree(left, right, visible)
+        if rest.num_blocks >= _MIN_VISIBLE_BLOCKS and rest.score > best.score:
+            best = rest
+    return best._replace(coverage=everywhere.coverage)
+
+
+def _clipped(image: Floats) -> Mask:
+    """Where it is black or white over more than a speck: darkened, lit or barred, it may have been anything."""
+    clipped = (image <= _BLACK) | (image >= _WHITE)
+    return np.asarray(cv2.morphologyEx(clipped.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0)
+
+
 def agree(left: Floats, right: Floats, inside: Mask) -> Agreement:
     """Agreement of two [128, 128] images where ``inside``; ``right`` is the one that must be found in ``left``.
 
     What is seen of a cropped image is enlarged first, so that its parts weigh as those of a whole one.
     """
     coverage = float(inside.mean())
-    pool, protected, inside = _enlarge(_smooth(left), _smooth(right), inside)
+    pool, protected, inside = _enlarge(smooth(left), smooth(right), inside)
     inside = cv2.erode(inside.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=1) > 0
     if not inside.any():
         return Agreement(0.0, 0, coverage)
@@ -129,11 +161,9 @@ def agree(left: Floats, right: Floats, inside: Mask) -> Agreement:
 
 def _compare_edges(pool: Floats, protected: Floats, inside: Mask) -> tuple[float, float, float, int]:
     """(agreement, that of the middle, share of dead regions, number of cells with edges)."""
-    gradients = [_gradients(image) for image in (pool, protected)]
-    lengths = np.hypot(*gradients[1])
-    strong = float(np.quantile(lengths[inside], 0.9))
-    weak = max(_MIN_GRADIENT, _WEAK_GRADIENT * strong)
-    sums = _edge_sums(*gradients[0], *gradients[1], inside, weak, max(strong, 1.0))
+    (pool_x, pool_y), (protected_x, protected_y) = (gradients(image) for image in (pool, protected))
+    weak, strong = edge_limits(np.hypot(protected_x, protected_y)[inside])
+    sums = _edge_sums(pool_x, pool_y, protected_x, protected_y, inside, weak, strong)
     with_edges = sums[0] >= _MIN_EDGE_PIXELS * weak
     weight, found, sideways, updown = (_regions(np.where(with_edges, one, 0)) for one in sums)
     # Lines of text agree with themselves moved along, not moved across: the direction in which more agrees counts.
@@ -181,7 +211,7 @@ def _edge_sums(
                 i = (x + (0, 0, 0, _SHIFT_PX, -_SHIFT_PX)[k]) % side
                 hx, hy = pool_x[j, i], pool_y[j, i]
                 other = np.sqrt(hx * hx + hy * hy)
-                if other > 0.1 and gx * hx + gy * hy > _MIN_COSINE * length * other:
+                if other > 0.1 and gx * hx + gy * hy > MIN_COSINE * length * other:
                     if k == 0:
                         sums[1, row, column] += weight
                     else:
@@ -203,8 +233,10 @@ def _compare_blocks(pool: Floats, protected: Floats, inside: Mask) -> float:
 def _compare_tones(pool: Floats, protected: Floats, inside: Mask) -> float:
     """Correlation of the cells' means, at least 0."""
     size = (_CELLS, _CELLS)
-    whole = cv2.resize(inside.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.9
-    a, b = (cv2.resize(image, size, interpolation=cv2.INTER_AREA)[whole] for image in (pool, protected))
+    seen = cv2.resize(inside.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    known = seen > _MIN_SEEN
+    sums = (cv2.resize(image * inside, size, interpolation=cv2.INTER_AREA)[known] for image in (pool, protected))
+    a, b = (each / seen[known] for each in sums)
     if len(a) < _MIN_TONES or min(a.std(), b.std()) < 1:
         return 0.0
     return max(0.0, float(((a - a.mean()) * (b - b.mean())).mean() / (a.std() * b.std())))
@@ -282,14 +314,21 @@ def _enlarge(pool: Floats, protected: Floats, inside: Mask) -> tuple[Floats, Flo
     return left, right, cv2.resize(inside[box].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
 
 
-def _smooth(image: Floats) -> Floats:
+def smooth(image: Floats) -> Floats:
+    """What is compared of an image: without its pixel noise."""
     return np.asarray(cv2.GaussianBlur(image, (0, 0), _SMOOTHING_PX), np.float32)
 
 
-def _gradients(image: Floats) -> tuple[Floats, Floats]:
+def gradients(image: Floats) -> tuple[Floats, Floats]:
     """Grey levels per pixel along x and y (Scharr)."""
     x, y = (cv2.Scharr(image, cv2.CV_32F, *axis, scale=1 / 32) for axis in ((1, 0), (0, 1)))
     return np.asarray(x, np.float32), np.asarray(y, np.float32)
+
+
+def edge_limits(lengths: Floats) -> tuple[float, float]:
+    """(weak, strong): gradients not longer than weak are no edge, those longer than strong weigh as much as strong."""
+    strong = float(np.quantile(lengths, 0.9))
+    return max(_MIN_GRADIENT, _WEAK_GRADIENT * strong), max(strong, 1.0)
 
 
 def _regions(cells: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

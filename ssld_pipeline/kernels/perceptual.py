@@ -17,6 +17,7 @@ Grey = npt.NDArray[np.uint8]
 _HASH_INPUT_PX = 32
 _HASH_SIDE = 8
 _THUMBNAIL_PX = 16
+NUM_FORMS = 8
 
 
 class Looks(NamedTuple):

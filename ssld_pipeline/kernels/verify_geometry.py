@@ -30,6 +30,7 @@ _MIN_AGREEING = 4
 _DISTINCT_CELL = 0.012
 _MAX_ZOOM = 16.0
 _MAX_STRETCH = 2.5
+_CORNER_TOLERANCE = 0.08  # of the longer side
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,23 @@ def fit_affine(p: npt.NDArray[np.float32], q: npt.NDArray[np.float32]) -> Affine
 def apply_affine(affine: Affine, points: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """[n, 2]: the images of ``points`` [n, 2]."""
     return np.asarray(points @ affine[:, :2].T + affine[:, 2])
+
+
+def is_whole(homography: Affine, pool_size: tuple[int, int], protected_size: tuple[int, int]) -> bool:
+    """Does the whole pool image lie on the whole protected one, corner on corner, mirrored or turned or not?
+
+    ``homography``: between positions in units of the longer sides; sizes are (width, height).
+    """
+    moved = np.column_stack((_corners(pool_size), np.ones(4))) @ homography.T
+    if (moved[:, 2] <= 0).any():
+        return False
+    apart = np.linalg.norm((moved[:, :2] / moved[:, 2:])[:, None] - _corners(protected_size)[None], axis=2)
+    return bool(apart.min(axis=1).max() < _CORNER_TOLERANCE and len(np.unique(apart.argmin(axis=1))) == 4)
+
+
+def _corners(size: tuple[int, int]) -> Affine:
+    width, height = size[0] / max(size), size[1] / max(size)
+    return np.array([[0, 0], [width, 0], [width, height], [0, height]])
 
 
 def pixel_homography(unit: Affine, pool_size: tuple[int, int], protected_size: tuple[int, int]) -> Affine:

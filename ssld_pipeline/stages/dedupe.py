@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 # Drawn products of one outline agree to .8 with 5 to 8 inliers; few copies have so few.
 _MANY_INLIERS = 12
-_PER_MISSING_INLIER = 0.02
+_PER_MISSING_INLIER = 0.03
 
-DECISION_FIELDS = ("min_inliers", "min_score", "min_perceptual_score", "min_blocks")
+DECISION_FIELDS = ("min_inliers", "min_score", "min_perceptual_score", "min_blocks", "min_coverage")
 POLICY_FIELDS = ("report_only", "allow", "deny")
 CHECK_FIELDS = ("canaries", "min_canary_recall")
 POOL_FIELDS = ("within_pool", "min_repeat_score")
@@ -67,12 +67,14 @@ class DedupeConfig(Settings):
     """Perceptual hashes that differ in at most this many of 64 bits propose a pair."""
     min_thumbnail_correlation: float = Field(0.94, gt=0, le=1)
     """16x16 thumbnails at least this correlated propose a pair."""
-    min_score: float = Field(0.55, gt=0, le=1)
-    """Agreement of the pixels from which a pair is a copy; 0.02 more for each inlier that is missing to 12."""
+    min_score: float = Field(0.45, gt=0, le=1)
+    """Agreement of the pixels from which a pair is a copy; 0.03 more for each inlier that is missing to 12."""
     min_perceptual_score: float = Field(0.7, gt=0, le=1)
     """The same for a pair that no key points support."""
-    min_blocks: int = Field(16, gt=0, le=256)
+    min_blocks: int = Field(32, gt=0, le=256)
     """Cells, of the picture's 256, that must show edges to compare."""
+    min_coverage: float = Field(0.15, ge=0, le=1)
+    """Share of the protected image that a copy must show; a logo that two pictures have in common is less."""
     within_pool: bool = False
     """Keep one of several near-identical pool images, the largest, and drop what is near-identical to a copy."""
     min_repeat_score: float = Field(0.9, gt=0, le=1)
@@ -88,7 +90,8 @@ class DedupeConfig(Settings):
 def is_copy(config: DedupeConfig) -> str:
     """SQL over the columns of ``pairs``: does the evidence suffice?"""
     missing = f"greatest(0, {_MANY_INLIERS} - num_inliers)"
-    return f"""(method = 'exact' OR num_blocks >= {config.min_blocks} AND CASE method
+    enough = f"num_blocks >= {config.min_blocks} AND coverage >= {config.min_coverage!r}::FLOAT"
+    return f"""(method = 'exact' OR {enough} AND CASE method
         WHEN 'sift' THEN num_inliers >= {config.min_inliers}
              AND score >= ({config.min_score!r} + {_PER_MISSING_INLIER} * {missing})::FLOAT
         ELSE score >= {config.min_perceptual_score!r}::FLOAT END)"""
@@ -198,7 +201,7 @@ def _settings(config: RunConfig) -> dict[str, Json]:
 
 STAGE = QueryStage(
     name="dedupe",
-    version=4,
+    version=5,
     table="duplicates",
     reads=("catalog", "pairs", "repeats"),
     settings=_settings,

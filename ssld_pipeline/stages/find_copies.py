@@ -138,7 +138,7 @@ def _settings(config: RunConfig) -> dict[str, Json]:
 
 STAGE = PartStage(
     name="find_copies",
-    version=3,
+    version=4,
     table="pairs",
     reads=("catalog",),
     artifacts=("index_protected",),

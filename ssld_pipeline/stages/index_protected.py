@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ssld_pipeline.inputs.read import ImageReader
     from ssld_pipeline.stages.dedupe import DedupeConfig
     from ssld_pipeline.stages.protected_index import Portrait, ProtectedIndex
+    from ssld_pipeline.stages.shared_parts import SharedParts
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -133,24 +135,35 @@ def portray(data: bytes, config: DedupeConfig) -> Portrait:
 
 
 def _write_vectors(config: DedupeConfig, num_threads: int, folder: Path) -> dict[str, Json]:
-    """Writes the FAISS index and the stop list."""
+    """Writes the FAISS index, and what recurs in several images.
+
+    num_stopped: key points on the stop list. num_sharing: images that share some of their pixels with another one, or
+    with themselves moved. num_repeating: images that repeat all over.
+    """
     import numpy as np
 
     from ssld_pipeline.kernels.nearest import build_index
     from ssld_pipeline.stages.mapped_vectors import write_vectors
-    from ssld_pipeline.stages.protected_index import open_index
+    from ssld_pipeline.stages.protected_index import RecurrenceWriter, open_index
+    from ssld_pipeline.stages.shared_parts import find_shared_parts
 
     descriptors = np.load(folder / "descriptors.npy", mmap_mode="r")
     write_vectors(build_index(descriptors, num_threads), folder)
-    np.save(folder / "stopped.npy", np.zeros(len(descriptors), np.bool_))
-    index, recurrence = open_index(folder, _NUM_PROBES), config.stop_recurrence
-    images = range(len(index.image_ids))
-    stopped = [np.zeros(0, np.bool_), *on_threads(lambda i: _recurring(index, i, recurrence), images, num_threads)]
-    np.save(folder / "stopped.npy", np.concatenate(stopped))
+    index, recurrence = open_index(folder, _NUM_PROBES, with_recurrence=False), config.stop_recurrence
+    counts: Counter[str] = Counter()
+
+    def look_for(image: int) -> tuple[npt.NDArray[np.bool_], SharedParts]:
+        return _recurring(index, image, recurrence), find_shared_parts(index, image)
+
+    with RecurrenceWriter(folder) as writer:
+        for stopped, parts in on_threads(look_for, range(len(index.image_ids)), num_threads):
+            writer.add_image(stopped, parts)
+            own = {"num_stopped": stopped.sum(), "num_sharing": parts.pixels.any(), "num_repeating": parts.repeats}
+            counts.update({name: int(count) for name, count in own.items()})
     return {
         "num_vectors": len(descriptors),
         "num_without_keypoints": int((np.diff(index.first_keypoints) == 0).sum()),
-        "num_stopped": int(np.concatenate(stopped).sum()),
+        **counts,
     }
 
 
@@ -183,7 +196,7 @@ def _settings(config: RunConfig) -> dict[str, Json]:
 
 STAGE = ArtifactStage(
     name="index_protected",
-    version=4,
+    version=5,
     reads=("catalog",),
     settings=_settings,
     build=build,

@@ -22,9 +22,11 @@ _SETTLED_SCORE = 0.6
 _SETTLED_INLIERS = 12
 # Below this score nothing speaks for a pair: it is not kept as evidence, or ten in a hundred images would leave some.
 _DOUBTFUL_SCORE = 0.2
-# A second look, for what is doubtful: small copies within other pictures, hard crops.
+# A second look, for what is doubtful: small copies within other pictures, hard crops, strong perspective.
 _SECOND_SIDE_PX = 480
 _SECOND_KEYPOINTS = 3  # times as many as at first
+_DOUBTFUL_INLIERS = 10
+_ENLARGED = 1.2  # it shows more only where the first look had to shrink the image by this much
 # Whole-picture likeness costs time for every protected image, and adds nothing where there are key points.
 _FEW_KEYPOINTS = 60
 
@@ -82,20 +84,31 @@ def _pairs_by_keypoints(
     from ssld_pipeline.kernels.sift import detect_keypoints, resize_grey
 
     pool = detect_keypoints(grey, config.pool_keypoints)
-    pairs = [pair for image in propose(pool, index, config) if (pair := _verify(pool, grey, image, index, config))]
+    images, votes = propose(pool, index, config)
+    pairs = [pair for image in images if (pair := _verify(pool, grey, image, index, config))]
     if any(_is_settled(p) for p in pairs):
         return pairs, len(pool)
-    doubtful = [p.protected for p in pairs if p.score >= _DOUBTFUL_SCORE]
+    doubtful = {p.protected for p in pairs if p.score >= _DOUBTFUL_SCORE or p.num_inliers >= _DOUBTFUL_INLIERS}
+    if max(pixels.shape[:2]) >= _ENLARGED * max(grey.shape):
+        doubtful |= set(images[votes > noise_level(votes, config)].tolist())
     if not doubtful:
         return pairs, len(pool)
     closer = resize_grey(pixels, _SECOND_SIDE_PX, enlarge=True)
     more = detect_keypoints(closer, _SECOND_KEYPOINTS * config.pool_keypoints)
-    pairs += [pair for image in doubtful if (pair := _verify(more, closer, image, index, config))]
+    pairs += [pair for image in sorted(doubtful) if (pair := _verify(more, closer, image, index, config))]
     return pairs, len(pool)
 
 
-def propose(pool: KeyPoints, index: ProtectedIndex, config: DedupeConfig) -> npt.NDArray[np.int64]:
-    """The protected images whose key points, near those of the pool image, agree best with one transform."""
+def noise_level(votes: npt.NDArray[np.int64], config: DedupeConfig) -> int:
+    """The votes that chance gives: as many as the last candidate's, which grow with the number of protected images."""
+    return int(votes[-1]) if len(votes) == config.num_candidates else config.min_votes
+
+
+def propose(
+    pool: KeyPoints, index: ProtectedIndex, config: DedupeConfig
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(images, votes): the protected images whose key points, near those of the pool image, agree best with one
+    transform, by falling number of them."""
     import numpy as np
 
     from ssld_pipeline.kernels.agreement import match_places, rank_by_agreement
@@ -105,7 +118,7 @@ def propose(pool: KeyPoints, index: ProtectedIndex, config: DedupeConfig) -> npt
     hit = rows[sources, columns]
     left, right = match_places(pool)[sources], index.match_places(hit)
     images = index.image_of(hit)
-    return rank_by_agreement(left, right, sources, images, config.num_candidates, config.min_votes)[0]
+    return rank_by_agreement(left, right, sources, images, config.num_candidates, config.min_votes)
 
 
 def _verify(
@@ -139,7 +152,8 @@ def _pairs_by_looks(grey: npt.NDArray[np.uint8], index: ProtectedIndex, config: 
     pairs = []
     for image, form in proposed:
         homography = dihedral_homography(form, pool_size, size_of(index, image))
-        pairs.append(_compare(grey, image, homography, "perceptual", (0, 0), index))
+        if pair := _compare(grey, image, homography, "perceptual", (0, 0), index):
+            pairs.append(pair)
     return pairs
 
 
@@ -150,11 +164,33 @@ def _compare(
     method: str,
     counts: tuple[int, int],
     index: ProtectedIndex,
-) -> Pair:
+) -> Pair | None:
     from ssld_pipeline.kernels.block_agreement import compare_pixels
 
-    agreement, aligned = compare_pixels(grey, index.frames[image], homography, size_of(index, image))
+    if index.repeats[image]:
+        return _compare_whole(grey, image, method, counts, index)
+    own = index.frames[image], homography, size_of(index, image), index.shared_pixels(image)
+    agreement, aligned = compare_pixels(grey, *own)
     return Pair(image, method, *counts, agreement.score, agreement.num_blocks, agreement.coverage, aligned)
+
+
+def _compare_whole(
+    grey: npt.NDArray[np.uint8], image: int, method: str, counts: tuple[int, int], index: ProtectedIndex
+) -> Pair | None:
+    """Corner on corner, turned and mirrored in all ways: a part of a pattern is a part of every such pattern."""
+    from ssld_pipeline.kernels.block_agreement import compare_pixels
+    from ssld_pipeline.kernels.perceptual import NUM_FORMS, dihedral_homography
+    from ssld_pipeline.kernels.verify_geometry import is_whole
+
+    pool_size, size = (grey.shape[1], grey.shape[0]), size_of(index, image)
+    forms = [dihedral_homography(form, pool_size, size) for form in range(NUM_FORMS)]
+    compared = [compare_pixels(grey, index.frames[image], form, size) for form in forms]
+    pairs = [
+        Pair(image, method, *counts, agreement.score, agreement.num_blocks, agreement.coverage, aligned)
+        for agreement, aligned in compared
+        if is_whole(aligned, pool_size, size)
+    ]
+    return max(pairs, key=lambda pair: pair.score, default=None)
 
 
 def size_of(index: ProtectedIndex, image: int) -> tuple[int, int]:

@@ -9,6 +9,8 @@
     hashes.npy, thumbnails.npy                       perceptual.Looks of the images
     places.npy        float32 [keypoints, 4]         x, y, size (longer side = 1), angle (radians)
     mirrored.npy, stopped.npy                        bool [keypoints]; stopped: recurs in many protected images
+    shared.npy        uint8 [images, 2048]           bits of [128, 128]: where the frame shows what others show too
+    repeats.npy       bool [images]                  shows the same all over (see ``shared_parts``)
     descriptors.npy   uint8 [keypoints, 128]         mirror-canonical
     descriptors.faiss, lists.npy, lists.bin          index over them; vector id = row (see ``mapped_vectors``)
 
@@ -28,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from ssld_pipeline.kernels.block_agreement import FRAME_SIDE_PX
 from ssld_pipeline.kernels.nearest import GpuIndex, search, set_num_probes, to_gpu
 from ssld_pipeline.kernels.perceptual import Looks
 from ssld_pipeline.kernels.sift import KeyPoints
@@ -37,14 +40,21 @@ from ssld_pipeline.stages.mapped_vectors import open_vectors
 if TYPE_CHECKING:
     import faiss
 
+    from ssld_pipeline.stages.shared_parts import SharedParts
+
 _ROWS: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
     "sizes": (np.int64, (2,)),
-    "frames": (np.uint8, (128, 128)),
+    "frames": (np.uint8, (FRAME_SIDE_PX, FRAME_SIDE_PX)),
     "hashes": (np.uint64, ()),
     "thumbnails": (np.float32, (256,)),
     "places": (np.float32, (4,)),
     "mirrored": (np.bool_, ()),
     "descriptors": (np.uint8, (128,)),
+}
+_RECURRENCE: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+    "stopped": (np.bool_, ()),
+    "shared": (np.uint8, (FRAME_SIDE_PX**2 // 8,)),
+    "repeats": (np.bool_, ()),
 }
 
 
@@ -65,7 +75,7 @@ class Portrait:
 
 
 class ImageWriter:
-    """Writes all files of the folder but ``stopped.npy`` and the FAISS index, image by image, as a context manager."""
+    """Writes what is known of each image alone, image by image, as a context manager."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -76,8 +86,7 @@ class ImageWriter:
         self._rows: dict[str, _RowWriter] = {}
 
     def __enter__(self) -> Self:
-        for name, (dtype, shape) in _ROWS.items():
-            self._rows[name] = self._stack.enter_context(_RowWriter(self._folder / f"{name}.npy", dtype, shape))
+        self._rows = _open_rows(self._stack, self._folder, _ROWS)
         return self
 
     def add_file(self, image_id: str, file_digest: bytes) -> None:
@@ -103,6 +112,34 @@ class ImageWriter:
         first = {(own, image_id.split("/", 1)[0]): image_id for own, image_id in reversed(self._digests)}
         write_digests(self._folder / "digests.arrow", ((own, image_id) for (own, _), image_id in first.items()))
         write_ids(self._folder / "images.arrow", self._images)
+
+
+class RecurrenceWriter:
+    """Writes what recurs in several images, image by image, as a context manager; last of all."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stack = ExitStack()
+        self._rows: dict[str, _RowWriter] = {}
+
+    def __enter__(self) -> Self:
+        self._rows = _open_rows(self._stack, self._folder, _RECURRENCE)
+        return self
+
+    def add_image(self, stopped: npt.NDArray[np.bool_], parts: SharedParts) -> None:
+        """``stopped``: bool per key point of the image."""
+        self._rows["stopped"].append(stopped)
+        self._rows["shared"].append(np.packbits(parts.pixels)[None])
+        self._rows["repeats"].append(np.array([parts.repeats]))
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stack.close()
+
+
+def _open_rows(
+    stack: ExitStack, folder: Path, rows: dict[str, tuple[type[np.generic], tuple[int, ...]]]
+) -> dict[str, _RowWriter]:
+    return {name: stack.enter_context(_RowWriter(folder / f"{name}.npy", *kind)) for name, kind in rows.items()}
 
 
 class _RowWriter:
@@ -148,6 +185,9 @@ class ProtectedIndex:
     places: npt.NDArray[np.float32]
     mirrored: npt.NDArray[np.bool_]
     stopped: npt.NDArray[np.bool_]
+    shared: npt.NDArray[np.uint8]
+    repeats: npt.NDArray[np.bool_]
+    """bool [images]: shows the same all over, so that only a copy of the whole can be told."""
     descriptors: npt.NDArray[np.uint8]
     vectors: faiss.Index | GpuIndex
 
@@ -163,6 +203,11 @@ class ProtectedIndex:
         """Those of them that are not on the stop list: what tells this image from the others."""
         rows = slice(self.first_keypoints[image], self.first_keypoints[image + 1])
         return self.keypoints(image)[~self.stopped[rows]]
+
+    def shared_pixels(self, image: int) -> npt.NDArray[np.bool_] | None:
+        """[128, 128]: where the image shows what others show too; None for nowhere."""
+        bits = self.shared[image]
+        return np.unpackbits(bits).astype(np.bool_).reshape(FRAME_SIDE_PX, -1) if bits.any() else None
 
     def neighbours(self, descriptors: npt.NDArray[np.uint8], num_neighbours: int) -> npt.NDArray[np.int64]:
         """[n, num_neighbours]: rows of the nearest key points; -1 where there is none or it is on the stop list."""
@@ -181,22 +226,28 @@ class ProtectedIndex:
         return np.where(rows >= 0, images, -1)
 
 
-def open_index(folder: Path, num_probes: int, device: str = "cpu") -> ProtectedIndex:
-    """``num_probes``: lists of the FAISS index visited per query. ``device``: "cpu", or "cuda" to search on the GPU."""
-    vectors, descriptors = open_vectors(folder), _mapped(folder, "descriptors")
+def open_index(folder: Path, num_probes: int, device: str = "cpu", with_recurrence: bool = True) -> ProtectedIndex:
+    """``num_probes``: lists of the FAISS index visited per query. ``device``: "cpu", or "cuda" to search on the GPU.
+    ``with_recurrence``: False before it is known what recurs; then nothing does."""
+    vectors, descriptors, starts = open_vectors(folder), _mapped(folder, "descriptors"), _mapped(folder, "starts")
     set_num_probes(vectors, num_probes)
+    lengths = {"stopped": len(descriptors), "shared": len(starts) - 1, "repeats": len(starts) - 1}
+    recurrence = {
+        name: _mapped(folder, name) if with_recurrence else np.zeros((lengths[name], *shape), dtype)
+        for name, (dtype, shape) in _RECURRENCE.items()
+    }
     return ProtectedIndex(
         image_ids=MappedIds(folder / "images.arrow"),
         sizes=_mapped(folder, "sizes"),
-        first_keypoints=_mapped(folder, "starts"),
+        first_keypoints=starts,
         by_digest=MappedDigests(folder / "digests.arrow"),
         frames=_mapped(folder, "frames"),
         looks=Looks(_mapped(folder, "hashes"), _mapped(folder, "thumbnails")),
         places=_mapped(folder, "places"),
         mirrored=_mapped(folder, "mirrored"),
-        stopped=_mapped(folder, "stopped"),
         descriptors=descriptors,
         vectors=to_gpu(vectors, descriptors) if device == "cuda" else vectors,
+        **recurrence,
     )
 
 
