@@ -43,6 +43,7 @@ from ssld_pipeline.stages.stage import Setup
 
 BLOCK = 20
 BARE_EVERY = 10
+LARGE = 200
 CHECKED_BY_TWO = 400
 
 Result = TypeVar("Result")
@@ -93,7 +94,10 @@ def in_fresh_process(function: Callable[[], Result]) -> Result:
 
 def catalog_rows(files: Iterable[Path]) -> pa.Table:
     return pa.Table.from_pylist(
-        [{"image_id": f.name, "uri": str(f), "offset": 0, "size_bytes": f.stat().st_size} for f in files]
+        [
+            {"image_id": f"{f.parent.name}/{f.name}", "uri": str(f), "offset": 0, "size_bytes": f.stat().st_size}
+            for f in files
+        ]
     )
 
 
@@ -177,6 +181,37 @@ def speed(stage: list[float], small: list[float], native: list[float], sampled: 
     return rows
 
 
+def large_pictures(files: Sequence[Path], folder: Path) -> list[Path]:
+    """Pictures of ImageNet's usual 500x375 pixels, each of four photographs, since those at hand are smaller."""
+    made = []
+    for start in range(0, len(files) - 3, 4):
+        pieces = [cv2.imread(str(file))[:187, :250] for file in files[start : start + 4]]
+        pieces = [cv2.copyMakeBorder(p, 0, 187 - p.shape[0], 0, 250 - p.shape[1], cv2.BORDER_REFLECT) for p in pieces]
+        made.append(folder / f"{start:05}.jpg")
+        cv2.imwrite(str(made[-1]), np.vstack([np.hstack(pieces[:2]), np.hstack(pieces[2:])]))
+    return made
+
+
+def time_large(work: Callable[[pa.Table], Any], files: Sequence[Path]) -> list[Row]:
+    """The stage and bare SIFT at native size in turn on large pictures, by blocks."""
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = large_pictures(files, Path(folder))
+        blocks = [pictures[i : i + BLOCK] for i in range(0, len(pictures), BLOCK)]
+        stage, bare = [], []
+        for block in blocks:
+            greys = [cv2.cvtColor(decode(file.read_bytes()).pixels, cv2.COLOR_RGB2GRAY) for file in block]
+            bare.append(cpu_ms(partial(bare_sift, greys, 0))[0])
+            stage.append(cpu_ms(partial(work, catalog_rows(block)))[0])
+    ratios = np.array(bare) / np.array(stage)
+    low, high = np.quantile(ratios, (0.1, 0.9))
+    ratio = f"{sum(bare) / sum(stage):.2f} (.1 to .9 of the blocks: {low:.2f} to {high:.2f})"
+    return [
+        cost(f"stage, {len(pictures)} pictures of 500x375: ms", sum(stage) / len(pictures)),
+        cost("bare SIFT, 500x375, no budget: ms", sum(bare) / len(pictures)),
+        cost("ratio bare / stage, 500x375, no budget", ratio),
+    ]
+
+
 def cost(figure: str, value: float | str) -> Row:
     return {"figure": figure, "value": value if isinstance(value, str) else f"{value:,.{1 if value < 1000 else 0}f}"}
 
@@ -184,8 +219,11 @@ def cost(figure: str, value: float | str) -> Row:
 # Findings
 
 
-def find(pool: Path, config: RunConfig, index: Path, workers_check: bool) -> Findings:
-    """Runs the stages over the pool block by block, on one thread, and SIFT alone over some of the blocks."""
+def find(pool: Path, photos: Sequence[Path], config: RunConfig, index: Path, workers_check: bool) -> Findings:
+    """Runs the stages over the pool block by block, on one thread, and SIFT alone over some of the blocks.
+
+    ``photos``: those of which large pictures are made.
+    """
     cv2.setNumThreads(1)
     work = find_copies.STAGE.open(Setup(config, (), {"index_protected": index}, 1))
     files = sorted(pool.iterdir())
@@ -206,25 +244,29 @@ def find(pool: Path, config: RunConfig, index: Path, workers_check: bool) -> Fin
     if workers_check:
         check_with_two(pairs, files[:CHECKED_BY_TWO], config, index)
     small, native = (list(times) for times in zip(*bare, strict=True))
-    costs = speed(stage, small, native, sampled)
+    costs = [*speed(stage, small, native, sampled), *time_large(work, photos)]
     return Findings(decide(pairs, config), len(pairs), sum(len(part.rejects) for part in parts), costs)
 
 
 def decide(pairs: pa.Table, config: RunConfig) -> dict[str, set[str]]:
+    removed_for: dict[str, set[str]] = {}
+    for image, protected in decided_pairs(pairs, config):
+        removed_for.setdefault(Path(image).name, set()).add(Path(protected).name)
+    return removed_for
+
+
+def decided_pairs(pairs: pa.Table, config: RunConfig) -> list[tuple[str, str]]:
+    """(image_id, protected_id) of the pairs on whose account images are removed."""
     with duckdb.connect() as connection:
         connection.register("pairs", pairs.append_column("part", pa.array([""] * len(pairs), pa.string())))
         duplicates = dedupe.STAGE.query(connection, config).to_pylist()
-    removed_for: dict[str, set[str]] = {}
-    for row in duplicates:
-        if row["is_duplicate"]:
-            removed_for.setdefault(row["image_id"], set()).add(row["protected_id"])
-    return removed_for
+    return [(row["image_id"], row["protected_id"]) for row in duplicates if row["is_duplicate"]]
 
 
 def check_with_two(pairs: pa.Table, files: Sequence[Path], config: RunConfig, index: Path) -> None:
     """Raises AssertionError unless two threads, given the files backwards, find the same pairs."""
     work = find_copies.STAGE.open(Setup(config, (), {"index_protected": index}, 2))
-    again, names = work(catalog_rows(files[::-1])).rows, {file.name for file in files}
+    again, names = work(catalog_rows(files[::-1])).rows, set(catalog_rows(files)["image_id"].to_pylist())
     keys = [("image_id", "ascending"), ("protected_id", "ascending")]
     once = [row for row in pairs.sort_by(keys).to_pylist() if row["image_id"] in names]
     if again.sort_by(keys).to_pylist() != once:
@@ -321,11 +363,12 @@ def main() -> None:
     config = settings_of(args.set_config)
     with (args.set / "truth.csv").open(newline="") as file:
         truths = [Truth(**row) for row in csv.DictReader(file)]
+    photos = [args.set / "pool" / t.image for t in truths if t.negative == "other photograph"][: 4 * LARGE]
     with tempfile.TemporaryDirectory() as scratch:
         index = Path(scratch)
         costs = in_fresh_process(partial(build, args.set / "protected", config, index))
         costs += in_fresh_process(partial(open_cost, index, config.dedupe.num_probes))
-        findings = in_fresh_process(partial(find, args.set / "pool", config, index, args.workers_check))
+        findings = in_fresh_process(partial(find, args.set / "pool", photos, config, index, args.workers_check))
     body = report(truths, findings, costs + findings.costs)
     print(body)
     if args.pairs:

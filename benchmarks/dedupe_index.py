@@ -9,7 +9,8 @@ descriptors compete as other photographs' do: the nearest of 300,000 lies at a m
 ones at 215, and as many entries are 0 (.21). Uniform noise would be no competition at all.
 
 Copies of the real images are looked up in an index of these alone and in the whole; in both, the share is printed whose
-original is a candidate. Figures of memory are of two processes that opened the same index and looked up every copy.
+original is a candidate; and of other photographs, how many have votes that ask for a second look. Figures of memory are
+of two processes that opened the same index and looked up every copy.
 """
 
 from __future__ import annotations
@@ -106,7 +107,6 @@ def write(folder: Path, real: list[Portrait], stock: Stock, num_images: int, num
 
 def write_index(folder: Path, num_threads: int) -> dict[str, Any]:
     descriptors = np.load(folder / "descriptors.npy", mmap_mode="r")
-    np.save(folder / "stopped.npy", np.zeros(len(descriptors), np.bool_))
     times = [time.perf_counter()]
     index = nearest.trained_index(descriptors)
     times.append(time.perf_counter())
@@ -138,14 +138,21 @@ def copies_of(photos: list[Path], count: int, config: DedupeConfig) -> list[Copy
     return copies
 
 
-def look_up(folder: Path, copies: list[Copy], config: DedupeConfig, barrier: Any, results: Any) -> None:
+def searched(photo: Path, config: DedupeConfig) -> KeyPoints:
+    image = decode(photo.read_bytes(), min_short_side=config.image_side)
+    return detect_keypoints(resize_grey(image.pixels, config.image_side), config.pool_keypoints)
+
+
+def look_up(
+    folder: Path, copies: list[Copy], others: list[KeyPoints], config: DedupeConfig, barrier: Any, results: Any
+) -> None:
     """In a process of its own: everything that is measured on an open index."""
     nearest.use_one_thread()
     # What the code itself takes is no part of the figures.
-    candidates(open_index(folder.with_name("small"), config.num_probes), copies[0].points, config)
+    candidates(opened(folder.with_name("small"), config), copies[0].points, config)
     before, started = memory_mb(), time.perf_counter()
-    index = open_index(folder, config.num_probes)
-    opened = time.perf_counter()
+    index = opened(folder, config)
+    ready = time.perf_counter()
     first = [candidates(index, copy.points, config) for copy in copies]
     barrier.wait()
     after = memory_mb()
@@ -160,10 +167,11 @@ def look_up(folder: Path, copies: list[Copy], config: DedupeConfig, barrier: Any
     missed = [copy.kind for copy, ids in zip(copies, first, strict=True) if copy.original not in ids]
     results.put(
         {
-            "open_ms": round(1000 * (opened - started)),
+            "open_ms": round(1000 * (ready - started)),
             **times,
             "found": round(1 - len(missed) / len(copies), 4),
             "missed": ", ".join(sorted(missed)),
+            "second_looks_at_others": round(sum(stand_out(index, own, config) for own in others) / len(others), 3),
             **{f"{kind.lower()}_mb": round(after[kind] - before[kind], 1) for kind in after},
         }
     )
@@ -177,7 +185,17 @@ def cpu_ms_per_image(step: Callable[[Copy], Any], copies: list[Copy]) -> float:
 
 
 def candidates(index: ProtectedIndex, points: KeyPoints, config: DedupeConfig) -> set[str]:
-    return {index.image_ids[int(image)] for image in pairs.propose(points, index, config)}
+    return {index.image_ids[int(image)] for image in pairs.propose(points, index, config)[0]}
+
+
+def opened(folder: Path, config: DedupeConfig) -> ProtectedIndex:
+    return open_index(folder, config.num_probes, with_recurrence=False)
+
+
+def stand_out(index: ProtectedIndex, points: KeyPoints, config: DedupeConfig) -> bool:
+    """Do votes ask for a second look, if the image is large enough?"""
+    votes = pairs.propose(points, index, config)[1]
+    return bool((votes > pairs.noise_level(votes, config)).any())
 
 
 def memory_mb() -> dict[str, float]:
@@ -188,11 +206,11 @@ def memory_mb() -> dict[str, float]:
     return {"Rss": kb["Rss"] / 1024, "Pss": kb["Pss"] / 1024, "Private": private / 1024}
 
 
-def in_two_processes(folder: Path, copies: list[Copy], config: DedupeConfig) -> dict[str, Any]:
+def in_two_processes(folder: Path, copies: list[Copy], others: list[KeyPoints], config: DedupeConfig) -> dict[str, Any]:
     """What the first of two to end measured."""
     spawn = multiprocessing.get_context("spawn")
     barrier, results = spawn.Barrier(2, timeout=_PATIENCE_S), spawn.Queue()
-    both = [spawn.Process(target=look_up, args=(folder, copies, config, barrier, results)) for _ in range(2)]
+    both = [spawn.Process(target=look_up, args=(folder, copies, others, config, barrier, results)) for _ in range(2)]
     for process in both:
         process.start()
     measured: dict[str, Any] = results.get(timeout=_PATIENCE_S)
@@ -203,7 +221,7 @@ def in_two_processes(folder: Path, copies: list[Copy], config: DedupeConfig) -> 
 
 def neighbour_recall(folder: Path, copies: list[Copy], config: DedupeConfig, num_threads: int) -> float:
     """Share of the four nearest, by brute force, that a search finds; 500 descriptors of copies."""
-    index, every = open_index(folder, config.num_probes), np.concatenate([copy.points.descriptors for copy in copies])
+    index, every = opened(folder, config), np.concatenate([copy.points.descriptors for copy in copies])
     queries = every[np.random.default_rng(2).choice(len(every), 500, replace=False)]
     best = np.full((500, 4), np.inf, np.float32), np.full((500, 4), -1)
     faiss.omp_set_num_threads(num_threads)
@@ -229,14 +247,16 @@ def main() -> None:
     config = DedupeConfig()
     photos = sorted(p for p in args.photos.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
     photos = [photos[i] for i in np.random.default_rng(0).permutation(len(photos))]
+    photos, spare = photos[:-_NUM_TIMED], photos[-_NUM_TIMED:]
     portraits = list(on_threads(lambda path: portray(path.read_bytes(), config), photos, args.num_threads))
     faiss.omp_set_num_threads(args.num_threads)
     stock = Stock(np.concatenate([p.keypoints.descriptors for p in portraits[args.num_real :]]))
     real = portraits[: args.num_real]
     copies = copies_of(photos[: args.num_real], args.num_copies, config)
+    others = [searched(path, config) for path in spare]
     for name, num_images in (("small", len(real)), ("large", args.num_images)):
         figures = write(args.scratch / name, real, stock, num_images, args.num_threads)
-        figures |= in_two_processes(args.scratch / name, copies, config)
+        figures |= in_two_processes(args.scratch / name, copies, others, config)
         figures["recall_at_4"] = round(neighbour_recall(args.scratch / name, copies, config, args.num_threads), 3)
         figures["index_kb_per_image"] = round(1000 * figures["index_mb"] / num_images, 1)
         print(name, json.dumps(figures, indent=1), flush=True)
