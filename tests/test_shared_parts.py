@@ -8,6 +8,7 @@ import pytest
 from drawn import encoded, picture
 from test_dedupe import SIZE, build, catalog_rows, opened
 
+from ssld_pipeline.kernels import block_agreement as kernel
 from ssld_pipeline.kernels.block_agreement import FRAME_SIDE_PX, compare_pixels, protected_frame, warp_to_frame
 from ssld_pipeline.kernels.shared_edges import shared_edges
 from ssld_pipeline.kernels.sift import resize_grey
@@ -139,3 +140,32 @@ def test_whole_on_whole_however_turned(turns, mirrored):
     assert is_whole(homography, size, (320, 240))
     assert not is_whole(np.diag([0.8, 0.8, 1]) @ homography, size, (320, 240))
     assert not is_whole(np.array([[1, 0, 0.1], [0, 1, 0], [0, 0, 1]]) @ homography, size, (320, 240))
+
+
+def test_what_is_left_without_the_shared_pixels_counts_no_more_than_all():
+    """A striped shirt repeats itself; without it only the floor is left, on which other things lie, too."""
+    floor = resize_grey(picture(8, *SIZE), 320)
+    shirt, coat = floor.copy(), floor.copy()
+    shirt[50:190, 80:240] = np.where(np.arange(140) // 7 % 2, 230, 30)[:, None]
+    coat[30:210, 90:230] = 90
+    stripes = np.zeros_like(EVERYWHERE)
+    stripes[24:104, 28:100] = True
+    frame = protected_frame(shirt)
+    without, _ = compare_pixels(coat, frame, np.eye(3), (320, 240))
+    assert agree(coat, shirt, ~stripes).score > 0.9
+    assert compare_pixels(coat, frame, np.eye(3), (320, 240), stripes)[0].score == without.score < 0.45
+
+
+def test_what_is_black_in_both_is_not_lost():
+    """Nor does a black thing vanish, so that the ground alone would count."""
+    ground = resize_grey(picture(8, *SIZE), 320)
+    long, wide = ground.copy(), ground.copy()
+    long[10:230, 110:200] = 0
+    wide[70:170, 20:300] = 0
+    frame = protected_frame(long)
+    assert compare_pixels(wide, frame, np.eye(3), (320, 240))[0].score < 0.45
+    assert compare_pixels(long, frame, np.eye(3), (320, 240))[0].score > 0.95
+
+
+def agree(left, right, inside):
+    return kernel.agree(*(protected_frame(side).astype(np.float32) for side in (left, right)), inside)

@@ -47,9 +47,9 @@ _DEAD_COUNTS = 0.6
 # From this score on a pair agrees in all there is, so that what it has in common with other pictures is not asked. Two
 # pictures under one bold watermark reach .67.
 _AGREES_IN_ALL = 0.8
-# Grey levels that tell nothing: what a picture was there is lost.
+# Grey levels up to and from which what a picture showed is lost.
 _BLACK, _WHITE = 2.5, 252.5
-_CLIPPED_COUNTS = 0.98
+_LOST_COUNTS = 0.98
 _MIN_VISIBLE_BLOCKS = 48
 # Blocks and tones.
 _BLOCK_PX = 16
@@ -119,26 +119,27 @@ def warp_to_frame(pool: Grey, homography: Homography, protected_size: tuple[int,
 
 
 def _agree_where_it_counts(left: Floats, right: Floats, inside: Mask, shared: Mask | None) -> Agreement:
-    """As ``agree``; but where the pictures do not agree in all, neither what is shared counts, nor what is clipped,
-    unless too little is left then."""
+    """As ``agree``; but where the pictures do not agree in all, what is shared must not speak for them, nor what is
+    lost in ``left`` against them."""
     everywhere = best = agree(left, right, inside)
     if everywhere.score >= _AGREES_IN_ALL:
         return everywhere
     if shared is not None:
         inside = inside & ~shared
-        best = agree(left, right, inside)
-    visible = inside & ~_clipped(left)
-    if visible.sum() < _CLIPPED_COUNTS * inside.sum():
+        # The lower of both: without its stripes a shirt is the floor it lies on, which others lie on, too.
+        best = min(everywhere, agree(left, right, inside), key=lambda found: found.score)
+    visible = inside & ~_lost(left, right)
+    if visible.sum() < _LOST_COUNTS * inside.sum():
         rest = agree(left, right, visible)
         if rest.num_blocks >= _MIN_VISIBLE_BLOCKS and rest.score > best.score:
             best = rest
     return best._replace(coverage=everywhere.coverage)
 
 
-def _clipped(image: Floats) -> Mask:
-    """Where it is black or white over more than a speck: darkened, lit or barred, it may have been anything."""
-    clipped = (image <= _BLACK) | (image >= _WHITE)
-    return np.asarray(cv2.morphologyEx(clipped.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0)
+def _lost(left: Floats, right: Floats) -> Mask:
+    """Where ``left`` is black or white over more than a speck, and ``right`` is not: darkened, lit, or barred."""
+    lost = ((left <= _BLACK) & (right > _BLACK)) | ((left >= _WHITE) & (right < _WHITE))
+    return np.asarray(cv2.morphologyEx(lost.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0)
 
 
 def agree(left: Floats, right: Floats, inside: Mask) -> Agreement:
