@@ -104,9 +104,8 @@ def _row(image_id: str, size: tuple[int, int], pair: Pair, index: ProtectedIndex
     import numpy as np
 
     from ssld_pipeline.kernels.verify_geometry import pixel_homography
-    from ssld_pipeline.stages.pairs import size_of
 
-    homography = pixel_homography(pair.homography, size, size_of(index, pair.protected))
+    homography = pixel_homography(pair.homography, size, index.size_of(pair.protected))
     return {
         "image_id": image_id,
         "protected_id": index.image_ids[pair.protected],

@@ -151,7 +151,7 @@ def _pairs_by_looks(grey: npt.NDArray[np.uint8], index: ProtectedIndex, config: 
     pool_size = (grey.shape[1], grey.shape[0])
     pairs = []
     for image, form in proposed:
-        homography = dihedral_homography(form, pool_size, size_of(index, image))
+        homography = dihedral_homography(form, pool_size, index.size_of(image))
         if pair := _compare(grey, image, homography, "perceptual", (0, 0), index):
             pairs.append(pair)
     return pairs
@@ -169,7 +169,7 @@ def _compare(
 
     if index.repeats[image]:
         return _compare_whole(grey, image, method, counts, index)
-    own = index.frames[image], homography, size_of(index, image), index.shared_pixels(image)
+    own = index.frames[image], homography, index.size_of(image), index.shared_pixels(image)
     agreement, aligned = compare_pixels(grey, *own)
     return Pair(image, method, *counts, agreement.score, agreement.num_blocks, agreement.coverage, aligned)
 
@@ -182,7 +182,7 @@ def _compare_whole(
     from ssld_pipeline.kernels.perceptual import NUM_FORMS, dihedral_homography
     from ssld_pipeline.kernels.verify_geometry import is_whole
 
-    pool_size, size = (grey.shape[1], grey.shape[0]), size_of(index, image)
+    pool_size, size = (grey.shape[1], grey.shape[0]), index.size_of(image)
     forms = [dihedral_homography(form, pool_size, size) for form in range(NUM_FORMS)]
     compared = [compare_pixels(grey, index.frames[image], form, size) for form in forms]
     pairs = [
@@ -191,8 +191,3 @@ def _compare_whole(
         if is_whole(aligned, pool_size, size)
     ]
     return max(pairs, key=lambda pair: pair.score, default=None)
-
-
-def size_of(index: ProtectedIndex, image: int) -> tuple[int, int]:
-    width, height = index.sizes[image]
-    return int(width), int(height)

@@ -191,6 +191,11 @@ class ProtectedIndex:
     descriptors: npt.NDArray[np.uint8]
     vectors: faiss.Index | GpuIndex
 
+    def size_of(self, image: int) -> tuple[int, int]:
+        """(width, height) of one image in pixels."""
+        width, height = self.sizes[image]
+        return int(width), int(height)
+
     def keypoints(self, image: int) -> KeyPoints:
         """All key points of one image."""
         rows = slice(self.first_keypoints[image], self.first_keypoints[image + 1])

@@ -52,7 +52,7 @@ def find_shared_parts(index: ProtectedIndex, image: int) -> SharedParts:
     for homography in _moves(index, image):
         score, aligned = _score(index, image, image, homography, None)
         if score >= _REPEATS:
-            repeats |= not is_whole(aligned, _size(index, image), _size(index, image))
+            repeats |= not is_whole(aligned, index.size_of(image), index.size_of(image))
         elif np.linalg.det(aligned[:2, :2]) > 0:  # a shirt's halves mirror each other, and are its own
             pixels |= _shared(index, image, image, aligned)
     # Those least alike first: what they share may be all that the next one shares.
@@ -114,24 +114,19 @@ def _transform(
 def _score(
     index: ProtectedIndex, image: int, other: int, homography: Homography, shared: Mask | None
 ) -> tuple[float, Homography]:
-    own = index.frames[image], homography, _size(index, image), shared
+    own = index.frames[image], homography, index.size_of(image), shared
     agreement, aligned = compare_pixels(_view(index, other), *own)
     return agreement.score, aligned
 
 
 def _shared(index: ProtectedIndex, image: int, other: int, homography: Homography) -> Mask:
-    warped, inside = warp_to_frame(_view(index, other), homography, _size(index, image))
+    warped, inside = warp_to_frame(_view(index, other), homography, index.size_of(image))
     return shared_edges(warped, index.frames[image].astype(np.float32), inside)
 
 
 def _view(index: ProtectedIndex, image: int) -> npt.NDArray[np.uint8]:
     """The frame of the image at its own aspect ratio; pixels of the frame are all the index has."""
-    width, height = _size(index, image)
+    width, height = index.size_of(image)
     scale = _VIEW_SIDE_PX / max(width, height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     return np.asarray(cv2.resize(index.frames[image], size, interpolation=cv2.INTER_LINEAR), np.uint8)
-
-
-def _size(index: ProtectedIndex, image: int) -> tuple[int, int]:
-    width, height = index.sizes[image]
-    return int(width), int(height)
