@@ -18,6 +18,7 @@ from ssld_pipeline.runner.here import Here
 from ssld_pipeline.runner.plan import StagePlan, plan
 from ssld_pipeline.runner.run import StageReport, run
 from ssld_pipeline.runner.survey import survey
+from ssld_pipeline.stages.dedupe import DedupeConfig
 from ssld_pipeline.store.workspace import Workspace
 
 PART_STAGES = ("catalog", "find_copies", "label")
@@ -137,7 +138,8 @@ def test_per_class_reruns_nothing_upstream_and_the_plan_says_why(folder: Path) -
 
 def test_a_threshold_reads_no_image_again(folder: Path) -> None:
     config = load_config(folder / "config.yaml", ("dedupe.min_score=0.57",))
-    assert planned(config)["dedupe"].reasons() == [("config.min_score: 0.55 -> 0.57", 1)]
+    default = DedupeConfig().min_score
+    assert planned(config)["dedupe"].reasons() == [(f"config.min_score: {default} -> 0.57", 1)]
     reports = ran(bring(config, until="select"))
     assert "find_copies" not in reports and reports["dedupe"] == 1
     assert_lawful(config)
