@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from ssld_pipeline.stages.canaries import Canary, Trial
 
 HARD_KINDS = ("watermark", "hard_crop", "perspective", "screenshot", "collage", "screen_photo")
-"""Reported, not required: of these the search is known to miss some. On photographs of clothing a watermark all over
-the picture hides 1 in 7; words take the place of key points where there is little else to see."""
+"""Reported, not required: of these the search is known to miss some, where much is hidden or bent."""
 
 _DOUBT = 0.025
 _NUM_NAMED = 8
