@@ -202,6 +202,7 @@ def test_the_index_depends_neither_on_order_nor_on_threads(tmp_path, index):
 def test_nothing_protected_finds_nothing(tmp_path, pool_rows):
     empty, figures, _ = build(tmp_path / "empty", {})
     assert figures["num_images"] == figures["num_vectors"] == 0
+    assert figures["num_stopped"] == figures["num_sharing"] == figures["num_repeating"] == 0
     assert opened(empty)(pool_rows).rows.num_rows == 0
     assert opened(empty)(pool_rows.slice(0, 0)).rows.num_rows == 0
 

@@ -10,7 +10,7 @@ answer together, since each is fooled by something else:
 * tones: how the blocks' means correlate. A watermark on two pictures has like edges and blocks, not like tones.
 
 And the middle must agree by itself, and no region may be without any agreement: a frame, a page or a floor in common
-is not enough. Where it is known what a picture has in common with others (see ``shared_edges``), only the rest counts.
+is not enough. Where it is known what a picture has in common with others (``shared_edges``), the rest must agree alone.
 """
 
 from __future__ import annotations

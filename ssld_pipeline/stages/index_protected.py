@@ -150,7 +150,7 @@ def _write_vectors(config: DedupeConfig, num_threads: int, folder: Path) -> dict
     descriptors = np.load(folder / "descriptors.npy", mmap_mode="r")
     write_vectors(build_index(descriptors, num_threads), folder)
     index, recurrence = open_index(folder, _NUM_PROBES, with_recurrence=False), config.stop_recurrence
-    counts: Counter[str] = Counter()
+    counts = Counter(num_stopped=0, num_sharing=0, num_repeating=0)
 
     def look_for(image: int) -> tuple[npt.NDArray[np.bool_], SharedParts]:
         return _recurring(index, image, recurrence), find_shared_parts(index, image)
