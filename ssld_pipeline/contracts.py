@@ -147,6 +147,13 @@ _PAIR = (
     Column("num_blocks", "int32", "cells with edges, of the 256 of what the pool image shows of the protected one"),
     Column("coverage", "float32", "share of the protected image that the pool image shows, in [0,1]"),
     Column(
+        "explained",
+        "float32",
+        "share of the protected image that one tone curve gives from the pool image, beyond what one grey gives; "
+        "null where it was not measured",
+        nullable=True,
+    ),
+    Column(
         "homography",
         "list<float32>",
         "row-major 3x3 from pool pixels to protected pixels; null without one",

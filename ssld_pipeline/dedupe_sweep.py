@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _VALUES: dict[str, tuple[float, ...]] = {
     "min_score": (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95),
     "min_inliers": (4, 5, 6, 8, 10, 15, 20, 30),
+    "min_explained": (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 1.0),
     "min_perceptual_score": (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95),
     "min_blocks": (1, 4, 6, 8, 12, 16, 24, 32),
     "min_coverage": (0.0, 0.05, 0.1, 0.15, 0.2, 0.3),
@@ -29,10 +30,18 @@ _VALUES: dict[str, tuple[float, ...]] = {
 _COLUMNS = {
     "min_score": "score",
     "min_inliers": "num_inliers",
+    "min_explained": "explained",
     "min_perceptual_score": "score",
     "min_blocks": "num_blocks",
     "min_coverage": "coverage",
 }
+_METHODS = {
+    "min_score": "sift",
+    "min_inliers": "sift",
+    "min_explained": "sift",
+    "min_perceptual_score": "perceptual",
+}
+_NEVER = 10**9
 _BITS = 62
 
 
@@ -88,7 +97,7 @@ def _prepare(tables: duckdb.DuckDBPyConnection, config: RunConfig) -> int:
     loosest = {name: _around(name, config.dedupe)[0] for name in DECISION_FIELDS}
     tables.execute(f"""
         CREATE TEMP TABLE near AS SELECT image_id, protected_id, method, num_matches, num_inliers, score, num_blocks,
-                                         coverage, homography FROM pairs
+                                         coverage, explained, homography FROM pairs
         WHERE {is_copy(config.dedupe.model_copy(update=loosest))} AND NOT {is_reported(config)}
           AND image_id NOT IN (SELECT image_id FROM listed WHERE in_pool)""")
     return _number(tables, images_on("deny"))
@@ -123,10 +132,11 @@ def _count(tables: duckdb.DuckDBPyConnection, config: DedupeConfig, changes: Seq
 def _samples(tables: duckdb.DuckDBPyConnection, config: DedupeConfig, name: str, limit: int) -> list[dict[str, Any]]:
     """Pairs that this threshold alone decides, nearest first on each side."""
     column, without = _COLUMNS[name], is_copy(config.model_copy(update={name: _around(name, config)[0]}))
-    method = {"min_score": "sift", "min_inliers": "sift", "min_perceptual_score": "perceptual"}.get(name)
+    anyway = is_copy(config.model_copy(update={name: _NEVER}))
+    method = _METHODS.get(name)
     rows: list[dict[str, Any]] = []
     for side, rule, order in (("above", "", "ASC"), ("below", "NOT ", "DESC")):
-        query = f"""SELECT * FROM near WHERE {without} AND method <> 'exact' AND {rule}{is_copy(config)}
+        query = f"""SELECT * FROM near WHERE {without} AND NOT {anyway} AND {rule}{is_copy(config)}
                     {f"AND method = '{method}'" if method else ""}
                     ORDER BY {column} {order}, image_id, protected_id LIMIT {limit}"""
         found = tables.sql(query).to_arrow_table().to_pylist()

@@ -96,6 +96,7 @@ def pair_row(
         "score": score,
         "num_blocks": 40,
         "coverage": 0.9,
+        "explained": 0.5,
         "homography": None if h is None else h.ravel().tolist(),
         "flipped": False,
         "verdict": "copy" if confirmed else "no_copy",

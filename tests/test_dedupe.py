@@ -296,7 +296,7 @@ def test_a_setting_reruns_what_it_can_change_and_no_more():
         stages = (index_protected.STAGE, find_copies.STAGE, dedupe.STAGE)
         return [s.name for s in stages if s.settings(config()) != s.settings(config(**settings))]
 
-    assert changed(min_score=0.9, min_inliers=9, min_blocks=9, min_coverage=0.9) == ["dedupe"]
+    assert changed(min_score=0.9, min_inliers=9, min_blocks=9, min_coverage=0.9, min_explained=0.9) == ["dedupe"]
     assert changed(num_candidates=9, num_probes=8, pool_keypoints=100) == ["find_copies"]
     assert changed(protected_keypoints=100) == ["index_protected", "find_copies"]
     assert changed(max_reject_share=0.5) == []

@@ -40,7 +40,8 @@ def configured(**settings: Any) -> RunConfig:
 
 
 def pair(image_id: str, protected_id: str, method: str = "sift", **evidence: Any) -> dict[str, Any]:
-    figures = {"num_matches": 30, "num_inliers": 20, "score": 0.9, "num_blocks": 40, "coverage": 1.0, **evidence}
+    agreement = {"score": 0.9, "num_blocks": 40, "coverage": 1.0, "explained": 0.0}
+    figures = {"num_matches": 30, "num_inliers": 20, **agreement, **evidence}
     matrix = [1.0, 0, 0, 0, 1, 0, 0, 0, 1]
     names = {"image_id": image_id, "protected_id": protected_id, "method": method}
     return {**names, **figures, "homography": matrix, "flipped": False, "part": "p"}
@@ -49,7 +50,7 @@ def pair(image_id: str, protected_id: str, method: str = "sift", **evidence: Any
 @st.composite
 def evidence(draw: st.DrawFn) -> Rows:
     keys = draw(st.lists(st.tuples(st.sampled_from(POOL), st.sampled_from(PROTECTED)), unique=True, max_size=16))
-    score = st.sampled_from([0.1, 0.4, 0.45, 0.54, 0.7, 0.95, 1.0])
+    score = st.sampled_from([0.1, 0.29, 0.3, 0.4, 0.45, 0.54, 0.7, 0.95, 1.0])
     return [
         pair(
             *key,
@@ -58,6 +59,7 @@ def evidence(draw: st.DrawFn) -> Rows:
             num_inliers=draw(st.integers(3, 12)),
             num_blocks=draw(st.sampled_from([1, 31, 32])),
             coverage=draw(st.sampled_from([0.1, 0.15, 1.0])),
+            explained=draw(st.sampled_from([None, 0.1, 0.45, 0.51, 0.57, 1.0])),
         )
         for key in keys
     ]
@@ -103,7 +105,10 @@ def expected(pairs: Rows, lists: list[str | None], reported: tuple[str, ...]) ->
     def is_copy(row: dict[str, Any]) -> bool:
         needed = 0.7 if row["method"] == "perceptual" else round(0.45 + 0.03 * max(0, 12 - row["num_inliers"]), 2)
         enough = row["score"] >= needed and (row["method"] == "perceptual" or row["num_inliers"] >= 5)
-        return row["method"] == "exact" or (row["num_blocks"] >= 32 and row["coverage"] >= 0.15 and enough)
+        explained = (row["explained"] or 0) >= round(0.45 + 0.03 * max(0, 12 - row["num_inliers"]), 2)
+        drawn_over = row["method"] == "sift" and row["num_inliers"] >= 8 and row["score"] >= 0.3 and explained
+        visible = row["num_blocks"] >= 32 and row["coverage"] >= 0.15
+        return row["method"] == "exact" or (visible and (enough or drawn_over))
 
     found: dict[tuple[str, str | None], str] = {}
     for row in pairs:
@@ -133,9 +138,8 @@ def test_every_combination_has_the_verdict_it_should_have(
         if source is None:
             assert kept["method"] == "denied" and kept["homography"] is None and kept["num_inliers"] == 0
         else:
-            assert kept == {
-                k: pytest.approx(v) if k in ("score", "coverage") else v for k, v in source.items() if k != "part"
-            }
+            shares = ("score", "coverage", "explained")
+            assert kept == {k: pytest.approx(v) if k in shares else v for k, v in source.items() if k != "part"}
     removed = {r["image_id"] for r in rows if r["is_duplicate"]}
     on = dict(zip(POOL, lists, strict=True))
     assert all((image in removed) is (name == "deny") for image, name in on.items() if name)

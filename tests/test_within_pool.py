@@ -145,7 +145,7 @@ def test_lists_choose_another_of_the_group_and_nothing_is_compared_again(done: P
 
 
 def test_what_is_near_identical_to_a_leak_goes_though_no_copy_itself(done: Path) -> None:
-    blind = load_config(done, (ON, "dedupe.min_score=1.0", "dedupe.min_perceptual_score=1.0"))
+    blind = load_config(done, (ON, "dedupe.min_inliers=1000", "dedupe.min_perceptual_score=1.0"))
     bring(blind, until="label")
     assert verdicts(blind)["leak-again.jpg"][:2] == ("copy_of_copy", "3.jpg")
     assert_lawful(blind)

@@ -90,7 +90,7 @@ ordered AS (
     SELECT *, row_number() OVER (PARTITION BY side ORDER BY doubt, image_id, protected_id) AS place
     FROM sides ORDER BY place, side LIMIT $1)
 SELECT o.image_id, o.protected_id, o.method, o.num_matches, o.num_inliers, o.score, o.num_blocks, o.coverage,
-       o.homography, o.flipped, o.verdict, o.is_duplicate, b.class_id,
+       o.explained, o.homography, o.flipped, o.verdict, o.is_duplicate, b.class_id,
        a.uri AS uri, a."offset" AS "offset", a.size_bytes AS size_bytes,
        b.uri AS protected_uri, b."offset" AS protected_offset, b.size_bytes AS protected_size_bytes
 FROM ordered o LEFT JOIN catalog a ON a.image_id = o.image_id LEFT JOIN catalog b ON b.image_id = o.protected_id

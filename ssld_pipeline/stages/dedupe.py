@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 # Drawn products of one outline agree to .8 with 5 to 8 inliers; few copies have so few.
 _MANY_INLIERS = 12
 _PER_MISSING_INLIER = 0.03
+# What is drawn over a picture, text or a scribble, may take this much of its score. One logo reaches 7 inliers.
+_DRAWN_OVER = 0.15
+_DRAWN_OVER_INLIERS = 8
 
-DECISION_FIELDS = ("min_inliers", "min_score", "min_perceptual_score", "min_blocks", "min_coverage")
+DECISION_FIELDS = ("min_inliers", "min_score", "min_explained", "min_perceptual_score", "min_blocks", "min_coverage")
 POLICY_FIELDS = ("report_only", "allow", "deny")
 CHECK_FIELDS = ("canaries", "min_canary_recall")
 POOL_FIELDS = ("within_pool", "min_repeat_score")
@@ -69,6 +72,9 @@ class DedupeConfig(Settings):
     """16x16 thumbnails at least this correlated propose a pair."""
     min_score: float = Field(0.45, gt=0, le=1)
     """Agreement of the pixels from which a pair is a copy; 0.03 more for each inlier that is missing to 12."""
+    min_explained: float = Field(0.45, gt=0, le=1)
+    """Share of the picture from which 0.15 less of min_score will do: what is drawn over it must leave one tone curve
+    valid for so much of it, and 8 inliers. 0.03 more for each inlier that is missing to 12."""
     min_perceptual_score: float = Field(0.7, gt=0, le=1)
     """The same for a pair that no key points support."""
     min_blocks: int = Field(32, gt=0, le=256)
@@ -93,7 +99,9 @@ def is_copy(config: DedupeConfig) -> str:
     enough = f"num_blocks >= {config.min_blocks} AND coverage >= {config.min_coverage!r}::FLOAT"
     return f"""(method = 'exact' OR {enough} AND CASE method
         WHEN 'sift' THEN num_inliers >= {config.min_inliers}
-             AND score >= ({config.min_score!r} + {_PER_MISSING_INLIER} * {missing})::FLOAT
+             AND (score >= ({config.min_score!r} + {_PER_MISSING_INLIER} * {missing})::FLOAT
+                  OR num_inliers >= {_DRAWN_OVER_INLIERS} AND score >= {config.min_score - _DRAWN_OVER!r}::FLOAT AND
+                     coalesce(explained, 0) >= ({config.min_explained!r} + {_PER_MISSING_INLIER} * {missing})::FLOAT)
         ELSE score >= {config.min_perceptual_score!r}::FLOAT END)"""
 
 
@@ -201,7 +209,7 @@ def _settings(config: RunConfig) -> dict[str, Json]:
 
 STAGE = QueryStage(
     name="dedupe",
-    version=5,
+    version=6,
     table="duplicates",
     reads=("catalog", "pairs", "repeats"),
     settings=_settings,

@@ -95,6 +95,7 @@ def _exact_row(image_id: str, protected_id: str) -> dict[str, Any]:
         "score": 1.0,
         "num_blocks": NUM_BLOCKS,
         "coverage": 1.0,
+        "explained": 1.0,
         "homography": [1.0, 0, 0, 0, 1, 0, 0, 0, 1],
         "flipped": False,
     }
@@ -115,6 +116,7 @@ def _row(image_id: str, size: tuple[int, int], pair: Pair, index: ProtectedIndex
         "score": pair.score,
         "num_blocks": pair.num_blocks,
         "coverage": pair.coverage,
+        "explained": pair.explained,
         "homography": homography.ravel().tolist(),
         "flipped": bool(np.linalg.det(pair.homography) < 0),
     }
@@ -137,7 +139,7 @@ def _settings(config: RunConfig) -> dict[str, Json]:
 
 STAGE = PartStage(
     name="find_copies",
-    version=4,
+    version=5,
     table="pairs",
     reads=("catalog",),
     artifacts=("index_protected",),

@@ -36,7 +36,7 @@ class Pair:
     """A pool image beside protected image number ``protected``; ``homography``: in units of the longer sides.
 
     ``score``: how well the pixels agree, in [0,1], over ``num_blocks`` of 256 cells, those with edges. ``coverage``:
-    share of the protected image that the pool image shows.
+    share of the protected image that the pool image shows. ``explained``: see ``kernels.tone_curve``.
     """
 
     protected: int
@@ -47,6 +47,7 @@ class Pair:
     num_blocks: int
     coverage: float
     homography: npt.NDArray[np.float64]
+    explained: float = 0.0
 
 
 def find_pairs(pixels: npt.NDArray[np.uint8], index: ProtectedIndex, config: DedupeConfig) -> list[Pair]:
@@ -61,8 +62,9 @@ def find_pairs(pixels: npt.NDArray[np.uint8], index: ProtectedIndex, config: Ded
     for pair in pairs:
         other = best.get(pair.protected)
         best[pair.protected] = pair if other is None else _together(other, pair)
-    worth_keeping = [pair for pair in best.values() if pair.score >= _DOUBTFUL_SCORE]
-    return sorted(worth_keeping, key=lambda p: (-p.score, p.protected))
+    kept = (pair for pair in best.values() if pair.score >= _DOUBTFUL_SCORE)
+    measured = [replace(pair, explained=_explained(grey, pair, index)) for pair in kept]
+    return sorted(measured, key=lambda p: (-p.score, p.protected))
 
 
 def _together(first: Pair, second: Pair) -> Pair:
@@ -71,6 +73,15 @@ def _together(first: Pair, second: Pair) -> Pair:
     return replace(
         best, score=place.score, num_blocks=place.num_blocks, coverage=place.coverage, homography=place.homography
     )
+
+
+def _explained(grey: npt.NDArray[np.uint8], pair: Pair, index: ProtectedIndex) -> float:
+    from ssld_pipeline.kernels.block_agreement import warp_to_frame
+    from ssld_pipeline.kernels.tone_curve import explained_share
+
+    frame, shared = index.frames[pair.protected], index.shared_pixels(pair.protected)
+    warped, inside = warp_to_frame(grey, pair.homography, index.size_of(pair.protected))
+    return explained_share(warped, frame.astype("float32"), inside if shared is None else inside & ~shared)
 
 
 def _is_settled(pair: Pair) -> bool:

@@ -1,0 +1,79 @@
+import cv2
+import numpy as np
+import pytest
+from drawn import picture
+
+from ssld_pipeline.kernels.block_agreement import agree, protected_frame
+from ssld_pipeline.kernels.sift import resize_grey
+from ssld_pipeline.kernels.tone_curve import explained_share
+
+SIDE = 128
+EVERYWHERE = np.ones((SIDE, SIDE), np.bool_)
+
+
+def frame(seed):
+    return protected_frame(resize_grey(picture(seed, 320, 240), 256)).astype(np.float32)
+
+
+def counted(pool, protected, inside):
+    """Again, pixel by pixel: the medians of sorted levels, and who lies near them."""
+    left, right = (cv2.GaussianBlur(side, (0, 0), 1.0) for side in (pool, protected))
+    padded = np.pad(right.astype(np.float64), 8, mode="reflect")
+    groups, everything = {}, []
+    for y in range(SIDE):
+        for x in range(SIDE):
+            around = inside[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3]
+            if around.all() and padded[y : y + 17, x : x + 17].std() > 5:
+                level = int(np.rint(right[y, x]))
+                groups.setdefault(int(np.rint(left[y, x])) // 8, []).append(level)
+                everything.append(level)
+
+    def near(levels):
+        median = sorted(levels)[(len(levels) + 1) // 2 - 1]
+        return sum(abs(level - median) <= 10 for level in levels)
+
+    by_curve, by_one = sum(map(near, groups.values())), near(everything)
+    return (by_curve - by_one) / (len(everything) - by_one)
+
+
+@pytest.mark.parametrize(("seed", "noise"), [(0, 10), (3, 40)])
+def test_the_share_equals_a_count_pixel_by_pixel(seed, noise):
+    protected = frame(seed)
+    pool = np.clip(0.6 * protected + np.random.default_rng(seed).normal(40, noise, protected.shape), 0, 255)
+    inside = EVERYWHERE.copy()
+    inside[:, :20] = False
+    found = explained_share(pool.astype(np.float32), protected, inside)
+    assert found == pytest.approx(counted(pool.astype(np.float32), protected, inside), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [lambda x: x, lambda x: 255 - x, lambda x: 255 * (x / 255) ** 2.2, lambda x: 60 + 0.4 * x, lambda x: (x > 127) * x],
+    ids=["same", "negative", "gamma", "flat", "part of it black"],
+)
+def test_any_tone_curve_explains_the_picture(curve):
+    protected = frame(1)
+    explained = explained_share(curve(protected).astype(np.float32), protected, EVERYWHERE)
+    assert explained > (0.4 if curve(100.0) == 0 else 0.9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_scribbled_over_stays_explained_and_what_shares_the_scribble_does_not(seed):
+    def scribbled(pixels):
+        points = np.random.default_rng(seed).integers(0, SIDE, (14, 2)).astype(np.int32)
+        return cv2.polylines(pixels.copy(), [points], False, 255.0, 3)
+
+    protected, other = frame(seed), frame(seed + 10)
+    copy = scribbled(protected)
+    assert agree(copy, protected, EVERYWHERE).score < 0.8
+    assert explained_share(copy, protected, EVERYWHERE) > 0.6
+    assert explained_share(scribbled(other), copy, EVERYWHERE) < 0.4
+
+
+def test_flat_ground_and_too_little_to_see_explain_nothing():
+    flat = np.full((SIDE, SIDE), 120, np.float32)
+    assert explained_share(flat, flat, EVERYWHERE) == 0
+    corner = np.zeros((SIDE, SIDE), np.bool_)
+    corner[:15, :15] = True
+    assert explained_share(frame(2), frame(2), corner) == 0
+    assert explained_share(flat, frame(2), EVERYWHERE) == 0
