@@ -1,7 +1,8 @@
 import cv2
 import numpy as np
 import pytest
-from drawn import picture
+from drawn import encoded, picture
+from test_dedupe import SIZE, build, catalog_rows, opened
 
 from ssld_pipeline.kernels.block_agreement import agree, protected_frame
 from ssld_pipeline.kernels.sift import resize_grey
@@ -9,6 +10,12 @@ from ssld_pipeline.kernels.tone_curve import explained_share
 
 SIDE = 128
 EVERYWHERE = np.ones((SIDE, SIDE), np.bool_)
+
+
+def scribbled(pixels, seed, width=6, num=20):
+    """Under a thick line to and fro."""
+    corners = np.random.default_rng(seed).integers(0, pixels.shape[1::-1], (num, 2)).astype(np.int32)
+    return cv2.polylines(pixels.copy(), [corners], False, (250.0, 250.0, 40.0), width)
 
 
 def frame(seed):
@@ -59,15 +66,11 @@ def test_any_tone_curve_explains_the_picture(curve):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_what_is_scribbled_over_stays_explained_and_what_shares_the_scribble_does_not(seed):
-    def scribbled(pixels):
-        points = np.random.default_rng(seed).integers(0, SIDE, (14, 2)).astype(np.int32)
-        return cv2.polylines(pixels.copy(), [points], False, 255.0, 3)
-
     protected, other = frame(seed), frame(seed + 10)
-    copy = scribbled(protected)
+    copy = scribbled(protected, seed, 3, num=14)
     assert agree(copy, protected, EVERYWHERE).score < 0.8
     assert explained_share(copy, protected, EVERYWHERE) > 0.6
-    assert explained_share(scribbled(other), copy, EVERYWHERE) < 0.4
+    assert explained_share(scribbled(other, seed, 3, num=14), copy, EVERYWHERE) < 0.4
 
 
 def test_flat_ground_and_too_little_to_see_explain_nothing():
@@ -77,3 +80,15 @@ def test_flat_ground_and_too_little_to_see_explain_nothing():
     corner[:15, :15] = True
     assert explained_share(frame(2), frame(2), corner) == 0
     assert explained_share(flat, frame(2), EVERYWHERE) == 0
+
+
+def test_scribbled_copies_are_found_and_nothing_else_under_a_scribble(tmp_path):
+    own = {f"protected/{i}": encoded(picture(80 + i, *SIZE)) for i in range(6)}
+    marked = {"protected/marked": encoded(scribbled(picture(90, *SIZE), 9))}
+    index, _, _ = build(tmp_path / "index", own | marked)
+    copies = {f"pool/{i}": encoded(scribbled(picture(80 + i, *SIZE), i)) for i in range(6)}
+    others = {f"pool/other{i}": encoded(scribbled(picture(95 + i, *SIZE), 9)) for i in range(6)}
+    rows = opened(index)(catalog_rows(tmp_path / "pool", copies | others)).rows.to_pylist()
+    removed = [row for row in rows if row["is_duplicate"]]
+    assert all(row["protected_id"][-2:] == row["image_id"][-2:] for row in removed)
+    assert len(removed) >= 4 and any(row["score"] < 0.45 for row in removed)
