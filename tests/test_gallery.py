@@ -161,6 +161,21 @@ def test_pairs_nearest_to_the_decision_come_first() -> None:
     assert [round(r["score"], 2) for r in found] == [0.55, 0.45, 0.05, 0.7, 0.1]
 
 
+def test_repeats_within_the_pool_are_shown_beside_what_is_kept(tmp_path: Path) -> None:
+    catalog = [catalogued(tmp_path, f"pool/{i}", "pool", picture(i)) for i in range(3)]
+    catalog.append(catalogued(tmp_path, "val/0", "protected", picture(0)))
+    repeat = {**pair_row("pool/2", "pool/1", 0.93, True, np.eye(3)), "verdict": "repeat", "method": "perceptual"}
+    again = {**pair_row("pool/0", "val/0", 0.95, True), "verdict": "copy_of_copy", "method": "perceptual"}
+    for row in (repeat, again):
+        row.update(explained=None, num_matches=0, num_inliers=0)
+    found = pairs.border_cases(database(catalog=catalog, duplicates=[repeat, again]), limit=5)
+    assert [(r["verdict"], r["other"]) for r in found] == [("copy_of_copy", "protected"), ("repeat", "kept")]
+    text = Page(html_of({"catalog": catalog, "duplicates": [repeat, again]})).squeezed("duplicates")
+    assert "the same picture, in the pool again kept" in text and "kept pool/1" in text
+    assert "like a pool image that copies it protected" in text and "protected val/0" in text
+    assert "no transform stored" not in text and "explained" not in text
+
+
 @pytest.fixture
 def many(tmp_path: Path) -> Tables:
     """450 pairs of 30 pool images of noise, which no encoder shrinks, and 15 protected ones; 4 in 9 confirmed."""

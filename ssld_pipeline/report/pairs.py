@@ -27,6 +27,7 @@ _NO_LINES = {
     "perceptual": "no key points: proposed by likeness",
     "denied": "on the deny list",
 }
+_WITHIN_POOL = {"copy_of_copy": "like a pool image that copies it", "repeat": "the same picture, in the pool again"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def gallery(
 
 
 # Each side is cut before it is ordered whole: of a million pairs the sort sees the first few hundred. Denied pairs say
-# nothing of the threshold and follow it.
+# nothing of the threshold and follow it, as do those within the pool, which are decided by another.
 _BORDER_CASES = """
 WITH sides AS MATERIALIZED (
     (SELECT *, 0 AS side, score AS doubt FROM duplicates WHERE verdict IN ('copy', 'allowed', 'reported')
@@ -85,12 +86,19 @@ WITH sides AS MATERIALIZED (
         AND protected_id IS NOT NULL ORDER BY score DESC, image_id, protected_id LIMIT $1)
     UNION ALL
     (SELECT *, 2 AS side, -score AS doubt FROM duplicates WHERE verdict = 'denied'
-        AND protected_id IS NOT NULL ORDER BY score DESC, image_id, protected_id LIMIT $1)),
+        AND protected_id IS NOT NULL ORDER BY score DESC, image_id, protected_id LIMIT $1)
+    UNION ALL
+    (SELECT *, 3 AS side, score AS doubt FROM duplicates WHERE verdict = 'copy_of_copy'
+        ORDER BY score, image_id, protected_id LIMIT $1)
+    UNION ALL
+    (SELECT *, 4 AS side, score AS doubt FROM duplicates WHERE verdict = 'repeat'
+        ORDER BY score, image_id, protected_id LIMIT $1)),
 ordered AS (
     SELECT *, row_number() OVER (PARTITION BY side ORDER BY doubt, image_id, protected_id) AS place
     FROM sides ORDER BY place, side LIMIT $1)
 SELECT o.image_id, o.protected_id, o.method, o.num_matches, o.num_inliers, o.score, o.num_blocks, o.coverage,
        o.explained, o.homography, o.flipped, o.verdict, o.is_duplicate, b.class_id,
+       CASE b.role WHEN 'pool' THEN 'kept' ELSE 'protected' END AS other,
        a.uri AS uri, a."offset" AS "offset", a.size_bytes AS size_bytes,
        b.uri AS protected_uri, b."offset" AS protected_offset, b.size_bytes AS protected_size_bytes
 FROM ordered o LEFT JOIN catalog a ON a.image_id = o.image_id LEFT JOIN catalog b ON b.image_id = o.protected_id
@@ -113,9 +121,8 @@ def draw(row: dict[str, Any], portraits: Portraits, config: DedupeConfig, classe
         return Pair(row, name, words, _picture(pool), _picture(protected))
     if h is None:
         both = overlay(pool.size, protected.size, None, matches.NO_LINES)
-        return Pair(
-            row, name, ("no transform stored",), pool.picture, protected.picture, both, _NO_LINES.get(row["method"], "")
-        )
+        words = () if row["verdict"] in _WITHIN_POOL else ("no transform stored",)
+        return Pair(row, name, words, pool.picture, protected.picture, both, _why_no_lines(row))
     return _compared(row, name, pool, protected, h, config)
 
 
@@ -141,9 +148,13 @@ def _lines(row: dict[str, Any], pool: Portrait, protected: Portrait, h: Array, c
     return matches.find_lines(pool.keypoints, protected.keypoints, unit, config.max_match_distance)
 
 
+def _why_no_lines(row: dict[str, Any]) -> str:
+    return _WITHIN_POOL.get(row["verdict"]) or _NO_LINES.get(row["method"], "")
+
+
 def _note(row: dict[str, Any], both: Overlay) -> str:
     if row["method"] in _NO_LINES:
-        return _NO_LINES[row["method"]]
+        return _why_no_lines(row)
     if not both.num_matched:
         return "no match lies on the stored transform"
     number = f"{both.num_drawn} of {both.num_matched}" if both.num_drawn < both.num_matched else str(both.num_matched)
