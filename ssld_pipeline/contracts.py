@@ -33,7 +33,7 @@ REJECT_REASONS = {
 
 VERDICTS = {
     "copy": "the evidence suffices; the image is removed",
-    "no_copy": "a candidate whose evidence does not suffice",
+    "no_copy": "a candidate whose evidence does not suffice, or falls behind that of another protected image",
     "reported": "a copy of an image of an input in dedupe.report_only; shown alone",
     "allowed": "a copy that dedupe.allow keeps",
     "denied": "removed by dedupe.deny, whatever the evidence",
@@ -140,7 +140,11 @@ CATALOG = Table(
 _PAIR = (
     _IMAGE_ID,
     Column("protected_id", "string", "image_id of the protected image"),
-    Column("method", "string", "what proposed the pair: exact (equal bytes), sift or perceptual"),
+    Column(
+        "method",
+        "string",
+        "what proposed the pair: exact (equal bytes), perceptual (alike as a whole, perhaps with key points), or sift",
+    ),
     Column("num_matches", "int32", "putative descriptor matches after one-to-one matching"),
     Column("num_inliers", "int32", "matches that agree with the transform, at distinct positions"),
     Column("score", "float32", "how well the pixels agree after warping, in [0,1]; 1 for exact"),

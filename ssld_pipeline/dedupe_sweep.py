@@ -35,12 +35,6 @@ _COLUMNS = {
     "min_blocks": "num_blocks",
     "min_coverage": "coverage",
 }
-_METHODS = {
-    "min_score": "sift",
-    "min_inliers": "sift",
-    "min_explained": "sift",
-    "min_perceptual_score": "perceptual",
-}
 _NEVER = 10**9
 _BITS = 62
 
@@ -133,11 +127,9 @@ def _samples(tables: duckdb.DuckDBPyConnection, config: DedupeConfig, name: str,
     """Pairs that this threshold alone decides, nearest first on each side."""
     column, without = _COLUMNS[name], is_copy(config.model_copy(update={name: _around(name, config)[0]}))
     anyway = is_copy(config.model_copy(update={name: _NEVER}))
-    method = _METHODS.get(name)
     rows: list[dict[str, Any]] = []
     for side, rule, order in (("above", "", "ASC"), ("below", "NOT ", "DESC")):
         query = f"""SELECT * FROM near WHERE {without} AND NOT {anyway} AND {rule}{is_copy(config)}
-                    {f"AND method = '{method}'" if method else ""}
                     ORDER BY {column} {order}, image_id, protected_id LIMIT {limit}"""
         found = tables.sql(query).to_arrow_table().to_pylist()
         rows += [{"threshold": name, "side": side, **_in_words(row)} for row in found]

@@ -68,7 +68,7 @@ def test_a_dedupe_that_sees_passes_and_its_recall_is_what_a_count_gives(protecte
 
 def test_a_canary_is_judged_as_the_pool_is(protected, tmp_path):
     """The missed pictures, given to find_copies and dedupe as a pool, are missed there; thresholds make some."""
-    settings = {"min_score": 0.9, "min_perceptual_score": 1.0, "min_canary_recall": 0}
+    settings = {"min_score": 1.0, "min_explained": 1.0, "min_perceptual_score": 1.0, "min_canary_recall": 0}
     check(protected, tmp_path / "check", **settings)
     missed = {f"pool/{p.name}": p.read_bytes() for p in (tmp_path / "check/missed").iterdir()}
     evidence = {r["number"]: r for r in pq.read_table(tmp_path / "check/canaries.parquet").to_pylist()}
@@ -187,6 +187,6 @@ def test_the_check_of_a_tiny_world_comes_before_what_it_guards(world: Path) -> N
     assert not planned(strict)["find_copies"].changes
     assert list(ran(bring(strict, only=("dedupe",)))) == ["check_dedupe", "dedupe"]
     with pytest.raises(UserError, match="check_dedupe: dedupe misses too many"):
-        bring(load_config(world, ("dedupe.min_score=1", "dedupe.min_perceptual_score=1")), only=("dedupe",))
+        bring(load_config(world, ("dedupe.min_inliers=999", "dedupe.min_perceptual_score=1")), only=("dedupe",))
     off = load_config(world, ("dedupe.canaries=0",))
     assert not planned(off)["check_dedupe"].enabled and list(ran(bring(off, only=("dedupe",)))) == ["dedupe"]

@@ -122,7 +122,7 @@ def test_difference_is_transparent_where_the_pool_image_shows_nothing() -> None:
     assert difference.difference(protected, protected, away) is None
 
 
-@pytest.mark.parametrize(("method", "says"), [("exact", "equal bytes"), ("perceptual", "no key points")])
+@pytest.mark.parametrize(("method", "says"), [("exact", "equal bytes"), ("perceptual", "alike as a whole")])
 def test_pair_without_key_points_has_no_lines_and_says_why(tmp_path: Path, method: str, says: str) -> None:
     source = picture(5)
     pair = pair_of(tmp_path, source, source, np.eye(3), method=method)

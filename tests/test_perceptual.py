@@ -15,7 +15,7 @@ def turned(image, form):
 
 @pytest.mark.parametrize("form", range(8))
 def test_each_turned_and_mirrored_form_is_recognised(form):
-    found = propose(dihedral_looks(GREY), look(turned(GREY, form)), 10, 0.94, 5)
+    found = propose(dihedral_looks(GREY), look(turned(GREY, form)), 10, 0.94)
     assert found == [(0, form)]
 
 
@@ -42,6 +42,6 @@ def test_hash_distance_counts_bits():
 def test_other_pictures_and_flat_ones_are_not_proposed():
     others = [look(resize_grey(picture(seed), 256)) for seed in range(1, 30)]
     protected = Looks(np.concatenate([o.hashes for o in others]), np.concatenate([o.thumbnails for o in others]))
-    assert propose(dihedral_looks(GREY), protected, 10, 0.94, 5) == []
+    assert propose(dihedral_looks(GREY), protected, 10, 0.94) == []
     flat = look(np.full((50, 60), 9, np.uint8))
     assert np.all(flat.thumbnails == 0)

@@ -31,7 +31,7 @@ def match_places(points: KeyPoints) -> Places:
 
 
 def rank_by_agreement(
-    left: Places, right: Places, sources: Counts, images: Counts, num_candidates: int, min_agreeing: int
+    left: Places, right: Places, sources: Counts, images: Counts, min_agreeing: int
 ) -> tuple[Counts, Counts]:
     """(images, agreeing): images whose matches agree best with one transform, by falling number, then by image.
 
@@ -44,7 +44,7 @@ def rank_by_agreement(
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     counts = _largest_agreement(left[order], right[order], sources[order], starts, min_agreeing)
     found = images[order][starts[:-1]]
-    best = np.lexsort((found, -counts))[:num_candidates]
+    best = np.lexsort((found, -counts))
     best = best[counts[best] >= min_agreeing]
     return found[best], counts[best]
 

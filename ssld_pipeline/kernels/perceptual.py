@@ -63,15 +63,13 @@ def hash_distances(pool: Looks, protected: Looks) -> npt.NDArray[np.int64]:
     return np.asarray(np.bitwise_count(pool.hashes[:, None] ^ protected.hashes[None]), np.int64)
 
 
-def propose(
-    pool: Looks, protected: Looks, max_distance: int, min_correlation: float, num_candidates: int
-) -> list[tuple[int, int]]:
-    """(protected row, dihedral form) of the most alike: by falling thumbnail correlation, each protected row once."""
+def propose(pool: Looks, protected: Looks, max_distance: int, min_correlation: float) -> list[tuple[int, int]]:
+    """(protected row, dihedral form) of those alike, by falling thumbnail correlation; each protected row once."""
     correlation = pool.thumbnails @ protected.thumbnails.T
     alike = (hash_distances(pool, protected) <= max_distance) | (correlation >= min_correlation)
     rows = np.flatnonzero(alike.any(axis=0))
     best = np.where(alike[:, rows], correlation[:, rows], -2.0)
-    order = np.lexsort((rows, -best.max(axis=0)))[:num_candidates] if len(rows) else rows
+    order = np.lexsort((rows, -best.max(axis=0))) if len(rows) else rows
     return [(int(rows[i]), int(best[:, i].argmax())) for i in order]
 
 

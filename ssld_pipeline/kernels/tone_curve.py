@@ -38,7 +38,7 @@ def explained_share(pool: Floats, protected: Floats, inside: Mask) -> float:
     if num < _MIN_PIXELS:
         return 0.0
     by_curve, by_one = _num_explained(_levels(left[counts]), _levels(right[counts]))
-    return (by_curve - by_one) / max(num - by_one, 1)
+    return max(0, by_curve - by_one) / max(num - by_one, 1)
 
 
 def _levels(values: Floats) -> npt.NDArray[np.uint8]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _TEXT_BYTES = 3_000  # of a pair on the page, beside its pictures, lines and names
 _NO_LINES = {
     "exact": "equal bytes: nothing to match",
-    "perceptual": "no key points: proposed by likeness",
+    "perceptual": "alike as a whole, not by key points",
     "denied": "on the deny list",
 }
 _WITHIN_POOL = {"copy_of_copy": "like a pool image that copies it", "repeat": "the same picture, in the pool again"}
@@ -98,7 +98,7 @@ ordered AS (
     FROM sides ORDER BY place, side LIMIT $1)
 SELECT o.image_id, o.protected_id, o.method, o.num_matches, o.num_inliers, o.score, o.num_blocks, o.coverage,
        o.explained, o.homography, o.flipped, o.verdict, o.is_duplicate, b.class_id,
-       CASE b.role WHEN 'pool' THEN 'kept' ELSE 'protected' END AS other,
+       CASE b.role WHEN 'pool' THEN 'kept' ELSE coalesce(b.role, 'protected') END AS other,
        a.uri AS uri, a."offset" AS "offset", a.size_bytes AS size_bytes,
        b.uri AS protected_uri, b."offset" AS protected_offset, b.size_bytes AS protected_size_bytes
 FROM ordered o LEFT JOIN catalog a ON a.image_id = o.image_id LEFT JOIN catalog b ON b.image_id = o.protected_id

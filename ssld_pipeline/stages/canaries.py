@@ -9,13 +9,14 @@ from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.errors import BadImage
-from ssld_pipeline.stages.dedupe import is_copy
+from ssld_pipeline.stages.dedupe import is_copy, is_reported
 from ssld_pipeline.stages.find_copies import pairs_of, pairs_table
 from ssld_pipeline.stages.stage import Reject
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from ssld_pipeline.config import RunConfig
     from ssld_pipeline.inputs.read import ImageReader
     from ssld_pipeline.stages.dedupe import DedupeConfig
     from ssld_pipeline.stages.protected_index import ProtectedIndex
@@ -109,7 +110,7 @@ def _number(key: list[Any]) -> int:
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big")
 
 
-def judge(trials: Sequence[Trial], config: DedupeConfig) -> pa.Table:
+def judge(trials: Sequence[Trial], config: RunConfig) -> pa.Table:
     """One row per trial, decided by dedupe's own rule.
 
     Columns: number, image_id, protected_id, kind; ``is_found``: would be kept out of the pool; ``is_right``: as a copy
@@ -123,14 +124,14 @@ def judge(trials: Sequence[Trial], config: DedupeConfig) -> pa.Table:
     columns = list(zip(*planted, strict=True)) or [()] * len(names)
     connection = duckdb.connect()
     connection.register("canaries", pa.table(dict(zip(names, columns, strict=True)), pa.schema(names)))
+    removes = f"{is_copy(config.dedupe)} AND NOT {is_reported(config)}"
     connection.register("pairs", pairs_table([row for t in trials for row in t.pairs]))
     return connection.sql(f"""
         SELECT c.*, coalesce(p.is_copy, false) AS is_found, coalesce(p.is_copy AND p.is_own, false) AS is_right,
-               p.matched_id, p.method, p.num_matches, p.num_inliers, p.score, p.num_blocks, p.coverage
+               p.matched_id, p.method, p.num_matches, p.num_inliers, p.score, p.num_blocks, p.coverage, p.explained
         FROM canaries c LEFT JOIN (
-            SELECT pairs.* RENAME (protected_id AS matched_id), {is_copy(config)} AS is_copy,
-                   pairs.protected_id = canaries.protected_id AS is_own
-            FROM pairs JOIN canaries USING (image_id)) p USING (image_id)
+            SELECT pairs.* RENAME (protected_id AS matched_id), pairs.protected_id = canaries.protected_id AS is_own
+            FROM (SELECT *, {removes} AS is_copy FROM pairs) pairs JOIN canaries USING (image_id)) p USING (image_id)
         QUALIFY row_number() OVER (PARTITION BY number ORDER BY is_right DESC, is_found DESC, p.is_own DESC NULLS LAST,
                                    p.score DESC NULLS LAST, p.matched_id) = 1
         ORDER BY number

@@ -45,7 +45,7 @@ def build(setup: Setup, rows: pa.Table, folder: Path) -> tuple[dict[str, Json], 
 
     config = setup.config.dedupe
     trials, rejects = _try_all(setup, rows)
-    judged = judge(trials, config)
+    judged = judge(trials, setup.config)
     verdicts = judged.to_pylist()
     pq.write_table(judged, folder / "canaries.parquet")
     _write_missed(trials, verdicts, folder / "missed")
@@ -61,19 +61,21 @@ def build(setup: Setup, rows: pa.Table, folder: Path) -> tuple[dict[str, Json], 
 
 
 def _try_all(setup: Setup, rows: pa.Table) -> tuple[list[Trial], list[Reject]]:
-    """Canaries of the images that the index holds; the others were rejected when it was built."""
+    """Canaries of the images that the index holds; the others were rejected when it was built. None of an input whose
+    copies are only reported: with the labelled images in the index, hardly one would be of a protected image."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     from ssld_pipeline.inputs.read import ImageReader
     from ssld_pipeline.stages.canaries import draw, try_out
-    from ssld_pipeline.stages.protected_index import open_index
+    from ssld_pipeline.stages.protected_index import input_of, open_index
 
     config, reader = setup.config.dedupe, ImageReader()
     index = open_index(setup.artifacts["index_protected"], config.num_probes)
     of_image: dict[str, list[Canary]] = defaultdict(list)
-    indexed = [index.image_ids[image] for image in range(len(index.image_ids))]
-    for canary in draw(indexed, config.canaries):
+    reported = setup.config.inputs_of(config.report_only)
+    guarded = (image_id for image_id in index.image_ids if input_of(image_id) not in reported)
+    for canary in draw(guarded, config.canaries):
         of_image[canary.protected_id].append(canary)
     drawn = rows.filter(pc.is_in(rows["image_id"], pa.array(of_image, pa.string())))
 
@@ -157,7 +159,8 @@ def settings(config: RunConfig) -> dict[str, Json]:
     """Everything that decides what is found, as the two stages that find have it."""
     own = config.dedupe.model_dump(mode="json", include={*dedupe.DECISION_FIELDS, *dedupe.CHECK_FIELDS})
     versions = {"find_copies": find_copies.STAGE.version, "dedupe": dedupe.STAGE.version}
-    return {**find_copies.STAGE.settings(config), **own, "versions": versions}
+    reported = sorted(config.inputs_of(config.dedupe.report_only))
+    return {**find_copies.STAGE.settings(config), **own, "report_only": reported, "versions": versions}
 
 
 def _is_enabled(config: RunConfig) -> bool:
@@ -166,7 +169,7 @@ def _is_enabled(config: RunConfig) -> bool:
 
 STAGE = ArtifactStage(
     name="check_dedupe",
-    version=1,
+    version=2,
     reads=("catalog",),
     settings=settings,
     build=build,

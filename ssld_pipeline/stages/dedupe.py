@@ -30,6 +30,8 @@ _PER_MISSING_INLIER = 0.03
 # What is drawn over a picture, text or a scribble, may take this much of its score. One logo reaches 7 inliers.
 _DRAWN_OVER = 0.15
 _DRAWN_OVER_INLIERS = 8
+# What fits clearly worse than the best is another image of the same garment, page or watermark: it would be misnamed.
+_CLOSE = 0.1
 
 DECISION_FIELDS = ("min_inliers", "min_score", "min_explained", "min_perceptual_score", "min_blocks", "min_coverage")
 POLICY_FIELDS = ("report_only", "allow", "deny")
@@ -76,7 +78,7 @@ class DedupeConfig(Settings):
     """Share of the picture from which 0.15 less of min_score will do: what is drawn over it must leave one tone curve
     valid for so much of it, and 8 inliers. 0.03 more for each inlier that is missing to 12."""
     min_perceptual_score: float = Field(0.7, gt=0, le=1)
-    """The same for a pair that no key points support."""
+    """The same for a pair that is alike as a whole, whatever its key points say."""
     min_blocks: int = Field(32, gt=0, le=256)
     """Cells, of the picture's 256, that must show edges to compare."""
     min_coverage: float = Field(0.15, ge=0, le=1)
@@ -96,13 +98,14 @@ class DedupeConfig(Settings):
 def is_copy(config: DedupeConfig) -> str:
     """SQL over the columns of ``pairs``: does the evidence suffice?"""
     missing = f"greatest(0, {_MANY_INLIERS} - num_inliers)"
-    enough = f"num_blocks >= {config.min_blocks} AND coverage >= {config.min_coverage!r}::FLOAT"
-    return f"""(method = 'exact' OR {enough} AND CASE method
-        WHEN 'sift' THEN num_inliers >= {config.min_inliers}
-             AND (score >= ({config.min_score!r} + {_PER_MISSING_INLIER} * {missing})::FLOAT
-                  OR num_inliers >= {_DRAWN_OVER_INLIERS} AND score >= {config.min_score - _DRAWN_OVER!r}::FLOAT AND
-                     coalesce(explained, 0) >= ({config.min_explained!r} + {_PER_MISSING_INLIER} * {missing})::FLOAT)
-        ELSE score >= {config.min_perceptual_score!r}::FLOAT END)"""
+    visible = f"num_blocks >= {config.min_blocks} AND coverage >= {config.min_coverage!r}::FLOAT"
+    return f"""(method = 'exact' OR {visible} AND (
+        method = 'perceptual' AND score >= {config.min_perceptual_score!r}::FLOAT
+        OR num_inliers >= {config.min_inliers}
+           AND score >= ({config.min_score!r} + {_PER_MISSING_INLIER} * {missing})::FLOAT
+        OR num_inliers >= greatest({config.min_inliers}, {_DRAWN_OVER_INLIERS})
+           AND score >= {config.min_score - _DRAWN_OVER!r}::FLOAT
+           AND coalesce(explained, 0) >= ({config.min_explained!r} + {_PER_MISSING_INLIER} * {missing})::FLOAT))"""
 
 
 def is_reported(config: RunConfig) -> str:
@@ -150,7 +153,9 @@ _DECIDED = """
 SELECT * EXCLUDE (is_copy, is_reported, is_allowed, is_denied),
        CASE WHEN is_denied THEN 'denied' WHEN NOT is_copy THEN 'no_copy' WHEN is_reported THEN 'reported'
             WHEN is_allowed THEN 'allowed' ELSE 'copy' END AS verdict
-FROM (SELECT pairs.* EXCLUDE (part), {is_copy} AS is_copy, {is_reported} AS is_reported,
+FROM (SELECT pairs.* EXCLUDE (part), {is_reported} AS is_reported,
+             {is_copy} AND score >= max(score) FILTER (WHERE {is_copy})
+                 OVER (PARTITION BY image_id, split_part(protected_id, '/', 1)) - {close} AS is_copy,
              image_id IN ({allowed}) AS is_allowed,
              (image_id, protected_id) IN (SELECT (image_id, protected_id) FROM pairs WHERE image_id IN ({denied})
                  QUALIFY row_number() OVER (PARTITION BY image_id
@@ -171,6 +176,7 @@ def decide(tables: duckdb.DuckDBPyConnection, config: RunConfig) -> pa.Table:
     register_lists(tables, config.dedupe)
     query = _DECIDED.format(
         is_copy=is_copy(config.dedupe),
+        close=_CLOSE,
         is_reported=is_reported(config),
         allowed=images_on("allow"),
         denied=images_on("deny"),
@@ -209,7 +215,7 @@ def _settings(config: RunConfig) -> dict[str, Json]:
 
 STAGE = QueryStage(
     name="dedupe",
-    version=6,
+    version=7,
     table="duplicates",
     reads=("catalog", "pairs", "repeats"),
     settings=_settings,

@@ -5,8 +5,7 @@ What is found is evidence; ``dedupe`` decides on it. Thus other thresholds touch
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +22,6 @@ if TYPE_CHECKING:
     from ssld_pipeline.stages.dedupe import DedupeConfig
     from ssld_pipeline.stages.pairs import Pair
     from ssld_pipeline.stages.protected_index import ProtectedIndex
-
-_ROWS_PER_INPUT = 3  # of a pool image
-# What fits clearly worse than the best is another image of the same garment, page or watermark: it would be misnamed.
-_CLOSE = 0.1
 
 
 @dataclass(frozen=True)
@@ -65,22 +60,21 @@ def pairs_of(image_id: str, data: bytes, index: ProtectedIndex, config: DedupeCo
     """The ``pairs`` rows of one encoded image. Raises BadImage."""
     from ssld_pipeline.kernels.images import decode
     from ssld_pipeline.stages.pairs import find_pairs
-    from ssld_pipeline.stages.protected_index import digest
+    from ssld_pipeline.stages.protected_index import digest, input_of
 
-    originals = index.by_digest.get(digest(data))
-    if originals:
-        return [_exact_row(image_id, original) for original in originals]
-    image = decode(data, min_short_side=config.image_side)
-    pairs = _best_of_each_input(find_pairs(image.pixels, index, config), index)
-    return [_row(image_id, (image.width, image.height), pair, index) for pair in pairs]
-
-
-def _best_of_each_input(pairs: Iterable[Pair], index: ProtectedIndex) -> list[Pair]:
-    """What comes first of each input: what is reported of one must not crowd out what is removed for another."""
-    kept: dict[str, list[Pair]] = defaultdict(list)
-    for pair in pairs:
-        kept[index.image_ids[pair.protected].split("/", 1)[0]].append(pair)
-    return [pair for own in kept.values() for pair in own[:_ROWS_PER_INPUT] if pair.score >= own[0].score - _CLOSE]
+    exact = index.by_digest.get(digest(data))
+    rows = [_exact_row(image_id, original) for original in exact]
+    others = set(index.inputs) - {input_of(original) for original in exact}
+    if not others:
+        return rows
+    try:
+        image = decode(data, min_short_side=config.image_side)
+    except BadImage:
+        if rows:
+            return rows
+        raise
+    pairs = [pair for pair in find_pairs(image.pixels, index, config) if index.input_of(pair.protected) in others]
+    return rows + [_row(image_id, (image.width, image.height), pair, index) for pair in pairs]
 
 
 def _exact_row(image_id: str, protected_id: str) -> dict[str, Any]:
@@ -139,7 +133,7 @@ def _settings(config: RunConfig) -> dict[str, Json]:
 
 STAGE = PartStage(
     name="find_copies",
-    version=5,
+    version=6,
     table="pairs",
     reads=("catalog",),
     artifacts=("index_protected",),

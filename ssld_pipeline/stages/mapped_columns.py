@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,9 @@ class MappedIds:
 
     def __getitem__(self, row: int) -> str:
         return str(self._ids[row].as_py())
+
+    def __iter__(self) -> Iterator[str]:
+        return (str(value.as_py()) for value in self._ids)
 
 
 class MappedDigests:

@@ -6,6 +6,7 @@ the comparison of pixels supports a pair, never counts of matches alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -51,12 +52,15 @@ class Pair:
 
 
 def find_pairs(pixels: npt.NDArray[np.uint8], index: ProtectedIndex, config: DedupeConfig) -> list[Pair]:
-    """The pairs whose pixels agree at least a little, by falling score; each protected image once."""
+    """The pairs whose pixels agree at least a little, by falling score; each protected image once.
+
+    Each input is searched as if it were the only one, since of one copies may be removed and of another only reported.
+    """
     from ssld_pipeline.kernels.sift import resize_grey
 
     grey = resize_grey(pixels, config.image_side)
     pairs, num_keypoints = _pairs_by_keypoints(grey, pixels, index, config)
-    if num_keypoints < _FEW_KEYPOINTS and not any(_is_settled(p) for p in pairs):
+    if num_keypoints < _FEW_KEYPOINTS and _unsettled(pairs, index):
         pairs += _pairs_by_looks(grey, index, config)
     best: dict[int, Pair] = {}
     for pair in pairs:
@@ -68,11 +72,17 @@ def find_pairs(pixels: npt.NDArray[np.uint8], index: ProtectedIndex, config: Ded
 
 
 def _together(first: Pair, second: Pair) -> Pair:
-    """One pair of two looks at the same protected image: the key points of the one, the place that fits better."""
+    """One pair of two looks at the same protected image: the key points of the one, the place that fits better. Alike
+    as a whole in either, it is so in both: a few key points are no reason against it."""
     best, place = max(first, second, key=lambda p: p.num_inliers), max(first, second, key=lambda p: p.score)
-    return replace(
-        best, score=place.score, num_blocks=place.num_blocks, coverage=place.coverage, homography=place.homography
-    )
+    method = "perceptual" if "perceptual" in (first.method, second.method) else best.method
+    return replace(place, method=method, num_matches=best.num_matches, num_inliers=best.num_inliers)
+
+
+def _unsettled(pairs: list[Pair], index: ProtectedIndex) -> set[str]:
+    """The inputs of which none of the pairs is beyond doubt."""
+    settled = (p for p in pairs if p.score >= _SETTLED_SCORE and p.num_inliers >= _SETTLED_INLIERS)
+    return set(index.inputs) - {index.input_of(pair.protected) for pair in settled}
 
 
 def _explained(grey: npt.NDArray[np.uint8], pair: Pair, index: ProtectedIndex) -> float:
@@ -84,10 +94,6 @@ def _explained(grey: npt.NDArray[np.uint8], pair: Pair, index: ProtectedIndex) -
     return explained_share(warped, frame.astype("float32"), inside if shared is None else inside & ~shared)
 
 
-def _is_settled(pair: Pair) -> bool:
-    return pair.score >= _SETTLED_SCORE and pair.num_inliers >= _SETTLED_INLIERS
-
-
 def _pairs_by_keypoints(
     grey: npt.NDArray[np.uint8], pixels: npt.NDArray[np.uint8], index: ProtectedIndex, config: DedupeConfig
 ) -> tuple[list[Pair], int]:
@@ -95,13 +101,17 @@ def _pairs_by_keypoints(
     from ssld_pipeline.kernels.sift import detect_keypoints, resize_grey
 
     pool = detect_keypoints(grey, config.pool_keypoints)
-    images, votes = propose(pool, index, config)
-    pairs = [pair for image in images if (pair := _verify(pool, grey, image, index, config))]
-    if any(_is_settled(p) for p in pairs):
-        return pairs, len(pool)
-    doubtful = {p.protected for p in pairs if p.score >= _DOUBTFUL_SCORE or p.num_inliers >= _DOUBTFUL_INLIERS}
+    candidates = propose(pool, index, config)
+    pairs = [
+        p for images, _ in candidates.values() for image in images if (p := _verify(pool, grey, image, index, config))
+    ]
+    unsettled = _unsettled(pairs, index)
+    weak = {p.protected for p in pairs if p.score >= _DOUBTFUL_SCORE or p.num_inliers >= _DOUBTFUL_INLIERS}
+    doubtful = {image for image in weak if index.input_of(image) in unsettled}
     if max(pixels.shape[:2]) >= _ENLARGED * max(grey.shape):
-        doubtful |= set(images[votes > noise_level(votes, config)].tolist())
+        for name in unsettled & candidates.keys():
+            images, votes = candidates[name]
+            doubtful |= set(images[votes > noise_level(votes, config)].tolist())
     if not doubtful:
         return pairs, len(pool)
     closer = resize_grey(pixels, _SECOND_SIDE_PX, enlarge=True)
@@ -117,9 +127,9 @@ def noise_level(votes: npt.NDArray[np.int64], config: DedupeConfig) -> int:
 
 def propose(
     pool: KeyPoints, index: ProtectedIndex, config: DedupeConfig
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(images, votes): the protected images whose key points, near those of the pool image, agree best with one
-    transform, by falling number of them."""
+) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """By input (images, votes): its protected images whose key points, near those of the pool image, agree best with
+    one transform, by falling number of them."""
     import numpy as np
 
     from ssld_pipeline.kernels.agreement import match_places, rank_by_agreement
@@ -128,8 +138,19 @@ def propose(
     sources, columns = np.nonzero(rows >= 0)
     hit = rows[sources, columns]
     left, right = match_places(pool)[sources], index.match_places(hit)
-    images = index.image_of(hit)
-    return rank_by_agreement(left, right, sources, images, config.num_candidates, config.min_votes)
+    ranked, votes = rank_by_agreement(left, right, sources, index.image_of(hit), config.min_votes)
+    chosen = _first_of_each_input(ranked.tolist(), index, config.num_candidates)
+    return {name: (ranked[places], votes[places]) for name, places in chosen.items()}
+
+
+def _first_of_each_input(images: Sequence[int], index: ProtectedIndex, count: int) -> dict[str, list[int]]:
+    """By input the places of its first ``count`` images."""
+    chosen: dict[str, list[int]] = {}
+    for place, image in enumerate(images):
+        own = chosen.setdefault(index.input_of(image), [])
+        if len(own) < count:
+            own.append(place)
+    return chosen
 
 
 def _verify(
@@ -157,11 +178,11 @@ def _pairs_by_looks(grey: npt.NDArray[np.uint8], index: ProtectedIndex, config: 
         index.looks,
         config.max_hash_distance,
         config.min_thumbnail_correlation,
-        config.num_candidates,
     )
+    chosen = _first_of_each_input([image for image, _ in proposed], index, config.num_candidates)
     pool_size = (grey.shape[1], grey.shape[0])
     pairs = []
-    for image, form in proposed:
+    for image, form in (proposed[place] for places in chosen.values() for place in places):
         homography = dihedral_homography(form, pool_size, index.size_of(image))
         if pair := _compare(grey, image, homography, "perceptual", (0, 0), index):
             pairs.append(pair)

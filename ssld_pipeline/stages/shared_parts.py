@@ -70,9 +70,9 @@ def _others(index: ProtectedIndex, image: int) -> list[tuple[int, Homography]]:
     sources, columns = np.nonzero((rows >= 0) & (index.image_of(rows) != image))
     hit = rows[sources, columns]
     places = match_places(own)[sources], index.match_places(hit)
-    candidates, _ = rank_by_agreement(*places, sources, index.image_of(hit), _NUM_OTHERS, _MIN_VOTES)
+    candidates, _ = rank_by_agreement(*places, sources, index.image_of(hit), _MIN_VOTES)
     found = []
-    for other in candidates.tolist():
+    for other in candidates[:_NUM_OTHERS].tolist():
         theirs = index.keypoints(other)
         distances = squared_distances(theirs.descriptors, own.descriptors)
         matches = mutual_nearest(distances, _MAX_MATCH_DISTANCE)
