@@ -46,6 +46,42 @@ def test_nothing_is_seen_before_the_commit_and_all_of_it_after(tmp_path: Path) -
     assert table.settings_of(part) == {"a": 1} and table.roots_of(part) == {"pool": "/pool"}
 
 
+@pytest.mark.parametrize("remote", [False, True])
+def test_parts_of_two_versions_are_read_together_and_readers_get_the_column_at_last(
+    tmp_path: Path, remote: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A column that may be null was added to the contract, and the parts are replaced one commit after another."""
+    from dataclasses import replace
+
+    from deltalake import DeltaTable
+
+    late = replace(REJECTS, columns=tuple(replace(c, nullable=c.name == "detail") for c in REJECTS.columns))
+    early = replace(late, columns=tuple(c for c in late.columns if c.name != "detail"))
+    table, names = TableStore(str(tmp_path), early), ("p#0", "q#0", "r#0")
+    old = [write(table, name, rejects(name[0])) for name in names]
+    table.commit(old)
+    table = TableStore(str(tmp_path), late)
+    workspace = Workspace(str(tmp_path))
+    workspace.tables[REJECTS.name] = table
+
+    def details() -> list[tuple[str, str | None]]:
+        with monkeypatch.context() as patched:  # remote files are read through Arrow, without DuckDB's extension
+            patched.setattr("ssld_pipeline.store.files.is_local", lambda uri: not remote)
+            tables = workspace.connect(REJECTS.name)
+        return tables.execute("SELECT image_id, detail FROM rejects ORDER BY 1").fetchall()
+
+    def published() -> set[str]:
+        return set(DeltaTable(table.uri).to_pyarrow_table().column_names)
+
+    assert details() == [("p", None), ("q", None), ("r", None)]
+    for number, (name, part) in enumerate(zip(names, old, strict=True)):
+        assert "detail" not in published()
+        table.commit([write(table, name, rejects(name[0]), SECOND)], [part])
+        assert details() == [("p", ""), ("q", "" if number else None), ("r", "" if number > 1 else None)]
+    assert "detail" in published()
+    assert DeltaTable(table.uri).to_pyarrow_table()["detail"].to_pylist() == ["", "", ""]
+
+
 def test_replacing_a_part_is_one_transaction_and_history_keeps_the_old_one(tmp_path: Path) -> None:
     from deltalake import DeltaTable
 

@@ -94,6 +94,12 @@ class TableStore:
     def uris(self, parts: Iterable[Part] | None = None) -> list[str]:
         return [files.join(self.uri, p.file) for p in (self.parts().values() if parts is None else parts)]
 
+    def lacks_columns(self, parts: Iterable[Part]) -> bool:
+        """Were some of the parts written before the contract had all its columns? Parts of the same settings are of the
+        same version of their stage: one is asked for all."""
+        names, one_of_each = set(self.contract.schema().names), {part.fingerprint.settings: part for part in parts}
+        return any(not names <= set(self._schema(part).names) for part in one_of_each.values())
+
     def read(self, part: Part) -> pa.Table:
         return read_parquet(files.join(self.uri, part.file)).cast(self.contract.schema())
 
@@ -164,13 +170,14 @@ class TableStore:
                 table = DeltaTable(self.uri)
                 live = self._parts_of(table)
                 self._refuse_foreign_changes(live, added, removed)
-                # The log's schema is its first one until a transaction replaces every part.
+                # The log's schema is its first one until a transaction replaces every part, or adds columns to it.
                 if table.schema() != schema and len(removed) == len(live):
                     table.create_write_transaction(adds, mode="overwrite", schema=schema, commit_properties=properties)
                 else:
                     table.create_write_transaction(
                         [*adds, *removes], mode="append", schema=schema, commit_properties=properties
                     )
+                    self._name_all_columns(table, schema)
             else:
                 create_table_with_add_actions(
                     self.uri,
@@ -183,6 +190,15 @@ class TableStore:
                 )
         except (CommitFailedError, DeltaError) as error:
             raise UserError(_ANOTHER_RUN.format(uri=self.uri, detail=error)) from error
+
+    def _name_all_columns(self, table: Any, schema: Any) -> None:
+        """Adds to the log's schema the columns that it lacks, once every part has them: parts are replaced over many
+        commits when their stage comes to write more."""
+        known = {field.name for field in table.schema().fields}
+        missing = [field for field in schema.fields if field.name not in known]
+        if missing and all(field.nullable for field in missing) and not self.lacks_columns(self.parts().values()):
+            table.update_incremental()
+            table.alter.add_columns(missing)
 
     def describe(self, notes: Mapping[str, Any]) -> None:
         """Notes for readers as the Delta table's properties ``ssld.<name>``, JSON; nothing happens where they are so
@@ -282,8 +298,11 @@ class TableStore:
         )
 
     def _metadata(self, part: Part) -> dict[bytes, bytes]:
+        return dict(self._schema(part).metadata or {})
+
+    def _schema(self, part: Part) -> pa.Schema:
         with fsspec.open(files.join(self.uri, part.file), "rb") as file:
-            return dict(pq.read_schema(file).metadata or {})
+            return pq.read_schema(file)
 
 
 def read_parquet(uri: str) -> pa.Table:

@@ -70,11 +70,17 @@ class Workspace:
             connection.register(view, table.contract.schema().empty_table())
         elif files.is_local(self.uri):
             quoted = ", ".join("'" + u.replace("'", "''") + "'" for u in uris)
-            connection.execute(f'CREATE VIEW "{view}" AS SELECT * FROM read_parquet([{quoted}])')
+            source = f"read_parquet([{quoted}])"
+            if table.lacks_columns(parts.values()):  # null, in those that were written without
+                connection.register(f"columns of {view}", table.contract.schema().empty_table())
+                named = f"read_parquet([{quoted}], union_by_name = true)"
+                source = f'(FROM "columns of {view}" UNION ALL BY NAME FROM {named})'
+            connection.execute(f'CREATE VIEW "{view}" AS SELECT * FROM {source}')
         else:  # DuckDB reads remote files through an extension that it would fetch at run time; Arrow needs none
             import fsspec
             import pyarrow.dataset as ds
 
             filesystem, _ = fsspec.core.url_to_fs(self.uri)
             paths = [filesystem._strip_protocol(u) for u in uris]
-            connection.register(view, ds.dataset(paths, filesystem=filesystem, format="parquet"))
+            schema = table.contract.schema() if table.lacks_columns(parts.values()) else None
+            connection.register(view, ds.dataset(paths, schema, filesystem=filesystem, format="parquet"))
