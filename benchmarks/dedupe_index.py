@@ -91,7 +91,7 @@ def synthetic(stock: Stock, frame: Descriptors, rng: np.random.Generator) -> Ite
 
 
 def write(folder: Path, real: list[Portrait], stock: Stock, num_images: int, num_threads: int) -> dict[str, Any]:
-    """An index of ``num_images``, the real ones ("real/NUMBER") spread among synthetic ones; times and sizes of it."""
+    """An index of ``num_images``, the real ones ("protected/real-N") spread among synthetic ones; times and sizes."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     number_at = {int(at): n for n, at in enumerate(np.sort(rng.choice(num_images, len(real), replace=False)))}
@@ -99,7 +99,7 @@ def write(folder: Path, real: list[Portrait], stock: Stock, num_images: int, num
     with ImageWriter(folder) as writer:
         for at in range(num_images):
             number = number_at.get(at)
-            image_id = f"synthetic/{at}" if number is None else f"real/{number}"
+            image_id = f"protected/synthetic-{at}" if number is None else f"protected/real-{number}"
             writer.add_file(image_id, rng.bytes(16))
             writer.add_image(image_id, next(others) if number is None else real[number])
     return write_index(folder, num_threads) | {"images": num_images}
@@ -134,7 +134,7 @@ def copies_of(photos: list[Path], count: int, config: DedupeConfig) -> list[Copy
         image = decode(photos[number].read_bytes(), min_short_side=config.image_side)
         grey = resize_grey(plant(image.pixels, KINDS[turn % len(KINDS)], rng), config.image_side)
         points = detect_keypoints(grey, config.pool_keypoints)
-        copies.append(Copy(f"real/{number}", KINDS[turn % len(KINDS)], grey, points))
+        copies.append(Copy(f"protected/real-{number}", KINDS[turn % len(KINDS)], grey, points))
     return copies
 
 
@@ -162,7 +162,7 @@ def look_up(
         "propose": lambda copy: candidates(index, copy.points, config),
         "likeness": lambda copy: propose(dihedral_looks(copy.grey), index.looks, *likeness),
     }
-    likeness = config.max_hash_distance, config.min_thumbnail_correlation, config.num_candidates
+    likeness = config.max_hash_distance, config.min_thumbnail_correlation
     times = {f"{name}_ms": cpu_ms_per_image(step, copies[:_NUM_TIMED]) for name, step in steps.items()}
     missed = [copy.kind for copy, ids in zip(copies, first, strict=True) if copy.original not in ids]
     results.put(
@@ -185,7 +185,8 @@ def cpu_ms_per_image(step: Callable[[Copy], Any], copies: list[Copy]) -> float:
 
 
 def candidates(index: ProtectedIndex, points: KeyPoints, config: DedupeConfig) -> set[str]:
-    return {index.image_ids[int(image)] for image in pairs.propose(points, index, config)[0]}
+    proposed = pairs.propose(points, index, config).values()
+    return {index.image_ids[int(image)] for images, _ in proposed for image in images}
 
 
 def opened(folder: Path, config: DedupeConfig) -> ProtectedIndex:
@@ -194,8 +195,8 @@ def opened(folder: Path, config: DedupeConfig) -> ProtectedIndex:
 
 def stand_out(index: ProtectedIndex, points: KeyPoints, config: DedupeConfig) -> bool:
     """Do votes ask for a second look, if the image is large enough?"""
-    votes = pairs.propose(points, index, config)[1]
-    return bool((votes > pairs.noise_level(votes, config)).any())
+    proposed = pairs.propose(points, index, config).values()
+    return any((votes > pairs.noise_level(votes, config)).any() for _, votes in proposed)
 
 
 def memory_mb() -> dict[str, float]:
