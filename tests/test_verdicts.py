@@ -59,7 +59,7 @@ def evidence(draw: st.DrawFn) -> Rows:
             num_inliers=draw(st.integers(3, 12)),
             num_blocks=draw(st.sampled_from([1, 31, 32])),
             coverage=draw(st.sampled_from([0.1, 0.15, 1.0])),
-            explained=draw(st.sampled_from([None, 0.1, 0.45, 0.51, 0.57, 1.0])),
+            explained=draw(st.sampled_from([None, 0.1, 0.45, 0.51, 0.57, 0.8, 1.0])),
         )
         for key in keys
     ]
@@ -107,7 +107,7 @@ def expected(pairs: Rows, lists: list[str | None], reported: tuple[str, ...]) ->
         by_score = row["num_inliers"] >= 5 and row["score"] >= round(0.45 + missing, 2)
         explained = (row["explained"] or 0) >= round(0.45 + missing, 2)
         drawn_over = row["num_inliers"] >= 8 and row["score"] >= 0.3 and explained
-        as_a_whole = row["method"] == "perceptual" and row["score"] >= 0.7
+        as_a_whole = (row["method"] == "perceptual" or (row["explained"] or 0) >= 0.8) and row["score"] >= 0.7
         visible = row["num_blocks"] >= 32 and row["coverage"] >= 0.15
         return row["method"] == "exact" or (visible and (by_score or drawn_over or as_a_whole))
 
