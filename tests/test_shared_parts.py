@@ -169,3 +169,19 @@ def test_what_is_black_in_both_is_not_lost():
 
 def agree(left, right, inside):
     return kernel.agree(*(protected_frame(side).astype(np.float32) for side in (left, right)), inside)
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.15, 0.6])
+def test_a_lattice_is_known_as_one_whichever_way_it_lies(tmp_path, angle):
+    """Each of its corners is like every other, so that key points alone give no one shift."""
+    y, x = np.mgrid[:256, :256]
+    u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    lit = ((np.floor(u / 26) + np.floor(v / 26)) % 2)[..., None] > 0
+    dots = (np.hypot(u % 44 - 22, v % 44 - 22) < 10)[..., None]
+    images = {
+        "protected/checks": encoded(np.where(lit, (245, 245, 80), (130, 120, 180)).astype(np.uint8)),
+        "protected/dots": encoded(np.where(dots, (40, 40, 240), (200, 190, 100)).astype(np.uint8)),
+        "protected/photo": encoded(picture(6, *SIZE)),
+    }
+    _, figures, _ = build(tmp_path / "lattices", images)
+    assert figures["num_repeating"] == 2

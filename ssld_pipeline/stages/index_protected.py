@@ -196,7 +196,7 @@ def _settings(config: RunConfig) -> dict[str, Json]:
 
 STAGE = ArtifactStage(
     name="index_protected",
-    version=6,
+    version=7,
     reads=("catalog",),
     settings=_settings,
     build=build,

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssld_pipeline.kernels.agreement import match_places, rank_by_agreement
+from ssld_pipeline.kernels.autocorrelation import self_similar_shifts
 from ssld_pipeline.kernels.block_agreement import FRAME_SIDE_PX, Mask, compare_pixels, warp_to_frame
 from ssld_pipeline.kernels.match import mutual_nearest, squared_distances
 from ssld_pipeline.kernels.shared_edges import shared_edges
@@ -33,6 +34,7 @@ _SAME_PICTURE = 0.5
 # Patterns agree with themselves moved to .99, photographs under a tiled watermark to .7.
 _REPEATS = 0.9
 _MOVED = 0.06  # of the longer side
+_NUM_SHIFTS = 2
 _VIEW_SIDE_PX = 320
 
 Homography = npt.NDArray[np.float64]
@@ -48,7 +50,7 @@ class SharedParts(NamedTuple):
 def find_shared_parts(index: ProtectedIndex, image: int) -> SharedParts:
     """What image number ``image`` shares with others, and with itself; independent of the order of images."""
     pixels = np.zeros((FRAME_SIDE_PX, FRAME_SIDE_PX), np.bool_)
-    repeats = False
+    repeats = any(_score(index, image, image, shift, None)[0] >= _REPEATS for shift in _shifts(index, image))
     for homography in _moves(index, image):
         score, aligned = _score(index, image, image, homography, None)
         if score >= _REPEATS:
@@ -79,6 +81,14 @@ def _others(index: ProtectedIndex, image: int) -> list[tuple[int, Homography]]:
         if (homography := _transform(theirs, own, distances, *matches)) is not None:
             found.append((other, homography))
     return found
+
+
+def _shifts(index: ProtectedIndex, image: int) -> list[Homography]:
+    """The shifts at which the image is most like itself: what repeats in rows does so whatever its key points say."""
+    width, height = index.size_of(image)
+    found = self_similar_shifts(index.frames[image], _MOVED, _NUM_SHIFTS)
+    scale = np.array([width, height]) / max(width, height)
+    return [np.array([[1, 0, x], [0, 1, y], [0, 0, 1]]) for x, y in found * scale]
 
 
 def _moves(index: ProtectedIndex, image: int) -> list[Homography]:
