@@ -14,7 +14,7 @@ from ssld_pipeline.kernels.shared_edges import shared_edges
 from ssld_pipeline.kernels.sift import resize_grey
 from ssld_pipeline.kernels.verify_geometry import is_whole
 from ssld_pipeline.stages.protected_index import open_index
-from ssld_pipeline.stages.shared_parts import find_shared_parts
+from ssld_pipeline.stages.shared_parts import find_shared_parts, repeats_itself
 
 EVERYWHERE = np.ones((FRAME_SIDE_PX, FRAME_SIDE_PX), np.bool_)
 MARKED = np.zeros((240, 320), np.uint8)
@@ -185,3 +185,11 @@ def test_a_lattice_is_known_as_one_whichever_way_it_lies(tmp_path, angle):
     }
     _, figures, _ = build(tmp_path / "lattices", images)
     assert figures["num_repeating"] == 2
+
+
+def test_what_alignment_leads_back_onto_itself_does_not_repeat(tmp_path):
+    folder, _, _ = build(tmp_path / "one", {"protected/0": encoded(picture(1, *SIZE))})
+    index, moved = open_index(folder, 4), np.eye(3)
+    assert not repeats_itself(index, 0, 1.0, moved)
+    moved[0, 2] = 0.2
+    assert repeats_itself(index, 0, 1.0, moved) and not repeats_itself(index, 0, 0.8, moved)

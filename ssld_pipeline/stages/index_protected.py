@@ -196,7 +196,7 @@ def _settings(config: RunConfig) -> dict[str, Json]:
 
 STAGE = ArtifactStage(
     name="index_protected",
-    version=7,
+    version=8,
     reads=("catalog",),
     settings=_settings,
     build=build,

@@ -34,6 +34,7 @@ _SAME_PICTURE = 0.5
 # Patterns agree with themselves moved to .99, photographs under a tiled watermark to .7.
 _REPEATS = 0.9
 _MOVED = 0.06  # of the longer side
+_SHIFTED = 0.1  # of each side: clearly more than ``is_whole`` allows for
 _NUM_SHIFTS = 2
 _VIEW_SIDE_PX = 320
 
@@ -50,11 +51,12 @@ class SharedParts(NamedTuple):
 def find_shared_parts(index: ProtectedIndex, image: int) -> SharedParts:
     """What image number ``image`` shares with others, and with itself; independent of the order of images."""
     pixels = np.zeros((FRAME_SIDE_PX, FRAME_SIDE_PX), np.bool_)
-    repeats = any(_score(index, image, image, shift, None)[0] >= _REPEATS for shift in _shifts(index, image))
+    shifted = (_score(index, image, image, shift, None) for shift in _shifts(index, image))
+    repeats = any(repeats_itself(index, image, score, aligned) for score, aligned in shifted)
     for homography in _moves(index, image):
         score, aligned = _score(index, image, image, homography, None)
         if score >= _REPEATS:
-            repeats |= not is_whole(aligned, index.size_of(image), index.size_of(image))
+            repeats |= repeats_itself(index, image, score, aligned)
         elif np.linalg.det(aligned[:2, :2]) > 0:  # a shirt's halves mirror each other, and are its own
             pixels |= _shared(index, image, image, aligned)
     # Those least alike first: what they share may be all that the next one shares.
@@ -83,10 +85,15 @@ def _others(index: ProtectedIndex, image: int) -> list[tuple[int, Homography]]:
     return found
 
 
+def repeats_itself(index: ProtectedIndex, image: int, score: float, aligned: Homography) -> bool:
+    """Like itself, and not because the alignment has led it back onto itself."""
+    return score >= _REPEATS and not is_whole(aligned, index.size_of(image), index.size_of(image))
+
+
 def _shifts(index: ProtectedIndex, image: int) -> list[Homography]:
     """The shifts at which the image is most like itself: what repeats in rows does so whatever its key points say."""
     width, height = index.size_of(image)
-    found = self_similar_shifts(index.frames[image], _MOVED, _NUM_SHIFTS)
+    found = self_similar_shifts(index.frames[image], _SHIFTED, _NUM_SHIFTS)
     scale = np.array([width, height]) / max(width, height)
     return [np.array([[1, 0, x], [0, 1, y], [0, 0, 1]]) for x, y in found * scale]
 
