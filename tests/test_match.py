@@ -1,6 +1,7 @@
 import numpy as np
 
-from ssld_pipeline.kernels.match import match_one_to_one, squared_distances, vote
+from ssld_pipeline.kernels.agreement import rank_by_agreement
+from ssld_pipeline.kernels.match import mutual_nearest, squared_distances
 
 
 def descriptors(seed, count):
@@ -9,18 +10,20 @@ def descriptors(seed, count):
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
-def test_a_keypoint_votes_once_for_an_image():
-    hits = np.array([[7, 7, 7], [7, 3, -1], [3, 5, 5], [-1, -1, -1]])
-    images, votes = vote(hits, num_candidates=2, min_votes=1)
-    np.testing.assert_array_equal(images, [3, 7])  # two votes each, the smaller number first
-    np.testing.assert_array_equal(votes, [2, 2])
-    assert len(vote(hits, num_candidates=5, min_votes=3)[0]) == 0
+def test_a_keypoint_counts_once_for_an_image():
+    sources, columns = np.nonzero(np.array([[1, 1, 1], [1, 1, 0], [1, 1, 1]]))
+    images = np.array([[7, 7, 7], [7, 3, -1], [3, 5, 5]])[sources, columns]
+    here = np.tile([0.5, 0.5, -3.0, 1.0, 0.0], (len(images), 1))  # all at one place: each agrees with each
+    found, counts = rank_by_agreement(here, here, sources, images, 1)
+    np.testing.assert_array_equal(found, [3, 7, 5])  # of two with two, the smaller number first
+    np.testing.assert_array_equal(counts, [2, 2, 1])
+    assert len(rank_by_agreement(here, here, sources, images, 3)[0]) == 0
 
 
 def test_one_to_one_matches_are_mutual_nearest_neighbours():
     left, right = descriptors(4, 30), descriptors(5, 40)
     right[10:20] = np.clip(left[5:15].astype(int) + np.random.default_rng(0).integers(-4, 5, (10, 128)), 0, 255)
-    rows, columns = match_one_to_one(left, right, 300)
+    rows, columns = mutual_nearest(squared_distances(left, right), 300)
     exact = np.array([[np.linalg.norm(a.astype(float) - b) for b in right] for a in left])
     expected = {
         (i, j)
