@@ -38,7 +38,7 @@ from ssld_pipeline.kernels.images import decode
 from ssld_pipeline.kernels.intervals import wilson
 from ssld_pipeline.kernels.sift import resize_grey
 from ssld_pipeline.stages import dedupe, find_copies, index_protected
-from ssld_pipeline.stages.protected_index import open_index
+from ssld_pipeline.stages.protected_index import open_indexes
 from ssld_pipeline.stages.stage import Setup
 
 BLOCK = 20
@@ -110,7 +110,7 @@ def build(protected: Path, config: RunConfig, folder: Path) -> list[Row]:
     started = time.process_time()
     figures, _ = index_protected.STAGE.build(Setup(config, (), {}), catalog_rows(files), folder)
     took = 1000 * (time.process_time() - started) / len(files)
-    sizes = {file.name: file.stat().st_size / len(files) for file in sorted(folder.iterdir())}
+    sizes = {file.name: file.stat().st_size / len(files) for file in sorted(folder.glob("*/*"))}
     large = {name: size for name, size in sizes.items() if size > 0.02 * sum(sizes.values())}
     return [
         cost("protected images", len(files)),
@@ -134,8 +134,8 @@ def open_cost(folder: Path, num_probes: int) -> list[Row]:
     import pyarrow.parquet  # noqa: F401
 
     before = resident()
-    index = open_index(folder, num_probes)
-    after, num_images = resident(), len(index.image_ids)
+    indexes = open_indexes(folder, num_probes)
+    after, num_images = resident(), sum(len(index.image_ids) for index in indexes)
     return [
         cost("open: own memory, bytes per protected image", (after["Anon"] - before["Anon"]) / num_images),
         cost("open: mapped pages, bytes per protected image", (after["File"] - before["File"]) / num_images),

@@ -185,8 +185,8 @@ def cpu_ms_per_image(step: Callable[[Copy], Any], copies: list[Copy]) -> float:
 
 
 def candidates(index: ProtectedIndex, points: KeyPoints, config: DedupeConfig) -> set[str]:
-    proposed = pairs.propose(points, index, config).values()
-    return {index.image_ids[int(image)] for images, _ in proposed for image in images}
+    images, _ = pairs.propose(points, index, config)
+    return {index.image_ids[int(image)] for image in images}
 
 
 def opened(folder: Path, config: DedupeConfig) -> ProtectedIndex:
@@ -195,8 +195,8 @@ def opened(folder: Path, config: DedupeConfig) -> ProtectedIndex:
 
 def stand_out(index: ProtectedIndex, points: KeyPoints, config: DedupeConfig) -> bool:
     """Do votes ask for a second look, if the image is large enough?"""
-    proposed = pairs.propose(points, index, config).values()
-    return any((votes > pairs.noise_level(votes, config)).any() for _, votes in proposed)
+    _, votes = pairs.propose(points, index, config)
+    return bool((votes > pairs.noise_level(votes, config)).any())
 
 
 def memory_mb() -> dict[str, float]:

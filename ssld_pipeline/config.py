@@ -40,7 +40,7 @@ class InputConfig(Settings):
     @field_validator("name")
     @classmethod
     def _name_is_one_path_segment(cls, name: str | None) -> str | None:
-        if name is not None and (not name or "/" in name or name != name.strip()):
+        if name is not None and (name in ("", ".", "..") or "/" in name or name != name.strip()):
             raise ValueError(f"an input name must be one path segment, got {name!r}")
         return name
 

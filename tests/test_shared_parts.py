@@ -99,7 +99,7 @@ def test_the_symmetry_of_a_thing_is_its_own(tmp_path):
     images = {"protected/symmetric": encoded(np.concatenate((half, half[:, ::-1]), axis=1))}
     index, figures, _ = build(tmp_path / "one", images)
     assert figures["num_sharing"] == figures["num_repeating"] == 0
-    assert not find_shared_parts(open_index(index, 4), 0).pixels.any()
+    assert not find_shared_parts(open_index(index / "protected", 4), 0).pixels.any()
 
 
 def test_shared_pixels_count_only_in_what_agrees_in_all():
@@ -189,7 +189,7 @@ def test_a_lattice_is_known_as_one_whichever_way_it_lies(tmp_path, angle):
 
 def test_what_alignment_leads_back_onto_itself_does_not_repeat(tmp_path):
     folder, _, _ = build(tmp_path / "one", {"protected/0": encoded(picture(1, *SIZE))})
-    index, moved = open_index(folder, 4), np.eye(3)
+    index, moved = open_index(folder / "protected", 4), np.eye(3)
     assert not repeats_itself(index, 0, 1.0, moved)
     moved[0, 2] = 0.2
     assert repeats_itself(index, 0, 1.0, moved) and not repeats_itself(index, 0, 0.8, moved)

@@ -65,7 +65,7 @@ def try_out(
     record: dict[str, Any],
     canaries: Sequence[Canary],
     reader: ImageReader,
-    index: ProtectedIndex,
+    indexes: Sequence[ProtectedIndex],
     config: DedupeConfig,
 ) -> tuple[list[Trial], list[Reject]]:
     """Makes the canaries of one catalog row and looks each of them up as find_copies would.
@@ -78,7 +78,7 @@ def try_out(
         try:
             original = reader.read(record["uri"], record["offset"], record["size_bytes"])
             data = _altered(original, canary)
-            trials.append(Trial(canary, data, pairs_of(canary.image_id, data, index, config)))
+            trials.append(Trial(canary, data, pairs_of(canary.image_id, data, indexes, config)))
         except BadImage as bad:
             rejects.append(Reject(canary.protected_id, bad.reason, f"as {canary.kind}: {bad.detail}"))
     return trials, rejects[:1]

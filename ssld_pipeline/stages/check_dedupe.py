@@ -61,26 +61,26 @@ def build(setup: Setup, rows: pa.Table, folder: Path) -> tuple[dict[str, Json], 
 
 
 def _try_all(setup: Setup, rows: pa.Table) -> tuple[list[Trial], list[Reject]]:
-    """Canaries of the images that the index holds; the others were rejected when it was built. None of an input whose
-    copies are only reported: with the labelled images in the index, hardly one would be of a protected image."""
+    """Canaries of the images that the indexes hold; the others were rejected when it was built. None of an input whose
+    copies are only reported: among the labelled images hardly one would be of a protected image."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     from ssld_pipeline.inputs.read import ImageReader
     from ssld_pipeline.stages.canaries import draw, try_out
-    from ssld_pipeline.stages.protected_index import input_of, open_index
+    from ssld_pipeline.stages.protected_index import open_indexes
 
     config, reader = setup.config.dedupe, ImageReader()
-    index = open_index(setup.artifacts["index_protected"], config.num_probes)
+    indexes = open_indexes(setup.artifacts["index_protected"], config.num_probes)
     of_image: dict[str, list[Canary]] = defaultdict(list)
     reported = setup.config.inputs_of(config.report_only)
-    guarded = (image_id for image_id in index.image_ids if input_of(image_id) not in reported)
+    guarded = (image_id for index in indexes if index.input not in reported for image_id in index.image_ids)
     for canary in draw(guarded, config.canaries):
         of_image[canary.protected_id].append(canary)
     drawn = rows.filter(pc.is_in(rows["image_id"], pa.array(of_image, pa.string())))
 
     def work(record: dict[str, Any]) -> tuple[list[Trial], list[Reject]]:
-        return try_out(record, of_image[record["image_id"]], reader, index, config)
+        return try_out(record, of_image[record["image_id"]], reader, indexes, config)
 
     done = list(on_threads(work, in_reading_order(drawn), setup.num_threads))
     trials = sorted((t for found, _ in done for t in found), key=lambda t: t.canary.number)

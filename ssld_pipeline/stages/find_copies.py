@@ -1,11 +1,12 @@
 """Finds the pool images that may copy a protected image: resized, recompressed, cropped, mirrored, turned, written on.
 
-What is found is evidence; ``dedupe`` decides on it. Thus other thresholds touch no pixel again.
+What is found is evidence; ``dedupe`` decides on it. Thus other thresholds touch no pixel again. Each input is searched
+alone, since of one copies may be removed and of another only reported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,40 +32,45 @@ class _Checked:
 
 
 def open_find_copies(setup: Setup) -> Callable[[pa.Table], PartResult]:
-    """Loads the index once; the function returned maps catalog rows to ``pairs`` rows."""
+    """Opens the indexes once; the function returned maps catalog rows to ``pairs`` rows."""
     from ssld_pipeline.inputs.read import ImageReader
-    from ssld_pipeline.stages.protected_index import open_index
+    from ssld_pipeline.stages.protected_index import open_indexes
 
     config, reader = setup.config.dedupe, ImageReader()
-    index = open_index(setup.artifacts["index_protected"], config.num_probes, setup.device)
+    indexes = open_indexes(setup.artifacts["index_protected"], config.num_probes, setup.device)
 
     def work(rows: pa.Table) -> PartResult:
         records = in_reading_order(rows)
-        checked = list(on_threads(lambda record: _check(record, reader, index, config), records, setup.num_threads))
+        checked = list(on_threads(lambda record: _check(record, reader, indexes, config), records, setup.num_threads))
         found = [row for one in checked for row in one.rows]
         return PartResult(pairs_table(found), [one.reject for one in checked if one.reject])
 
     return work
 
 
-def _check(record: dict[str, Any], reader: ImageReader, index: ProtectedIndex, config: DedupeConfig) -> _Checked:
+def _check(
+    record: dict[str, Any], reader: ImageReader, indexes: Sequence[ProtectedIndex], config: DedupeConfig
+) -> _Checked:
     image_id = record["image_id"]
     try:
         data = reader.read(record["uri"], record["offset"], record["size_bytes"])
-        return _Checked(pairs_of(image_id, data, index, config))
+        return _Checked(pairs_of(image_id, data, indexes, config))
     except BadImage as bad:
         return _Checked([], Reject(image_id, bad.reason, bad.detail))
 
 
-def pairs_of(image_id: str, data: bytes, index: ProtectedIndex, config: DedupeConfig) -> list[dict[str, Any]]:
+def pairs_of(
+    image_id: str, data: bytes, indexes: Sequence[ProtectedIndex], config: DedupeConfig
+) -> list[dict[str, Any]]:
     """The ``pairs`` rows of one encoded image. Raises BadImage."""
     from ssld_pipeline.kernels.images import decode
-    from ssld_pipeline.stages.pairs import find_pairs
-    from ssld_pipeline.stages.protected_index import digest, input_of
+    from ssld_pipeline.stages.pairs import PoolImage, find_pairs
+    from ssld_pipeline.stages.protected_index import digest
 
-    exact = index.by_digest.get(digest(data))
-    rows = [_exact_row(image_id, original) for original in exact]
-    others = set(index.inputs) - {input_of(original) for original in exact}
+    own_digest = digest(data)
+    exact = [(index, index.by_digest.get(own_digest)) for index in indexes]
+    rows = [_exact_row(image_id, original) for _, original in exact if original]
+    others = [index for index, original in exact if not original]
     if not others:
         return rows
     try:
@@ -73,8 +79,9 @@ def pairs_of(image_id: str, data: bytes, index: ProtectedIndex, config: DedupeCo
         if rows:
             return rows
         raise
-    pairs = [pair for pair in find_pairs(image.pixels, index, config) if index.input_of(pair.protected) in others]
-    return rows + [_row(image_id, (image.width, image.height), pair, index) for pair in pairs]
+    pool_image, size = PoolImage(image.pixels, config), (image.width, image.height)
+    found = ((pair, index) for index in others for pair in find_pairs(pool_image, index, config))
+    return rows + [_row(image_id, size, pair, index) for pair, index in found]
 
 
 def _exact_row(image_id: str, protected_id: str) -> dict[str, Any]:
@@ -133,7 +140,7 @@ def _settings(config: RunConfig) -> dict[str, Json]:
 
 STAGE = PartStage(
     name="find_copies",
-    version=6,
+    version=7,
     table="pairs",
     reads=("catalog",),
     artifacts=("index_protected",),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,15 @@ INDEX_FIELDS = ("against", "image_side", "protected_keypoints", "stop_recurrence
 # 125, 21 % within 200, which is no longer a watermark's doing.
 _RECURRENCE_DISTANCE = 125
 _NUM_PROBES = 4
+_FIGURES = (
+    "num_images",
+    "num_vectors",
+    "num_without_keypoints",
+    "num_stopped",
+    "num_sharing",
+    "num_repeating",
+    "bytes",
+)
 _FEW_REJECTS = 10  # a share means nothing among thirty images
 
 
@@ -42,17 +51,23 @@ class _Seen:
 
 
 def build(setup: Setup, rows: pa.Table, folder: Path) -> tuple[dict[str, Json], list[Reject]]:
-    """Fills ``folder`` (see ``protected_index``) from catalog rows; the result does not depend on their order.
+    """Fills a folder of ``folder`` for each input (see ``protected_index``) from catalog rows, in whatever order.
 
-    Rejects: images that cannot be decoded. Their bytes are still recognised.
+    No input has a say in what is found of another: what recurs within it, what its many images crowd out, stays with
+    it. Rejects: images that cannot be decoded. Their bytes are still recognised.
     """
-    config = setup.config.dedupe
-    records = in_reading_order(rows)
-    rejects = _write_images(records, config, setup.num_threads, folder)
-    _refuse_gaps(rejects, len(records), config)
-    figures = _write_vectors(config, setup.num_threads, folder)
-    figures |= {"num_images": len(records) - len(rejects), "bytes": sum(f.stat().st_size for f in folder.iterdir())}
-    return figures, rejects
+    config, records, rejects = setup.config.dedupe, defaultdict(list), list[Reject]()
+    for record in in_reading_order(rows):
+        records[record["image_id"].split("/", 1)[0]].append(record)
+    for name, own in records.items():
+        (folder / name).mkdir()
+        rejects += _write_images(own, config, setup.num_threads, folder / name)
+    _refuse_gaps(rejects, len(rows), config)
+    figures = Counter(num_images=len(rows) - len(rejects))
+    for name in records:
+        figures.update(_write_vectors(config, setup.num_threads, folder / name))
+        figures["bytes"] += sum(file.stat().st_size for file in (folder / name).iterdir())
+    return {name: figures[name] for name in _FIGURES}, rejects
 
 
 def _refuse_gaps(rejects: list[Reject], num_images: int, config: DedupeConfig) -> None:
@@ -134,7 +149,7 @@ def portray(data: bytes, config: DedupeConfig) -> Portrait:
     return Portrait(image.width, image.height, protected_frame(grey), look(grey), keypoints)
 
 
-def _write_vectors(config: DedupeConfig, num_threads: int, folder: Path) -> dict[str, Json]:
+def _write_vectors(config: DedupeConfig, num_threads: int, folder: Path) -> dict[str, int]:
     """Writes the FAISS index, and what recurs in several images.
 
     num_stopped: key points on the stop list. num_sharing: images that share some of their pixels with another one, or
@@ -196,7 +211,7 @@ def _settings(config: RunConfig) -> dict[str, Json]:
 
 STAGE = ArtifactStage(
     name="index_protected",
-    version=8,
+    version=9,
     reads=("catalog",),
     settings=_settings,
     build=build,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +21,11 @@ def write_ids(path: Path, image_ids: Iterable[str]) -> None:
     _write(path, pa.table({"image_id": pa.array(image_ids, pa.string())}))
 
 
-def write_digests(path: Path, owners: Iterable[tuple[bytes, str]]) -> None:
-    """An Arrow file of two columns, ``digest`` and ``image_id``, in this order."""
+def write_digests(path: Path, owners: Mapping[bytes, str]) -> None:
+    """An Arrow file of two columns, ``digest`` and ``image_id``, by digest."""
     import pyarrow as pa
 
-    rows = sorted(owners)
+    rows = sorted(owners.items())
     digests = pa.array([digest for digest, _ in rows], pa.binary(DIGEST_BYTES))
     _write(path, pa.table({"digest": digests, "image_id": pa.array([owner for _, owner in rows], pa.string())}))
 
@@ -47,7 +47,7 @@ class MappedIds:
 
 
 class MappedDigests:
-    """The images that own a digest, from a file that ``write_digests`` wrote."""
+    """The image that owns a digest, from a file that ``write_digests`` wrote."""
 
     def __init__(self, path: Path) -> None:
         table = _mapped(path)
@@ -57,10 +57,10 @@ class MappedDigests:
         chunks = table["digest"].chunks
         self._digests = np.frombuffer(chunks[0].buffers()[1], kind, len(table)) if chunks else np.zeros(0, kind)
 
-    def get(self, digest: bytes) -> list[str]:
+    def get(self, digest: bytes) -> str | None:
         wanted = np.frombuffer(digest, self._digests.dtype)[0]
-        first, end = (int(np.searchsorted(self._digests, wanted, side)) for side in ("left", "right"))
-        return [str(image_id) for image_id in self._ids[first:end].to_pylist()]
+        row = int(np.searchsorted(self._digests, wanted))
+        return str(self._ids[row].as_py()) if row < len(self._digests) and self._digests[row] == wanted else None
 
 
 def _write(path: Path, table: pa.Table) -> None:

@@ -1,4 +1,4 @@
-"""The protected images that one pool image may copy: proposed cheaply, then compared pixel by pixel.
+"""The images of one input that one pool image may copy: proposed cheaply, then compared pixel by pixel.
 
 Cheapest first: SIFT votes propose protected images and geometry checks them; whole-picture likeness proposes more. Only
 the comparison of pixels supports a pair, never counts of matches alone.
@@ -6,9 +6,9 @@ the comparison of pixels supports a pair, never counts of matches alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,17 +51,42 @@ class Pair:
     explained: float = 0.0
 
 
-def find_pairs(pixels: npt.NDArray[np.uint8], index: ProtectedIndex, config: DedupeConfig) -> list[Pair]:
-    """The pairs whose pixels agree at least a little, by falling score; each protected image once.
+class Look(NamedTuple):
+    grey: npt.NDArray[np.uint8]
+    keypoints: KeyPoints
 
-    Each input is searched as if it were the only one, since of one copies may be removed and of another only reported.
-    """
-    from ssld_pipeline.kernels.sift import resize_grey
 
-    grey = resize_grey(pixels, config.image_side)
-    pairs, num_keypoints = _pairs_by_keypoints(grey, pixels, index, config)
-    if num_keypoints < _FEW_KEYPOINTS and _unsettled(pairs, index):
-        pairs += _pairs_by_looks(grey, index, config)
+class PoolImage:
+    """The picture (uint8 [height, width, 3]) as it is searched; each look is taken once, and only if asked for."""
+
+    def __init__(self, pixels: npt.NDArray[np.uint8], config: DedupeConfig) -> None:
+        self._pixels, self._config = pixels, config
+
+    @cached_property
+    def first_look(self) -> Look:
+        from ssld_pipeline.kernels.sift import detect_keypoints, resize_grey
+
+        grey = resize_grey(self._pixels, self._config.image_side)
+        return Look(grey, detect_keypoints(grey, self._config.pool_keypoints))
+
+    @cached_property
+    def second_look(self) -> Look:
+        from ssld_pipeline.kernels.sift import detect_keypoints, resize_grey
+
+        closer = resize_grey(self._pixels, _SECOND_SIDE_PX, enlarge=True)
+        return Look(closer, detect_keypoints(closer, _SECOND_KEYPOINTS * self._config.pool_keypoints))
+
+    @property
+    def shows_more_closely(self) -> bool:
+        return bool(max(self._pixels.shape[:2]) >= _ENLARGED * max(self.first_look.grey.shape))
+
+
+def find_pairs(pool_image: PoolImage, index: ProtectedIndex, config: DedupeConfig) -> list[Pair]:
+    """The pairs whose pixels agree at least a little, by falling score; each protected image once."""
+    grey, keypoints = pool_image.first_look
+    pairs = _pairs_by_keypoints(pool_image, index, config)
+    if len(keypoints) < _FEW_KEYPOINTS and not _is_settled(pairs):
+        pairs += _pairs_by_likeness(grey, index, config)
     best: dict[int, Pair] = {}
     for pair in pairs:
         other = best.get(pair.protected)
@@ -79,10 +104,9 @@ def _together(first: Pair, second: Pair) -> Pair:
     return replace(place, method=method, num_matches=best.num_matches, num_inliers=best.num_inliers)
 
 
-def _unsettled(pairs: list[Pair], index: ProtectedIndex) -> set[str]:
-    """The inputs of which none of the pairs is beyond doubt."""
-    settled = (p for p in pairs if p.score >= _SETTLED_SCORE and p.num_inliers >= _SETTLED_INLIERS)
-    return set(index.inputs) - {index.input_of(pair.protected) for pair in settled}
+def _is_settled(pairs: list[Pair]) -> bool:
+    """Is one of them beyond doubt?"""
+    return any(p.score >= _SETTLED_SCORE and p.num_inliers >= _SETTLED_INLIERS for p in pairs)
 
 
 def _explained(grey: npt.NDArray[np.uint8], pair: Pair, index: ProtectedIndex) -> float:
@@ -94,30 +118,17 @@ def _explained(grey: npt.NDArray[np.uint8], pair: Pair, index: ProtectedIndex) -
     return explained_share(warped, frame.astype("float32"), inside if shared is None else inside & ~shared)
 
 
-def _pairs_by_keypoints(
-    grey: npt.NDArray[np.uint8], pixels: npt.NDArray[np.uint8], index: ProtectedIndex, config: DedupeConfig
-) -> tuple[list[Pair], int]:
-    """The pairs, and how many key points the image has at first sight."""
-    from ssld_pipeline.kernels.sift import detect_keypoints, resize_grey
-
-    pool = detect_keypoints(grey, config.pool_keypoints)
-    candidates = propose(pool, index, config)
-    pairs = [
-        p for images, _ in candidates.values() for image in images if (p := _verify(pool, grey, image, index, config))
+def _pairs_by_keypoints(pool_image: PoolImage, index: ProtectedIndex, config: DedupeConfig) -> list[Pair]:
+    images, votes = propose(pool_image.first_look.keypoints, index, config)
+    pairs = [pair for image in images if (pair := _verify(pool_image.first_look, image, index, config))]
+    if _is_settled(pairs):
+        return pairs
+    doubtful = {p.protected for p in pairs if p.score >= _DOUBTFUL_SCORE or p.num_inliers >= _DOUBTFUL_INLIERS}
+    if pool_image.shows_more_closely:
+        doubtful |= set(images[votes > noise_level(votes, config)].tolist())
+    return pairs + [
+        pair for image in sorted(doubtful) if (pair := _verify(pool_image.second_look, image, index, config))
     ]
-    unsettled = _unsettled(pairs, index)
-    weak = {p.protected for p in pairs if p.score >= _DOUBTFUL_SCORE or p.num_inliers >= _DOUBTFUL_INLIERS}
-    doubtful = {image for image in weak if index.input_of(image) in unsettled}
-    if max(pixels.shape[:2]) >= _ENLARGED * max(grey.shape):
-        for name in unsettled & candidates.keys():
-            images, votes = candidates[name]
-            doubtful |= set(images[votes > noise_level(votes, config)].tolist())
-    if not doubtful:
-        return pairs, len(pool)
-    closer = resize_grey(pixels, _SECOND_SIDE_PX, enlarge=True)
-    more = detect_keypoints(closer, _SECOND_KEYPOINTS * config.pool_keypoints)
-    pairs += [pair for image in sorted(doubtful) if (pair := _verify(more, closer, image, index, config))]
-    return pairs, len(pool)
 
 
 def noise_level(votes: npt.NDArray[np.int64], config: DedupeConfig) -> int:
@@ -127,9 +138,9 @@ def noise_level(votes: npt.NDArray[np.int64], config: DedupeConfig) -> int:
 
 def propose(
     pool: KeyPoints, index: ProtectedIndex, config: DedupeConfig
-) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """By input (images, votes): its protected images whose key points, near those of the pool image, agree best with
-    one transform, by falling number of them."""
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(images, votes): the protected images whose key points, near those of the pool image, agree best with one
+    transform, by falling number of them."""
     import numpy as np
 
     from ssld_pipeline.kernels.agreement import match_places, rank_by_agreement
@@ -139,27 +150,14 @@ def propose(
     hit = rows[sources, columns]
     left, right = match_places(pool)[sources], index.match_places(hit)
     ranked, votes = rank_by_agreement(left, right, sources, index.image_of(hit), config.min_votes)
-    chosen = _first_of_each_input(ranked.tolist(), index, config.num_candidates)
-    return {name: (ranked[places], votes[places]) for name, places in chosen.items()}
+    return ranked[: config.num_candidates], votes[: config.num_candidates]
 
 
-def _first_of_each_input(images: Sequence[int], index: ProtectedIndex, count: int) -> dict[str, list[int]]:
-    """By input the places of its first ``count`` images."""
-    chosen: dict[str, list[int]] = {}
-    for place, image in enumerate(images):
-        own = chosen.setdefault(index.input_of(image), [])
-        if len(own) < count:
-            own.append(place)
-    return chosen
-
-
-def _verify(
-    pool: KeyPoints, grey: npt.NDArray[np.uint8], image: int, index: ProtectedIndex, config: DedupeConfig
-) -> Pair | None:
+def _verify(look: Look, image: int, index: ProtectedIndex, config: DedupeConfig) -> Pair | None:
     from ssld_pipeline.kernels.match import mutual_nearest, squared_distances
     from ssld_pipeline.kernels.verify_geometry import estimate_transform, match_guided
 
-    protected = index.own_keypoints(image)
+    pool, protected = look.keypoints, index.own_keypoints(image)
     distances = squared_distances(pool.descriptors, protected.descriptors)
     left, right = mutual_nearest(distances, config.max_match_distance)
     start = estimate_transform(pool[left], protected[right])
@@ -167,10 +165,10 @@ def _verify(
         return None
     guided = match_guided(start, pool, protected, distances, config.max_match_distance)
     counts = len(left), guided.num_inliers
-    return _compare(grey, image, guided.homography, "sift", counts, index)
+    return _compare(look.grey, image, guided.homography, "sift", counts, index)
 
 
-def _pairs_by_looks(grey: npt.NDArray[np.uint8], index: ProtectedIndex, config: DedupeConfig) -> list[Pair]:
+def _pairs_by_likeness(grey: npt.NDArray[np.uint8], index: ProtectedIndex, config: DedupeConfig) -> list[Pair]:
     from ssld_pipeline.kernels.perceptual import dihedral_homography, dihedral_looks, propose
 
     proposed = propose(
@@ -179,10 +177,9 @@ def _pairs_by_looks(grey: npt.NDArray[np.uint8], index: ProtectedIndex, config: 
         config.max_hash_distance,
         config.min_thumbnail_correlation,
     )
-    chosen = _first_of_each_input([image for image, _ in proposed], index, config.num_candidates)
     pool_size = (grey.shape[1], grey.shape[0])
     pairs = []
-    for image, form in (proposed[place] for places in chosen.values() for place in places):
+    for image, form in proposed[: config.num_candidates]:
         homography = dihedral_homography(form, pool_size, index.size_of(image))
         if pair := _compare(grey, image, homography, "perceptual", (0, 0), index):
             pairs.append(pair)

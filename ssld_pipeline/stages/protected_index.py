@@ -1,9 +1,7 @@
-"""The folder that holds the protected images in searchable form: how it is written and how it is read.
+"""The folder that holds the images of one input in searchable form: how it is written and how it is read.
 
-    digests.arrow     digest, image_id       of every protected file, also of those that cannot be decoded; by digest,
-                                             of each input one image
+    digests.arrow     digest, image_id       of every file, also of those that cannot be decoded; by digest, each once
     images.arrow      image_id               row i is image i of all that follows
-    inputs.arrow      the inputs that the images are of, each once
     sizes.npy         int64 [images, 2]              width and height in pixels
     starts.npy        int64 [images + 1]             image i has the key points from item i up to item i + 1
     frames.npy        uint8 [images, 128, 128]       for the comparison of pixels
@@ -64,11 +62,6 @@ def digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def input_of(image_id: str) -> str:
-    """The name of the input that the image is of."""
-    return image_id.split("/", 1)[0]
-
-
 @dataclass(frozen=True)
 class Portrait:
     """What the index keeps of one image; ``width`` and ``height`` in pixels."""
@@ -113,12 +106,9 @@ class ImageWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.close()
         np.save(self._folder / "starts.npy", np.cumsum(self._counts, dtype=np.int64))
-        # The first of an input's files with the same bytes stands for all of them. Not for those of another input: of
-        # one copies may be removed, of the other only reported.
-        first = {(own, input_of(image_id)): image_id for own, image_id in reversed(self._digests)}
-        write_digests(self._folder / "digests.arrow", ((own, image_id) for (own, _), image_id in first.items()))
+        # The first of the files with the same bytes stands for all of them.
+        write_digests(self._folder / "digests.arrow", dict(reversed(self._digests)))
         write_ids(self._folder / "images.arrow", self._images)
-        write_ids(self._folder / "inputs.arrow", sorted({input_of(image_id) for image_id in self._images}))
 
 
 class RecurrenceWriter:
@@ -181,8 +171,8 @@ class _RowWriter:
 class ProtectedIndex:
     """The folder, opened. Threads may share it: nothing is written."""
 
+    input: str
     image_ids: MappedIds
-    inputs: tuple[str, ...]
     sizes: npt.NDArray[np.int64]
     """int64 [images, 2]: width and height in pixels."""
     first_keypoints: npt.NDArray[np.int64]
@@ -198,9 +188,6 @@ class ProtectedIndex:
     """bool [images]: shows the same all over, so that only a copy of the whole can be told."""
     descriptors: npt.NDArray[np.uint8]
     vectors: faiss.Index | GpuIndex
-
-    def input_of(self, image: int) -> str:
-        return input_of(self.image_ids[image]) if len(self.inputs) > 1 else self.inputs[0]
 
     def size_of(self, image: int) -> tuple[int, int]:
         """(width, height) of one image in pixels."""
@@ -242,6 +229,11 @@ class ProtectedIndex:
         return np.where(rows >= 0, images, -1)
 
 
+def open_indexes(folder: Path, num_probes: int, device: str = "cpu") -> list[ProtectedIndex]:
+    """Those of all inputs, each in a folder of the input's name. See ``open_index``."""
+    return [open_index(own, num_probes, device) for own in sorted(folder.iterdir())]
+
+
 def open_index(folder: Path, num_probes: int, device: str = "cpu", with_recurrence: bool = True) -> ProtectedIndex:
     """``num_probes``: lists of the FAISS index visited per query. ``device``: "cpu", or "cuda" to search on the GPU.
     ``with_recurrence``: False before it is known what recurs; then nothing does."""
@@ -253,8 +245,8 @@ def open_index(folder: Path, num_probes: int, device: str = "cpu", with_recurren
         for name, (dtype, shape) in _RECURRENCE.items()
     }
     return ProtectedIndex(
+        input=folder.name,
         image_ids=MappedIds(folder / "images.arrow"),
-        inputs=tuple(MappedIds(folder / "inputs.arrow")),
         sizes=_mapped(folder, "sizes"),
         first_keypoints=starts,
         by_digest=MappedDigests(folder / "digests.arrow"),
