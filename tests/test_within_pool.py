@@ -224,7 +224,9 @@ def test_a_pool_of_hardly_any_images_has_no_groups(pool: pa.Table, count: int) -
     assert grouped(few, look.STAGE.open(Setup(config, (), {}))(few).rows, config) == []
 
 
-def test_a_large_group_is_one_group_though_each_image_proposed_two_others() -> None:
+def test_a_large_group_is_one_group_though_each_image_proposed_two_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """40 versions of a picture, each proposed with the next alone, and another picture."""
     rng, base = np.random.default_rng(0), mini.draw(1, 5, size=128)[..., 0]
     frames = [np.clip(base + rng.normal(0, 2, base.shape), 0, 255).astype(np.uint8) for _ in range(40)]
@@ -232,11 +234,17 @@ def test_a_large_group_is_one_group_though_each_image_proposed_two_others() -> N
     count = len(pixels)
     proposed = np.stack((np.arange(count - 1), np.arange(1, count)), axis=1)
     sizes = np.full((count, 2), 128)
-    all_frames = Frames(np.arange(count), np.ones(count, np.bool_), pixels, sizes)
+    np.save(tmp_path / "frames.npy", pixels)
+    all_frames = Frames(np.arange(count), np.ones(count, np.bool_), tmp_path / "frames.npy", sizes)
     confirmed, centres = near_identical(all_frames, proposed, count, 0.9, 2)
     assert centres.tolist() == [0] * 40 + [40]
     assert {(0, i) for i in range(1, 40)} <= {tuple(p) for p in confirmed.pairs}
     assert len(confirmed.pairs) < 8 * count
+    monkeypatch.setattr("ssld_pipeline.stages.near_identical._FEW_CHUNKS", 0)
+    monkeypatch.setattr("ssld_pipeline.stages.near_identical._PAIRS_AT_ONCE", 7)
+    again, same_centres = near_identical(all_frames, proposed, count, 0.9, 2)
+    assert all(np.array_equal(one, other) for one, other in zip(again, confirmed, strict=True))
+    assert np.array_equal(same_centres, centres)
 
 
 # The decision
