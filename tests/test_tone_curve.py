@@ -91,4 +91,4 @@ def test_scribbled_copies_are_found_and_nothing_else_under_a_scribble(tmp_path):
     rows = opened(index)(catalog_rows(tmp_path / "pool", copies | others)).rows.to_pylist()
     removed = [row for row in rows if row["is_duplicate"]]
     assert all(row["protected_id"][-2:] == row["image_id"][-2:] for row in removed)
-    assert len(removed) >= 4 and any(row["score"] < 0.45 for row in removed)
+    assert len(removed) >= 5

@@ -22,22 +22,19 @@ import numpy as np
 import numpy.typing as npt
 
 from ssld_pipeline.kernels.compiled import compiled
+from ssld_pipeline.kernels.edges import Floats, Mask, edge_limits, gradients, smooth
+from ssld_pipeline.kernels.hidden import hidden
 
 Grey = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 Homography = npt.NDArray[np.float64]
 
 FRAME_SIDE_PX = 128
 _CELL_PX = 8
 _CELLS = FRAME_SIDE_PX // _CELL_PX
 NUM_BLOCKS = _CELLS**2
-_SMOOTHING_PX = 1.0
 # Edges.
 MIN_COSINE = 0.85
 _SHIFT_PX = 9
-_MIN_GRADIENT = 0.6  # grey levels per pixel
-_WEAK_GRADIENT = 0.1  # share of the image's 90th percentile: below it a gradient is no edge
 _MIN_EDGE_PIXELS = 6.0  # of a cell's 64, for it to be compared
 _REGIONS = 4
 _MIN_CELLS_PER_REGION = 3
@@ -47,9 +44,7 @@ _DEAD_COUNTS = 0.6
 # From this score on a pair agrees in all there is, so that what it has in common with other pictures is not asked. Two
 # pictures under one bold watermark reach .67.
 _AGREES_IN_ALL = 0.8
-# Grey levels up to and from which what a picture showed is lost.
-_BLACK, _WHITE = 2.5, 252.5
-_LOST_COUNTS = 0.98
+_HIDDEN_COUNTS = 0.02
 _MIN_VISIBLE_BLOCKS = 48
 # Blocks and tones.
 _BLOCK_PX = 16
@@ -94,7 +89,8 @@ def compare_pixels(
     first = _agree_where_it_counts(warped, target, inside, shared)
     if not _ALIGNED_BETWEEN[0] <= first.score < _ALIGNED_BETWEEN[1]:
         return first, homography
-    aligned = _align(warped, target, inside, homography, protected_size)
+    visible = inside & ~hidden(warped, target, inside)
+    aligned = _align(warped, target, visible, homography, protected_size)
     if aligned is None:
         return first, homography
     warped, inside = warp_to_frame(pool, aligned, protected_size)
@@ -120,7 +116,7 @@ def warp_to_frame(pool: Grey, homography: Homography, protected_size: tuple[int,
 
 def _agree_where_it_counts(left: Floats, right: Floats, inside: Mask, shared: Mask | None) -> Agreement:
     """As ``agree``; but where the pictures do not agree in all, what is shared must not speak for them, nor what is
-    lost in ``left`` against them."""
+    hidden in ``left`` against them."""
     everywhere = best = agree(left, right, inside)
     if everywhere.score >= _AGREES_IN_ALL:
         return everywhere
@@ -128,18 +124,12 @@ def _agree_where_it_counts(left: Floats, right: Floats, inside: Mask, shared: Ma
         inside = inside & ~shared
         # The lower of both: without its stripes a shirt is the floor it lies on, which others lie on, too.
         best = min(everywhere, agree(left, right, inside), key=lambda found: found.score)
-    visible = inside & ~_lost(left, right)
-    if visible.sum() < _LOST_COUNTS * inside.sum():
+    visible = inside & ~hidden(left, right, inside)
+    if visible.sum() < (1 - _HIDDEN_COUNTS) * inside.sum():
         rest = agree(left, right, visible)
         if rest.num_blocks >= _MIN_VISIBLE_BLOCKS and rest.score > best.score:
             best = rest
     return best._replace(coverage=everywhere.coverage)
-
-
-def _lost(left: Floats, right: Floats) -> Mask:
-    """Where ``left`` is black or white over more than a speck, and ``right`` is not: darkened, lit, or barred."""
-    lost = ((left <= _BLACK) & (right > _BLACK)) | ((left >= _WHITE) & (right < _WHITE))
-    return np.asarray(cv2.morphologyEx(lost.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0)
 
 
 def agree(left: Floats, right: Floats, inside: Mask) -> Agreement:
@@ -313,23 +303,6 @@ def _enlarge(pool: Floats, protected: Floats, inside: Mask) -> tuple[Floats, Flo
     size = (FRAME_SIDE_PX, FRAME_SIDE_PX)
     left, right = (np.asarray(cv2.resize(side[box], size), np.float32) for side in (pool, protected))
     return left, right, cv2.resize(inside[box].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-
-
-def smooth(image: Floats) -> Floats:
-    """What is compared of an image: without its pixel noise."""
-    return np.asarray(cv2.GaussianBlur(image, (0, 0), _SMOOTHING_PX), np.float32)
-
-
-def gradients(image: Floats) -> tuple[Floats, Floats]:
-    """Grey levels per pixel along x and y (Scharr)."""
-    x, y = (cv2.Scharr(image, cv2.CV_32F, *axis, scale=1 / 32) for axis in ((1, 0), (0, 1)))
-    return np.asarray(x, np.float32), np.asarray(y, np.float32)
-
-
-def edge_limits(lengths: Floats) -> tuple[float, float]:
-    """(weak, strong): gradients not longer than weak are no edge, those longer than strong weigh as much as strong."""
-    strong = float(np.quantile(lengths, 0.9))
-    return max(_MIN_GRADIENT, _WEAK_GRADIENT * strong), max(strong, 1.0)
 
 
 def _regions(cells: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from ssld_pipeline.kernels.agreement import match_places, rank_by_agreement
 from ssld_pipeline.kernels.autocorrelation import self_similar_shifts
-from ssld_pipeline.kernels.block_agreement import FRAME_SIDE_PX, Mask, compare_pixels, warp_to_frame
+from ssld_pipeline.kernels.block_agreement import FRAME_SIDE_PX, compare_pixels, warp_to_frame
+from ssld_pipeline.kernels.edges import Mask
 from ssld_pipeline.kernels.match import mutual_nearest, squared_distances
 from ssld_pipeline.kernels.shared_edges import shared_edges
 from ssld_pipeline.kernels.verify_geometry import estimate_transform, is_whole, match_guided

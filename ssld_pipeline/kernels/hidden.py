@@ -1,0 +1,48 @@
+"""What of the protected picture the pool image cannot show: darkened, lit or barred, or written and drawn over.
+
+What is drawn is known by its edges, which are those of the pool image alone. In a picture that is no copy it is most of
+what the pool image shows; hiding that does not make what the protected picture shows appear.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from ssld_pipeline.kernels.edges import Floats, Mask, gradients, smooth
+
+# Grey levels up to and from which what a picture showed is lost.
+_BLACK, _WHITE = 2.5, 252.5
+# Strokes are drawn to be seen: at least so many grey levels per pixel, and this share of the strongest edges.
+_MIN_STROKE = 6.0
+_STROKE_SHARE = 0.25
+_MAX_BELOW = 0.4  # share of a stroke's gradient that the protected picture may have there
+_STROKE_PX = 5  # strokes and gaps between letters are that wide, at most
+# Less than this share is no reason to look at the rest alone: other things on the same ground differ by as much. More
+# leaves too little to look at.
+_MIN_DRAWN, _MAX_DRAWN = 0.15, 0.6
+
+
+def hidden(pool: Floats, protected: Floats, inside: Mask) -> Mask:
+    """bool [128, 128]: where ``pool`` hides ``protected``; both float32 [128, 128], compared where ``inside``."""
+    return _lost(pool, protected) | drawn_over(pool, protected, inside)
+
+
+def _lost(pool: Floats, protected: Floats) -> Mask:
+    """Where ``pool`` is black or white over more than a speck, and ``protected`` is not."""
+    lost = ((pool <= _BLACK) & (protected > _BLACK)) | ((pool >= _WHITE) & (protected < _WHITE))
+    return np.asarray(cv2.morphologyEx(lost.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0)
+
+
+def drawn_over(pool: Floats, protected: Floats, inside: Mask) -> Mask:
+    """As ``hidden``: where there are strokes; nowhere if they cover too little of what is ``inside``, or too much."""
+    nowhere = np.zeros_like(inside)
+    if not inside.any():
+        return nowhere
+    theirs, own = (np.hypot(*gradients(smooth(image))) for image in (pool, protected))
+    around = cv2.dilate(own, np.ones((5, 5), np.uint8))
+    least = max(_MIN_STROKE, _STROKE_SHARE * float(np.quantile(theirs[inside], 0.95)))
+    edges = inside & (theirs > least) & (around < _MAX_BELOW * theirs)
+    filled = cv2.morphologyEx(edges.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((_STROKE_PX, _STROKE_PX), np.uint8))
+    drawn = cv2.dilate(filled, np.ones((3, 3), np.uint8)) > 0
+    return np.asarray(drawn if _MIN_DRAWN <= drawn[inside].mean() <= _MAX_DRAWN else nowhere)
