@@ -147,14 +147,18 @@ _PAIR = (
     ),
     Column("num_matches", "int32", "putative descriptor matches after one-to-one matching"),
     Column("num_inliers", "int32", "matches that agree with the transform, at distinct positions"),
-    Column("score", "float32", "how well the pixels agree after warping, in [0,1]; 1 for exact"),
+    Column(
+        "score",
+        "float32",
+        "how well the pixels agree after warping, where nothing is drawn over them, in [0,1]; 1 for exact",
+    ),
     Column("num_blocks", "int32", "cells with edges, of the 256 of what the pool image shows of the protected one"),
     Column("coverage", "float32", "share of the protected image that the pool image shows, in [0,1]"),
     Column(
         "explained",
         "float32",
-        "share of the protected image that one tone curve gives from the pool image, beyond what one grey gives; "
-        "null where it was not measured",
+        "share of what can be seen of the protected image that one tone curve gives from the pool image, beyond what "
+        "one grey gives; null where it was not measured",
         nullable=True,
     ),
     Column(

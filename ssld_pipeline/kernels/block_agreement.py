@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from ssld_pipeline.kernels.compiled import compiled
 from ssld_pipeline.kernels.edges import Floats, Mask, edge_limits, gradients, smooth
-from ssld_pipeline.kernels.hidden import hidden
+from ssld_pipeline.kernels.visible import visible
 
 Grey = npt.NDArray[np.uint8]
 Homography = npt.NDArray[np.float64]
@@ -44,8 +44,9 @@ _DEAD_COUNTS = 0.6
 # From this score on a pair agrees in all there is, so that what it has in common with other pictures is not asked. Two
 # pictures under one bold watermark reach .67.
 _AGREES_IN_ALL = 0.8
+_MOST = 0.5  # of a picture that has something in common with others: a strip of a watermark may be all of it
 _HIDDEN_COUNTS = 0.02
-_MIN_VISIBLE_BLOCKS = 48
+_MIN_VISIBLE_BLOCKS = 72
 # Blocks and tones.
 _BLOCK_PX = 16
 _MIN_CORRELATION = 0.8
@@ -89,8 +90,7 @@ def compare_pixels(
     first = _agree_where_it_counts(warped, target, inside, shared)
     if not _ALIGNED_BETWEEN[0] <= first.score < _ALIGNED_BETWEEN[1]:
         return first, homography
-    visible = inside & ~hidden(warped, target, inside)
-    aligned = _align(warped, target, visible, homography, protected_size)
+    aligned = _align(warped, target, visible(warped, target, inside, shared), homography, protected_size)
     if aligned is None:
         return first, homography
     warped, inside = warp_to_frame(pool, aligned, protected_size)
@@ -118,15 +118,16 @@ def _agree_where_it_counts(left: Floats, right: Floats, inside: Mask, shared: Ma
     """As ``agree``; but where the pictures do not agree in all, what is shared must not speak for them, nor what is
     hidden in ``left`` against them."""
     everywhere = best = agree(left, right, inside)
-    if everywhere.score >= _AGREES_IN_ALL:
+    if everywhere.score >= _AGREES_IN_ALL and (shared is None or everywhere.coverage >= _MOST):
         return everywhere
+    own = inside
     if shared is not None:
-        inside = inside & ~shared
+        own = inside & ~shared
         # The lower of both: without its stripes a shirt is the floor it lies on, which others lie on, too.
-        best = min(everywhere, agree(left, right, inside), key=lambda found: found.score)
-    visible = inside & ~hidden(left, right, inside)
-    if visible.sum() < (1 - _HIDDEN_COUNTS) * inside.sum():
-        rest = agree(left, right, visible)
+        best = min(everywhere, agree(left, right, own), key=lambda found: found.score)
+    seen = visible(left, right, inside, shared)
+    if seen.sum() < (1 - _HIDDEN_COUNTS) * own.sum():
+        rest = agree(left, right, seen)
         if rest.num_blocks >= _MIN_VISIBLE_BLOCKS and rest.score > best.score:
             best = rest
     return best._replace(coverage=everywhere.coverage)

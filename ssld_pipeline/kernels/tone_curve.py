@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from ssld_pipeline.kernels.compiled import compiled
 from ssld_pipeline.kernels.edges import Floats, Mask, smooth
-from ssld_pipeline.kernels.hidden import drawn_over
 
 _WINDOW = (17, 17)
 _MIN_CONTRAST = 5.0  # standard deviation in grey levels: on flat ground every curve fits
@@ -29,7 +28,6 @@ def explained_share(pool: Floats, protected: Floats, inside: Mask) -> float:
     grey does, or too little to tell.
     """
     left, right = smooth(pool), smooth(protected)
-    inside = inside & ~drawn_over(pool, protected, inside)
     inside = cv2.erode(inside.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=1) > 0
     mean = cv2.boxFilter(right, -1, _WINDOW)
     counts = inside & (cv2.boxFilter(right * right, -1, _WINDOW) - mean * mean > _MIN_CONTRAST**2)

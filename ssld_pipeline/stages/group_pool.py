@@ -174,7 +174,7 @@ def figures(rows: pa.Table) -> dict[str, Json]:
 
 STAGE = QueryStage(
     name="group_pool",
-    version=1,
+    version=2,
     table="repeats",
     reads=("catalog", "looks"),
     settings=lambda config: config.dedupe.model_dump(mode="json", include={"min_repeat_score"}),

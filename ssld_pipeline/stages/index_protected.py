@@ -211,7 +211,7 @@ def _settings(config: RunConfig) -> dict[str, Json]:
 
 STAGE = ArtifactStage(
     name="index_protected",
-    version=9,
+    version=10,
     reads=("catalog",),
     settings=_settings,
     build=build,

@@ -7,9 +7,9 @@ from drawn import encoded, picture
 from test_dedupe import SIZE, build, catalog_rows, opened
 
 from ssld_pipeline.kernels.block_agreement import compare_pixels, protected_frame
-from ssld_pipeline.kernels.hidden import hidden
 from ssld_pipeline.kernels.sift import resize_grey
 from ssld_pipeline.kernels.tone_curve import explained_share
+from ssld_pipeline.kernels.visible import visible
 
 SIDE = 128
 EVERYWHERE = np.ones((SIDE, SIDE), np.bool_)
@@ -39,7 +39,7 @@ def calm(seed):
 def test_strokes_are_found_and_little_else(seed):
     own, copy = frame(calm(seed)), frame(written(calm(seed)))
     changed = np.abs(own - copy) > 25
-    found = hidden(copy, own, EVERYWHERE)
+    found = ~visible(copy, own, EVERYWHERE, None)
     assert found[changed].mean() > 0.65
     assert found[~cv2.dilate(changed.astype(np.uint8), np.ones((9, 9))).astype(bool)].mean() < 0.05
 
@@ -48,7 +48,7 @@ def test_what_is_lost_in_black_or_white_is_hidden():
     own = frame(picture(1, *SIZE))
     barred = own.copy()
     barred[40:70], barred[100:] = 0, 255
-    found = hidden(barred, own, EVERYWHERE)
+    found = ~visible(barred, own, EVERYWHERE, None)
     assert found[42:68].mean() > 0.9 and found[102:].mean() > 0.9 and found[:38].mean() < 0.05
 
 
@@ -56,9 +56,24 @@ def test_little_that_is_drawn_and_a_picture_as_it_is_hide_nothing():
     own = frame(picture(2, *SIZE))
     line = own.copy()
     line[60:62] = 255 - line[60:62]
-    assert not hidden(own, own, EVERYWHERE).any() and not hidden(line, own, EVERYWHERE).any()
-    assert not hidden(0.6 * own + 30, own, EVERYWHERE).any()
-    assert not hidden(frame(written(picture(2, *SIZE))), own, ~EVERYWHERE).any()
+    for pool in (own, line, 0.6 * own + 30):
+        assert visible(pool, own, EVERYWHERE, None).all()
+    assert not visible(frame(written(picture(2, *SIZE))), own, ~EVERYWHERE, None).any()
+
+
+def test_what_is_shared_is_not_its_own():
+    own, shared = frame(calm(0)), ~EVERYWHERE
+    shared[:30] = True
+    assert np.array_equal(visible(own, own, EVERYWHERE, shared), ~shared)
+
+
+def test_where_hardly_anything_is_left_nothing_counts_as_drawn():
+    """A strip under text: what is left of it between the letters is no picture."""
+    own, copy = frame(calm(0)), frame(written(calm(0)))
+    strip = ~EVERYWHERE
+    strip[10:46] = True
+    assert not visible(copy, own, EVERYWHERE, None)[strip].all()
+    assert np.array_equal(visible(copy, own, strip, None), strip)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -69,8 +84,11 @@ def test_a_picture_agrees_with_what_is_left_of_it_under_text_and_another_under_t
     def score(pool, protected):
         return compare_pixels(resize_grey(pool, 256), protected.astype(np.uint8), IDENTITY, SIZE)[0].score
 
-    assert score(copy, own) > 0.6 and explained_share(frame(copy), own, EVERYWHERE) > 0.7
-    assert score(other, own) < 0.3 and explained_share(frame(other), own, EVERYWHERE) < 0.4
+    def explained(pool, protected):
+        return explained_share(pool, protected, visible(pool, protected, EVERYWHERE, None))
+
+    assert score(copy, own) > 0.6 and explained(frame(copy), own) > 0.7
+    assert score(other, own) < 0.3 and explained(frame(other), own) < 0.4
     assert score(other, marked) < 0.45
 
 

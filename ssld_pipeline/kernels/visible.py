@@ -18,14 +18,20 @@ _MIN_STROKE = 6.0
 _STROKE_SHARE = 0.25
 _MAX_BELOW = 0.4  # share of a stroke's gradient that the protected picture may have there
 _STROKE_PX = 5  # strokes and gaps between letters are that wide, at most
-# Less than this share is no reason to look at the rest alone: other things on the same ground differ by as much. More
-# leaves too little to look at.
-_MIN_DRAWN, _MAX_DRAWN = 0.15, 0.6
+# Less than this share is no reason to look at the rest alone: other things on the same ground differ by as much.
+_MIN_DRAWN = 0.15
+# Nor is it if hardly more than this is left: of what the pool image shows, and of the whole protected picture.
+_MIN_LEFT, _MIN_LEFT_OF_ALL = 0.4, 0.25
 
 
-def hidden(pool: Floats, protected: Floats, inside: Mask) -> Mask:
-    """bool [128, 128]: where ``pool`` hides ``protected``; both float32 [128, 128], compared where ``inside``."""
-    return _lost(pool, protected) | drawn_over(pool, protected, inside)
+def visible(pool: Floats, protected: Floats, inside: Mask, shared: Mask | None) -> Mask:
+    """bool [128, 128]: where ``protected`` is not hidden in ``pool``, and shows what is its own.
+
+    ``pool``, ``protected``: float32 [128, 128], compared where ``inside``. ``shared``: where ``protected`` shows what
+    other pictures show too, None for nowhere.
+    """
+    own = inside if shared is None else inside & ~shared
+    return np.asarray(own & ~_lost(pool, protected) & ~_drawn_over(pool, protected, own))
 
 
 def _lost(pool: Floats, protected: Floats) -> Mask:
@@ -34,8 +40,8 @@ def _lost(pool: Floats, protected: Floats) -> Mask:
     return np.asarray(cv2.morphologyEx(lost.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0)
 
 
-def drawn_over(pool: Floats, protected: Floats, inside: Mask) -> Mask:
-    """As ``hidden``: where there are strokes; nowhere if they cover too little of what is ``inside``, or too much."""
+def _drawn_over(pool: Floats, protected: Floats, inside: Mask) -> Mask:
+    """Where there are strokes; nowhere if they cover too little of what is ``inside``, or leave too little of it."""
     nowhere = np.zeros_like(inside)
     if not inside.any():
         return nowhere
@@ -45,4 +51,5 @@ def drawn_over(pool: Floats, protected: Floats, inside: Mask) -> Mask:
     edges = inside & (theirs > least) & (around < _MAX_BELOW * theirs)
     filled = cv2.morphologyEx(edges.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((_STROKE_PX, _STROKE_PX), np.uint8))
     drawn = cv2.dilate(filled, np.ones((3, 3), np.uint8)) > 0
-    return np.asarray(drawn if _MIN_DRAWN <= drawn[inside].mean() <= _MAX_DRAWN else nowhere)
+    counts = _MIN_DRAWN <= drawn[inside].mean() <= 1 - _MIN_LEFT and (inside & ~drawn).mean() >= _MIN_LEFT_OF_ALL
+    return np.asarray(drawn if counts else nowhere)
