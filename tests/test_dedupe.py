@@ -9,6 +9,7 @@ from PIL import Image
 
 from ssld_pipeline.config import RunConfig
 from ssld_pipeline.contracts import DUPLICATES
+from ssld_pipeline.errors import UserError
 from ssld_pipeline.stages import dedupe, find_copies, index_protected
 from ssld_pipeline.stages.stage import PartResult, Setup
 
@@ -207,6 +208,18 @@ def test_nothing_protected_finds_nothing(tmp_path, pool_rows):
     assert figures["num_stopped"] == figures["num_sharing"] == figures["num_repeating"] == 0
     assert opened(empty)(pool_rows).rows.num_rows == 0
     assert opened(empty)(pool_rows.slice(0, 0)).rows.num_rows == 0
+    flat = {"protected/flat": encoded(np.full((240, 320, 3), 90, np.uint8))}
+    bare, figures, _ = build(tmp_path / "flat", flat)
+    assert figures["num_images"] == figures["num_without_keypoints"] == 1 and figures["num_vectors"] == 0
+    assert opened(bare)(pool_rows).rows.num_rows == 0
+
+
+@pytest.mark.parametrize("others", [{}, {f"labeled/{i}": encoded(original(i)) for i in range(4)}])
+def test_an_input_of_which_nothing_can_be_read_is_refused(tmp_path, others):
+    """Be there other inputs or not: copies of its images would stay in the pool."""
+    broken = {f"protected/{i}": b"\xff\xd8\xff not a photograph" for i in range(3)}
+    with pytest.raises(UserError, match="3 of 3 images of the input 'protected' cannot be used"):
+        build(tmp_path / "broken", broken | others)
 
 
 def test_looks_find_what_keypoints_do_not(tmp_path):

@@ -279,7 +279,9 @@ def test_protected_images_that_cannot_be_read_stop_the_index(world: Path) -> Non
     config = load_config(world)
     bring(config, until="catalog")
     (world.parent / "inputs/validation/disc/0.jpg").unlink()
-    with pytest.raises(UserError, match=r"1 of 12 protected images cannot be used.*protected/disc/0\.jpg \(unreadable"):
+    with pytest.raises(
+        UserError, match=r"1 of 12 images of the input 'protected' cannot be used.*protected/disc/0\.jpg \(unreadable"
+    ):
         run_index_on_the_old_listing(config)
 
 

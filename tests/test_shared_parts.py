@@ -99,7 +99,7 @@ def test_the_symmetry_of_a_thing_is_its_own(tmp_path):
     images = {"protected/symmetric": encoded(np.concatenate((half, half[:, ::-1]), axis=1))}
     index, figures, _ = build(tmp_path / "one", images)
     assert figures["num_sharing"] == figures["num_repeating"] == 0
-    assert not find_shared_parts(open_index(index / "protected", 4), 0).pixels.any()
+    assert not find_shared_parts(open_index(index / "0", 4), 0).pixels.any()
 
 
 def test_shared_pixels_count_only_in_what_agrees_in_all():
@@ -189,7 +189,28 @@ def test_a_lattice_is_known_as_one_whichever_way_it_lies(tmp_path, angle):
 
 def test_what_alignment_leads_back_onto_itself_does_not_repeat(tmp_path):
     folder, _, _ = build(tmp_path / "one", {"protected/0": encoded(picture(1, *SIZE))})
-    index, moved = open_index(folder / "protected", 4), np.eye(3)
+    index, moved = open_index(folder / "0", 4), np.eye(3)
     assert not repeats_itself(index, 0, 1.0, moved)
     moved[0, 2] = 0.2
     assert repeats_itself(index, 0, 1.0, moved) and not repeats_itself(index, 0, 0.8, moved)
+
+
+def test_a_strip_of_what_pictures_share_is_no_copy_though_it_agrees_in_all():
+    """Three quarters of what is seen are a pattern that both pictures have; what lies between tells them apart."""
+    rng = np.random.default_rng(1)
+    lit = np.kron(rng.random((12, 16)) < 0.7, np.ones((20, 20))) > 0
+    pattern = np.kron(rng.integers(0, 256, (60, 80)), np.ones((4, 4)))
+
+    def under_pattern(seed):
+        return np.where(lit, pattern, resize_grey(cv2.GaussianBlur(picture(seed, *SIZE), (0, 0), 3), 320)).astype(
+            np.uint8
+        )
+
+    wide = cv2.dilate(lit.astype(np.uint8), np.ones((5, 5)))
+    shared = cv2.resize(wide, (FRAME_SIDE_PX, FRAME_SIDE_PX), interpolation=cv2.INTER_NEAREST) > 0
+    own, place = protected_frame(under_pattern(1)), np.array([[1, 0, 0], [0, 1, 150 / 320], [0, 0, 1.0]])
+
+    def score(seed, mask):
+        return compare_pixels(under_pattern(seed)[150:], own, place, SIZE, mask)[0].score
+
+    assert score(3, None) > 0.8 and score(3, shared) < 0.1 and score(1, shared) > 0.9

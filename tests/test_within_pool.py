@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +30,7 @@ from ssld_pipeline.report.waterfall import waterfall
 from ssld_pipeline.runner.survey import FileDigests, survey
 from ssld_pipeline.runner.units import State, units_of
 from ssld_pipeline.stages import dedupe, group_pool, look
+from ssld_pipeline.stages import near_identical as near_identical_stage
 from ssld_pipeline.stages.near_identical import Frames, near_identical
 from ssld_pipeline.stages.stage import Setup
 from ssld_pipeline.store.workspace import Workspace
@@ -245,6 +251,51 @@ def test_a_large_group_is_one_group_though_each_image_proposed_two_others(
     again, same_centres = near_identical(all_frames, proposed, count, 0.9, 2)
     assert all(np.array_equal(one, other) for one, other in zip(again, confirmed, strict=True))
     assert np.array_equal(same_centres, centres)
+    monkeypatch.setattr("ssld_pipeline.stages.near_identical._agreeing", dies_in_a_process_of_its_own)
+    again, _ = near_identical(all_frames, proposed, count, 0.9, 2)
+    assert all(np.array_equal(one, other) for one, other in zip(again, confirmed, strict=True))
+
+
+agreeing = near_identical_stage._agreeing
+
+
+def dies_in_a_process_of_its_own(*chunk: Any) -> Any:
+    """As one that is killed for want of memory."""
+    if multiprocessing.parent_process() is not None:
+        os._exit(9)
+    return agreeing(*chunk)
+
+
+def test_processes_that_compare_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    script = """
+import multiprocessing, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from ssld_pipeline.stages.near_identical import _end_with_parent
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+    pool.submit(len, ()).result()
+    print(*(p.pid for p in pool._processes.values()), flush=True)
+    time.sleep(60)
+"""
+    (tmp_path / "driver.py").write_text(script)
+    driver = subprocess.Popen([sys.executable, tmp_path / "driver.py"], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout
+    child = int(driver.stdout.readline())
+    driver.kill()
+    driver.wait()
+    until = time.monotonic() + 30
+    while is_running(child) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not is_running(child)
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{process}/stat")
+    return not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
 # The decision

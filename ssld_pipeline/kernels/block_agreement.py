@@ -42,9 +42,10 @@ _DEAD_AGREEMENT = 0.15
 _MIDDLE_COUNTS = 1.4
 _DEAD_COUNTS = 0.6
 # From this score on a pair agrees in all there is, so that what it has in common with other pictures is not asked. Two
-# pictures under one bold watermark reach .67.
+# pictures under one bold watermark reach .67; but a strip of one may be all there is, so that of a part of a picture
+# smaller than the second what is its own is asked, if it is enough to tell.
 _AGREES_IN_ALL = 0.8
-_MOST = 0.5  # of a picture that has something in common with others: a strip of a watermark may be all of it
+_MOST = 0.5
 _HIDDEN_COUNTS = 0.02
 _MIN_VISIBLE_BLOCKS = 72
 # Blocks and tones.
@@ -83,18 +84,19 @@ def compare_pixels(
 
     ``homography``: float64 [3, 3] from pool to protected positions in units of the longer sides. ``protected_size``:
     (width, height) of the protected image, in any unit. ``shared``: bool [128, 128], where the frame shows what other
-    pictures show too; it counts only where the pictures agree in all.
+    pictures show too; it counts only where the pictures agree in all and most of the protected one is shown.
     """
     target = frame.astype(np.float32)
     warped, inside = warp_to_frame(pool, homography, protected_size)
-    first = _agree_where_it_counts(warped, target, inside, shared)
+    seen = visible(warped, target, inside, shared)
+    first = _agree_where_it_counts(warped, target, inside, shared, seen)
     if not _ALIGNED_BETWEEN[0] <= first.score < _ALIGNED_BETWEEN[1]:
         return first, homography
-    aligned = _align(warped, target, visible(warped, target, inside, shared), homography, protected_size)
+    aligned = _align(warped, target, seen, homography, protected_size)
     if aligned is None:
         return first, homography
     warped, inside = warp_to_frame(pool, aligned, protected_size)
-    second = _agree_where_it_counts(warped, target, inside, shared)
+    second = _agree_where_it_counts(warped, target, inside, shared, visible(warped, target, inside, shared))
     return (second, aligned) if second.score > first.score else (first, homography)
 
 
@@ -114,18 +116,21 @@ def warp_to_frame(pool: Grey, homography: Homography, protected_size: tuple[int,
     return np.asarray(warped, np.float32), inside
 
 
-def _agree_where_it_counts(left: Floats, right: Floats, inside: Mask, shared: Mask | None) -> Agreement:
+def _agree_where_it_counts(left: Floats, right: Floats, inside: Mask, shared: Mask | None, seen: Mask) -> Agreement:
     """As ``agree``; but where the pictures do not agree in all, what is shared must not speak for them, nor what is
-    hidden in ``left`` against them."""
+    hidden in ``left`` against them. ``seen``: what is neither."""
     everywhere = best = agree(left, right, inside)
-    if everywhere.score >= _AGREES_IN_ALL and (shared is None or everywhere.coverage >= _MOST):
+    agrees_in_all = everywhere.score >= _AGREES_IN_ALL
+    if agrees_in_all and (shared is None or everywhere.coverage >= _MOST):
         return everywhere
     own = inside
     if shared is not None:
         own = inside & ~shared
+        alone = agree(left, right, own)
+        if agrees_in_all and alone.num_blocks < _MIN_VISIBLE_BLOCKS:
+            return everywhere
         # The lower of both: without its stripes a shirt is the floor it lies on, which others lie on, too.
-        best = min(everywhere, agree(left, right, own), key=lambda found: found.score)
-    seen = visible(left, right, inside, shared)
+        best = min(everywhere, alone, key=lambda found: found.score)
     if seen.sum() < (1 - _HIDDEN_COUNTS) * own.sum():
         rest = agree(left, right, seen)
         if rest.num_blocks >= _MIN_VISIBLE_BLOCKS and rest.score > best.score:

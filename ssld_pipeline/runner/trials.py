@@ -212,7 +212,8 @@ class Trials:
             started = time.monotonic()
             stage.query(tables, self.config)
         seconds = (time.monotonic() - started) * (images / looks.num_rows) ** _GROUP_GROWTH
-        note = f"in the driver; taken to grow as images^{_GROUP_GROWTH}, from a sample of {looks.num_rows}"
+        growth = f"taken to grow as images^{_GROUP_GROWTH}, from a sample of {looks.num_rows}"
+        note = f"in the driver, pixels by one process where the run has up to eight; {growth}"
         return Estimate(stage.name, images, hours=seconds / 3600, bottleneck="search", notes=(note,))
 
     # training

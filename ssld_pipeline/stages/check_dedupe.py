@@ -74,7 +74,8 @@ def _try_all(setup: Setup, rows: pa.Table) -> tuple[list[Trial], list[Reject]]:
     indexes = open_indexes(setup.artifacts["index_protected"], config.num_probes)
     of_image: dict[str, list[Canary]] = defaultdict(list)
     reported = setup.config.inputs_of(config.report_only)
-    guarded = (image_id for index in indexes if index.input not in reported for image_id in index.image_ids)
+    indexed = (image_id for index in indexes for image_id in index.image_ids)
+    guarded = (image_id for image_id in indexed if image_id.split("/", 1)[0] not in reported)
     for canary in draw(guarded, config.canaries):
         of_image[canary.protected_id].append(canary)
     drawn = rows.filter(pc.is_in(rows["image_id"], pa.array(of_image, pa.string())))

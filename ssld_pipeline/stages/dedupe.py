@@ -57,7 +57,7 @@ class DedupeConfig(Settings):
     pool_keypoints: int = Field(200, gt=0)
     """Most key points looked up per pool image."""
     stop_recurrence: int = Field(8, gt=1)
-    """A key point that recurs in this many other protected images (a site's watermark) does not vote."""
+    """A key point that recurs in this many other images of its input (a site's watermark) does not vote."""
     num_probes: int = Field(4, gt=0)
     """Lists of the FAISS index visited per key point."""
     num_neighbours: int = Field(4, gt=0)
@@ -65,7 +65,7 @@ class DedupeConfig(Settings):
     min_votes: int = Field(2, gt=0)
     """Key points of the pool image that must vote for a protected image, in one arrangement, for it to be looked at."""
     num_candidates: int = Field(5, gt=0)
-    """Most protected images looked at per pool image, by votes; and again by whole-picture likeness."""
+    """Most images of an input looked at per pool image, by votes; and again by whole-picture likeness."""
     max_match_distance: float = Field(300, gt=0)
     """Largest Euclidean distance of two matched descriptors, whose norm is about 512."""
     min_inliers: int = Field(5, ge=4)
@@ -77,8 +77,8 @@ class DedupeConfig(Settings):
     min_score: float = Field(0.45, gt=0, le=1)
     """Agreement of the pixels from which a pair is a copy; 0.03 more for each inlier that is missing to 12."""
     min_explained: float = Field(0.45, gt=0, le=1)
-    """Share of the picture from which 0.15 less of min_score will do: what is drawn over it must leave one tone curve
-    valid for so much of it, and 8 inliers. 0.03 more for each inlier that is missing to 12."""
+    """Share of what can be seen of the picture from which 0.15 less of min_score will do: what is drawn over it must
+    leave one tone curve valid for so much of it, and 8 inliers. 0.03 more for each inlier that is missing to 12."""
     min_perceptual_score: float = Field(0.7, gt=0, le=1)
     """The same, whatever the key points say, for a pair that is alike as a whole or that one tone curve explains to
     0.8."""

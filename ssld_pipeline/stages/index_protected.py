@@ -56,29 +56,34 @@ def build(setup: Setup, rows: pa.Table, folder: Path) -> tuple[dict[str, Json], 
     No input has a say in what is found of another: what recurs within it, what its many images crowd out, stays with
     it. Rejects: images that cannot be decoded. Their bytes are still recognised.
     """
+    from ssld_pipeline.stages.protected_index import folders_for
+
     config, records, rejects = setup.config.dedupe, defaultdict(list), list[Reject]()
     for record in in_reading_order(rows):
         records[record["image_id"].split("/", 1)[0]].append(record)
+    folders = dict(zip(records, folders_for(list(records), folder), strict=True))
     for name, own in records.items():
-        (folder / name).mkdir()
-        rejects += _write_images(own, config, setup.num_threads, folder / name)
-    _refuse_gaps(rejects, len(rows), config)
+        lost = _write_images(own, config, setup.num_threads, folders[name])
+        _refuse_gaps(lost, name, len(own), config)
+        rejects += lost
     figures = Counter(num_images=len(rows) - len(rejects))
-    for name in records:
-        figures.update(_write_vectors(config, setup.num_threads, folder / name))
-        figures["bytes"] += sum(file.stat().st_size for file in (folder / name).iterdir())
+    for place in folders.values():
+        figures.update(_write_vectors(config, setup.num_threads, place))
+        figures["bytes"] += sum(file.stat().st_size for file in place.iterdir())
     return {name: figures[name] for name in _FIGURES}, rejects
 
 
-def _refuse_gaps(rejects: list[Reject], num_images: int, config: DedupeConfig) -> None:
-    """UserError where protected images could not be read: no copy of them would be found, and nothing would tell."""
+def _refuse_gaps(rejects: list[Reject], name: str, num_images: int, config: DedupeConfig) -> None:
+    """UserError where images of an input could not be read: no copy of them would be found, and nothing would tell."""
     unread = [r for r in rejects if r.reason in ("unreadable", "truncated_archive")]
-    if unread or len(rejects) > max(_FEW_REJECTS, config.max_reject_share * num_images):
+    too_many = len(rejects) > max(_FEW_REJECTS, config.max_reject_share * num_images)
+    if unread or too_many or len(rejects) == num_images:
         bad = unread or rejects
         examples = ", ".join(f"{r.image_id} ({r.reason} {r.detail})" for r in bad[:3])
         raise UserError(
-            f"index_protected: {len(bad)} of {num_images} protected images cannot be used, so their copies would stay "
-            f"in the pool: {examples}. See that the input is there on the workers, or take these images out of it"
+            f"index_protected: {len(bad)} of {num_images} images of the input {name!r} cannot be used, so their "
+            f"copies would stay in the pool: {examples}. See that the input is there on the workers, or take these "
+            "images out of it"
         )
 
 
@@ -211,7 +216,7 @@ def _settings(config: RunConfig) -> dict[str, Json]:
 
 STAGE = ArtifactStage(
     name="index_protected",
-    version=10,
+    version=11,
     reads=("catalog",),
     settings=_settings,
     build=build,

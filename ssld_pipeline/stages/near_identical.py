@@ -6,8 +6,11 @@ A *file* is a number: that of distinct bytes, by falling quality. All arrays of 
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import starmap
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +29,7 @@ _MIN_BLOCKS = NUM_BLOCKS // 10
 _PAIRS_AT_ONCE = 256
 # Up to here, seconds of work, a process would take longer to start. Threads gain little: NumPy holds Python's lock.
 _FEW_CHUNKS = 8
+_MOST_PROCESSES = 8  # of 0.1 to 0.3 GB each
 # Each round reaches further within a group; groups of hundreds are complete after three or four.
 _MAX_ROUNDS = 8
 
@@ -61,7 +65,8 @@ def near_identical(
     Compared are the proposed pairs, then those that would complete a group. Independent of ``num_processes``.
     """
     # Processes start when they are first given something to do.
-    with ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn")) as processes:
+    count, context = min(num_processes, _MOST_PROCESSES), multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, context, initializer=_end_with_parent) as processes:
         known = proposed
         confirmed = _confirm(frames, proposed, min_score, processes)
         for _ in range(_MAX_ROUNDS):
@@ -74,6 +79,18 @@ def near_identical(
     return confirmed, gather(num_files, confirmed.pairs)
 
 
+def _end_with_parent() -> None:
+    """A worker of a killed process would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+
+    def end() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
 def _confirm(frames: Frames, pairs: Pairs, min_score: float, processes: ProcessPoolExecutor) -> Compared:
     """Those of ``pairs`` whose pixels agree; none of a file that could not be read."""
     slots = np.searchsorted(frames.files, pairs)
@@ -82,9 +99,12 @@ def _confirm(frames: Frames, pairs: Pairs, min_score: float, processes: ProcessP
     # At least one chunk, if of no pairs.
     pieces = [slice(i, i + _PAIRS_AT_ONCE) for i in range(0, max(1, len(pairs)), _PAIRS_AT_ONCE)]
     chunks = [(frames.pixels, pairs[own], slots[own], frames.sizes[slots[own]], min_score) for own in pieces]
-    if len(chunks) <= _FEW_CHUNKS:
-        return _stack(list(starmap(_agreeing, chunks)))
-    return _stack(list(processes.map(_agreeing, *zip(*chunks, strict=True))))
+    if len(chunks) > _FEW_CHUNKS:
+        try:
+            return _stack(list(processes.map(_agreeing, *zip(*chunks, strict=True))))
+        except BrokenProcessPool:  # one was killed, for want of memory perhaps; what took hours must not be lost for it
+            pass
+    return _stack(list(starmap(_agreeing, chunks)))
 
 
 def _agreeing(pixels: Path, pairs: Pairs, slots: Pairs, sizes: npt.NDArray[np.int64], min_score: float) -> Compared:

@@ -1,17 +1,19 @@
-"""The folder that holds the images of one input in searchable form: how it is written and how it is read.
+"""The folders that hold the protected images in searchable form: how they are written and how they are read.
 
-    digests.arrow     digest, image_id       of every file, also of those that cannot be decoded; by digest, each once
-    images.arrow      image_id               row i is image i of all that follows
-    sizes.npy         int64 [images, 2]              width and height in pixels
-    starts.npy        int64 [images + 1]             image i has the key points from item i up to item i + 1
-    frames.npy        uint8 [images, 128, 128]       for the comparison of pixels
-    hashes.npy, thumbnails.npy                       perceptual.Looks of the images
-    places.npy        float32 [keypoints, 4]         x, y, size (longer side = 1), angle (radians)
-    mirrored.npy, stopped.npy                        bool [keypoints]; stopped: recurs in many protected images
-    shared.npy        uint8 [images, 2048]           bits of [128, 128]: where the frame shows what others show too
-    repeats.npy       bool [images]                  shows the same all over (see ``shared_parts``)
-    descriptors.npy   uint8 [keypoints, 128]         mirror-canonical
-    descriptors.faiss, lists.npy, lists.bin          index over them; vector id = row (see ``mapped_vectors``)
+    inputs.json       ["validation", ...]    the inputs, by name; input i has the folder i, which holds
+    i/
+      digests.arrow     digest, image_id       of every file, also of those that cannot be decoded; by digest, each once
+      images.arrow      image_id               row i is image i of all that follows
+      sizes.npy         int64 [images, 2]              width and height in pixels
+      starts.npy        int64 [images + 1]             image i has the key points from item i up to item i + 1
+      frames.npy        uint8 [images, 128, 128]       for the comparison of pixels
+      hashes.npy, thumbnails.npy                       perceptual.Looks of the images
+      places.npy        float32 [keypoints, 4]         x, y, size (longer side = 1), angle (radians)
+      mirrored.npy, stopped.npy                        bool [keypoints]; stopped: recurs in many protected images
+      shared.npy        uint8 [images, 2048]           bits of [128, 128]: where the frame shows what others show too
+      repeats.npy       bool [images]                  shows the same all over (see ``shared_parts``)
+      descriptors.npy   uint8 [keypoints, 128]         mirror-canonical
+      descriptors.faiss, lists.npy, lists.bin          index over them; vector id = row (see ``mapped_vectors``)
 
 All of it is memory-mapped, so a node holds what its workers touch once, and opening it reads next to nothing. Searching
 touches the index, 40 bytes per key point; a pair that is looked at touches the two images' rows.
@@ -20,6 +22,8 @@ touches the index, 40 bytes per key point; a pair that is looked at touches the 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 
     from ssld_pipeline.stages.shared_parts import SharedParts
 
+_INPUTS_FILE = "inputs.json"
 _ROWS: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
     "sizes": (np.int64, (2,)),
     "frames": (np.uint8, (FRAME_SIDE_PX, FRAME_SIDE_PX)),
@@ -171,7 +176,6 @@ class _RowWriter:
 class ProtectedIndex:
     """The folder, opened. Threads may share it: nothing is written."""
 
-    input: str
     image_ids: MappedIds
     sizes: npt.NDArray[np.int64]
     """int64 [images, 2]: width and height in pixels."""
@@ -229,9 +233,19 @@ class ProtectedIndex:
         return np.where(rows >= 0, images, -1)
 
 
+def folders_for(inputs: Sequence[str], folder: Path) -> list[Path]:
+    """One new folder per input."""
+    (folder / _INPUTS_FILE).write_text(json.dumps(inputs, ensure_ascii=False), encoding="utf-8")
+    folders = [folder / str(number) for number in range(len(inputs))]
+    for own in folders:
+        own.mkdir()
+    return folders
+
+
 def open_indexes(folder: Path, num_probes: int, device: str = "cpu") -> list[ProtectedIndex]:
-    """Those of all inputs, each in a folder of the input's name. See ``open_index``."""
-    return [open_index(own, num_probes, device) for own in sorted(folder.iterdir())]
+    """Those of all inputs. See ``open_index``."""
+    inputs = json.loads((folder / _INPUTS_FILE).read_text(encoding="utf-8"))
+    return [open_index(folder / str(number), num_probes, device) for number in range(len(inputs))]
 
 
 def open_index(folder: Path, num_probes: int, device: str = "cpu", with_recurrence: bool = True) -> ProtectedIndex:
@@ -245,7 +259,6 @@ def open_index(folder: Path, num_probes: int, device: str = "cpu", with_recurren
         for name, (dtype, shape) in _RECURRENCE.items()
     }
     return ProtectedIndex(
-        input=folder.name,
         image_ids=MappedIds(folder / "images.arrow"),
         sizes=_mapped(folder, "sizes"),
         first_keypoints=starts,
