@@ -25,8 +25,10 @@ from test_verdicts import POOL, PROTECTED, broken_laws, configured, pair, tables
 from ssld_pipeline.browse import rows_of
 from ssld_pipeline.config import RunConfig, load_config
 from ssld_pipeline.contracts import DUPLICATES, REPEATS
+from ssld_pipeline.pipeline import STAGE_NAMES
 from ssld_pipeline.report import figures
 from ssld_pipeline.report.waterfall import waterfall
+from ssld_pipeline.report.write import stage_rows
 from ssld_pipeline.runner.survey import FileDigests, survey
 from ssld_pipeline.runner.units import State, units_of
 from ssld_pipeline.stages import dedupe, group_pool, look
@@ -110,6 +112,8 @@ def test_one_of_each_group_is_kept_and_off_is_as_if_it_were_not(done: Path) -> N
     assert reports["group_pool"].figures == {"groups": 4, "repeats": 7, "of_equal_bytes": 1, "largest_group": 4}
     assert verdicts(on) == EXPECTED
     assert_lawful(on)
+    shown = [row["stage"] for row in stage_rows(Workspace(on.workspace))]
+    assert shown == [name for name in STAGE_NAMES if name in shown] and {"look", "group_pool", "label"} <= set(shown)
     labelled = {r["image_id"] for r in rows_of(Workspace(on.workspace), "SELECT image_id FROM soft_labels")}
     assert "pool/pool-2.tar/a-best.jpg" in labelled and "pool/pool-2.tar/a-small.jpg" not in labelled
     with Workspace(on.workspace).connect() as tables:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.browse import list_effects
+from ssld_pipeline.pipeline import STAGES
 from ssld_pipeline.report.canaries import MAX_MISSED
 from ssld_pipeline.report.page import render
 from ssld_pipeline.report.pictures import Address
+from ssld_pipeline.stages.stage import PartStage, QueryStage
 from ssld_pipeline.stages.teacher import teacher_licence, teacher_model
 from ssld_pipeline.store import files
 from ssld_pipeline.store.workspace import MODEL_STAGES, Workspace
@@ -27,7 +29,7 @@ def write_report(config: RunConfig, classes: tuple[str, ...], out: Path | None) 
             _metrics(workspace),
             title=f"SSLD: {Path(config.workspace).parent.name or config.workspace}",
             classes=classes,
-            stages=_stages(workspace),
+            stages=stage_rows(workspace),
             licence=teacher_licence(config),
             lists=list_effects(tables, config),
             dedupe=config.dedupe,
@@ -65,32 +67,17 @@ def _missed(workspace: Workspace) -> list[Address]:
     return [Address(Path(uri).stem, uri, 0, len(files.read_bytes(uri))) for uri in uris]
 
 
-def _stages(workspace: Workspace) -> list[dict[str, Any]]:
-    """Tables first, then what was made as files, each in the order of the pipeline."""
+def stage_rows(workspace: Workspace) -> list[dict[str, Any]]:
+    """Those that have made something, in the order of the pipeline."""
     rejects: dict[str, int] = {}
-    for (stage, _), part in workspace.tables["rejects"].parts().items():
-        rejects[stage] = rejects.get(stage, 0) + part.num_rows
-    makers = {
-        "catalog": "catalog",
-        "find_copies": "pairs",
-        "dedupe": "duplicates",
-        "label": "soft_labels",
-        "select": "manifest",
-        "evaluate": "evaluations",
-    }
+    for (name, _), part in workspace.tables["rejects"].parts().items():
+        rejects[name] = rejects.get(name, 0) + part.num_rows
     rows = []
-    for stage, table in makers.items():
-        parts = workspace.tables[table].parts().values()
-        rows.append(
-            {
-                "stage": stage,
-                "parts": len(parts),
-                "rows": sum(p.num_rows for p in parts),
-                "rejects": rejects.get(stage, 0),
-            }
-        )
-    for stage in ("index_protected", "check_dedupe", "check_teacher", *MODEL_STAGES):
-        record = workspace.artifact(stage).record()
-        if record:
-            rows.append({"stage": stage, "parts": 1, "rejects": rejects.get(stage, 0), "seconds": record.seconds})
+    for stage in STAGES:
+        own: dict[str, Any] = {"stage": stage.name, "rejects": rejects.get(stage.name, 0)}
+        if isinstance(stage, PartStage | QueryStage):
+            if parts := workspace.tables[stage.table].parts().values():
+                rows.append({**own, "parts": len(parts), "rows": sum(p.num_rows for p in parts)})
+        elif record := workspace.artifact(stage.name).record():
+            rows.append({**own, "parts": 1, "seconds": record.seconds})
     return rows
