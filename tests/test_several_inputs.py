@@ -119,3 +119,15 @@ def test_what_is_found_as_a_copy_of_a_reported_image_alone_is_not_found(tmp_path
     for settings, expected in ((REPORTED, False), ({"against": ["protected", "labeled"]}, True)):
         (row,) = judge([trial], config(**settings)).to_pylist()
         assert row["is_found"] is expected and row["is_right"] is False
+
+
+def test_an_input_may_have_any_name_and_an_index_of_nothing_is_files_too(tmp_path):
+    """A name that no URI holds, two that differ in case alone; and a remote store, which knows no empty folder."""
+    names = ("a::b", "Val", "val")
+    images = {f"{name}/{i}": encoded(picture(10 * n + i, *SIZE)) for n, name in enumerate(names) for i in range(2)}
+    index, _, _ = build(tmp_path / "index", images)
+    assert sorted(path.name for path in index.iterdir()) == ["0", "1", "2", "inputs.json"]
+    found = {image_id for own in open_indexes(index, 4) for image_id in own.image_ids}
+    assert found == images.keys()
+    empty, _, _ = build(tmp_path / "empty", {})
+    assert any(path.is_file() for path in empty.iterdir()) and open_indexes(empty, 4) == []
