@@ -134,7 +134,7 @@ class PlacementConfig(Settings):
     near neighbours is found."""
 
     runner: Literal["ray", "local"] = "ray"
-    """ray: a cluster, or this machine as one. local: everything in this process, for debugging."""
+    """ray: a cluster, or this machine as one. local: in this process, for debugging."""
     num_workers: int | None = Field(None, gt=0)
     """Workers per part stage; null: as many as the cluster's CPUs (GPUs for label) allow."""
     cpus_per_worker: int = Field(1, gt=0)

@@ -119,18 +119,16 @@ def warp_to_frame(pool: Grey, homography: Homography, protected_size: tuple[int,
 def _agree_where_it_counts(left: Floats, right: Floats, inside: Mask, shared: Mask | None, seen: Mask) -> Agreement:
     """As ``agree``; but where the pictures do not agree in all, what is shared must not speak for them, nor what is
     hidden in ``left`` against them. ``seen``: what is neither."""
-    everywhere = best = agree(left, right, inside)
-    agrees_in_all = everywhere.score >= _AGREES_IN_ALL
-    if agrees_in_all and (shared is None or everywhere.coverage >= _MOST):
-        return everywhere
+    everywhere = alone = agree(left, right, inside)
     own = inside
     if shared is not None:
         own = inside & ~shared
         alone = agree(left, right, own)
-        if agrees_in_all and alone.num_blocks < _MIN_VISIBLE_BLOCKS:
-            return everywhere
-        # The lower of both: without its stripes a shirt is the floor it lies on, which others lie on, too.
-        best = min(everywhere, alone, key=lambda found: found.score)
+    tells = shared is not None and everywhere.coverage < _MOST and alone.num_blocks >= _MIN_VISIBLE_BLOCKS
+    if everywhere.score >= _AGREES_IN_ALL and not tells:
+        return everywhere
+    # The lower of both: without its stripes a shirt is the floor it lies on, which others lie on, too.
+    best = min(everywhere, alone, key=lambda found: found.score)
     if seen.sum() < (1 - _HIDDEN_COUNTS) * own.sum():
         rest = agree(left, right, seen)
         if rest.num_blocks >= _MIN_VISIBLE_BLOCKS and rest.score > best.score:
