@@ -117,6 +117,17 @@ def test_files_of_further_teachers_count_by_content(folder, name, changed):
     assert changed in planned(load_config(folder / "config.yaml"))["label"].reasons()[0][0]
 
 
+def test_a_class_list_as_windows_editors_write_it(folder):
+    (folder / "classes.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join([*mini.CLASSES, "", ""]).encode())
+    assert not planned(load_config(folder / "config.yaml"))["label"].changes
+
+
+def test_an_empty_line_of_the_class_list_is_refused(folder):
+    (folder / "classes.txt").write_text("disc\n\nsquare\nstripes\n")
+    with pytest.raises(UserError, match=r"line 2 of .*classes.txt is empty"):
+        planned(load_config(folder / "config.yaml"))
+
+
 def swap_two_classes(folder: Path) -> None:
     (folder / "classes.txt").write_text("disc\nstripes\nsquare\n")
 

@@ -113,11 +113,15 @@ def class_names(config: RunConfig) -> tuple[str, ...]:
 
 
 def _lines(uri: str) -> tuple[str, ...]:
+    """A name stands in each line: what is no line would move all classes behind it."""
     try:
-        text = files.read_bytes(uri).decode("utf-8")
+        text = files.read_bytes(uri).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"classes: {uri} cannot be read: {error}") from None
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
+    lines = [line.strip() for line in text.rstrip().split("\n")] if text.strip() else []
+    if "" in lines:
+        raise UserError(f"classes: line {lines.index('') + 1} of {uri} is empty; line i names class i - 1, so fill it")
+    return tuple(lines)
 
 
 def _class_folders(uri: str) -> tuple[str, ...]:
