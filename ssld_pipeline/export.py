@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,9 +31,11 @@ def export(
 ) -> Iterator[Path | str]:
     """Each file as it is written, and lines a person should read. ``packing``: of the formats that hold the images.
 
-    UserError for an unknown name or format, when there is nothing to export yet, and where the labels were made with
-    another class list.
+    UserError for an unknown name or format, when there is nothing to export yet, where the labels were made with
+    another class list, and for a place that is no local path.
     """
+    if re.match(r"\w+:/", str(out)):  # a Path has one slash where the address had two
+        raise UserError(f"export --out {out}: expected a local path; export there, then copy to the object store")
     if what in (*MODEL_STAGES, "manifest", "soft_labels"):
         require_same_classes(config, Workspace(config.workspace))
     if what in MODEL_STAGES:

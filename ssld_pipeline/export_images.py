@@ -74,7 +74,8 @@ def pack(
     ``format``: one of ``PACKED_FORMATS``, whose suffix the shards get.
     The order is a shuffle that ``seed`` alone decides, so that who reads shards one after the other sees the classes
     mixed. A shard appears under its name when it is whole. Run again, shards that would hold the same rows are kept;
-    one that lacks an unreadable image is tried again. UserError where of a shard's images none can be read.
+    one that lacks an unreadable image is tried again. UserError where of a shard's images none can be read, and for a
+    folder with shards of another format.
     """
     from ssld_pipeline.inputs.read import ImageReader
 
@@ -84,6 +85,7 @@ def pack(
     index, reader = _Index(out), ImageReader()
     bounds = list(_cut(rows["size_bytes"].to_pylist(), packing))
     names = [f"shard-{number:06d}{PACKED_FORMATS[format]}" for number in range(len(bounds))]
+    index.refuse_other_format(PACKED_FORMATS[format])
     index.forget_others(names)
     for name, (start, end) in zip(names, bounds, strict=True):
         shard = rows.slice(start, end - start)
@@ -204,6 +206,11 @@ class _Index:
         size = (self._out / name).stat().st_size
         self._shards[name] = {"digest": digest, "images": num_images, "bytes": size, "unreadable": unreadable}
         files.write_json(self._uri, self._shards)
+
+    def refuse_other_format(self, suffix: str) -> None:
+        other = next((name for name in self._shards if not name.endswith(suffix)), None)
+        if other:
+            raise UserError(f"export: {self._out} holds shards of another format ({other}); give another folder")
 
     def forget_others(self, names: Sequence[str]) -> None:
         """Deletes the shards of an earlier export that this one does not have."""
