@@ -213,13 +213,24 @@ def _manifest_filled(select: SelectConfig) -> Law:
     )
 
 
+def _of_manifest(workspace: Workspace, config: RunConfig) -> SelectConfig:
+    table = workspace.tables["manifest"]
+    for part in table.parts().values():
+        made_with = table.settings_of(part)["config"]
+        known = type(config.select).model_fields.keys() & made_with.keys()
+        return config.select.model_copy(update={name: made_with[name] for name in known})
+    return config.select
+
+
 def verify(workspace: Workspace, config: RunConfig) -> Sequence[Verdict]:
-    """One verdict per law, in order. duckdb.Error when a table does not have its contract's columns."""
+    """One verdict per law, in order. The manifest is judged by what it was made with, lists of image_ids are those of
+    ``config``. duckdb.Error when a table does not have its contract's columns."""
     verdicts = []
+    select = _of_manifest(workspace, config)
     with workspace.connect() as tables:
-        prepare(tables, config.select)
+        prepare(tables, select)
         register_lists(tables, config.dedupe)
-        for law in laws(config.select):
+        for law in laws(select):
             total = tables.execute(f"SELECT count(*) FROM ({law.broken})").fetchone()
             examples = tables.execute(f"SELECT * FROM ({law.broken}) LIMIT 5").fetchall() if total and total[0] else []
             verdicts.append(Verdict(law, total[0] if total else 0, [" ".join(map(str, row)) for row in examples]))

@@ -80,6 +80,12 @@ def test_status_inspect_sql(config: Path) -> None:
     assert json.loads(verb("sql", config, "SELECT count(*) AS n FROM catalog", "--json")) == [{"n": 62}]
 
 
+def test_verify_judges_a_manifest_by_what_it_was_made_with(config: Path, tmp_path: Path) -> None:
+    folder = mini.copy_world(config.parent, tmp_path)
+    verb("select", folder / "config.yaml", "--set", "select.per_class=9")
+    assert "BROKEN" not in verb("verify", folder / "config.yaml")
+
+
 def test_verify_exits_1_on_a_broken_law(config: Path, tmp_path: Path) -> None:
     import shutil
 
