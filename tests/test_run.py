@@ -242,15 +242,20 @@ def test_a_network_that_cannot_be_is_found_before_anything_is_done(world: Path, 
 def test_one_stage_alone_does_not_stand_on_what_is_stale(world: Path) -> None:
     config = load_config(world)
     bring(config, until="catalog")
-    for stage, missing in (
-        ("find_copies", "index_protected"),
-        ("dedupe", "index_protected"),
-        ("label", "dedupe"),
-        ("select", "label"),
-        ("finetune", "train"),
-    ):
-        with pytest.raises(UserError, match=rf"{stage} stands on {missing}, which is not up to date .*--until {stage}"):
+    for stage in ("find_copies", "dedupe", "label", "select", "finetune"):
+        stale = rf"{stage} stands on index_protected, which is not up to date .*--until {stage}"
+        with pytest.raises(UserError, match=stale):
             bring(config, only=(stage,))
+
+
+@pytest.mark.parametrize("stage", ["select", "train", "finetune"])
+def test_an_image_that_dedupe_has_come_to_remove_is_not_selected_or_trained_on(folder: Path, stage: str) -> None:
+    workspace = Workspace(load_config(folder / "config.yaml").workspace)
+    best = sql(workspace, "SELECT image_id FROM manifest WHERE rank = 1 ORDER BY 1")["image_id"].to_pylist()
+    (folder / "denied.txt").write_text(best[0])
+    config = load_config(folder / "config.yaml", (f"dedupe.deny=[{folder / 'denied.txt'}]",))
+    with pytest.raises(UserError, match=f"{stage} stands on dedupe, which is not up to date"):
+        bring(config, only=(stage,))
 
 
 def test_new_weights_of_the_teacher_leave_the_baseline_alone(folder: Path) -> None:

@@ -39,6 +39,7 @@ from ssld_pipeline.training.job import TrainJob
 from ssld_pipeline.training.schedule import num_steps
 
 if TYPE_CHECKING:
+    from ssld_pipeline.config import RunConfig
     from ssld_pipeline.runner.engine import Engine
 
 _COMMIT_EVERY_S = 2.0
@@ -109,6 +110,22 @@ def _check_networks(survey: Survey, stages: Sequence[Stage]) -> None:
         check_networks(Setup(survey.config, survey.classes, {}))
 
 
+def upstream_of(stage: Stage, config: RunConfig) -> list[Stage]:
+    """What made the tables and artifacts that the stage reads, what that stands on, and so on, in the order of the
+    pipeline. Models that are measured end it: they may be older than the tables."""
+    writers = {other.table: other for other in STAGES if isinstance(other, PartStage | QueryStage)}
+    found: set[str] = set()
+    waiting = [stage]
+    while waiting:
+        current = waiting.pop()
+        makers: list[Stage] = [writers[table] for table in tables_read(current, config)]
+        makers += [stage_named(name) for name in current.artifacts]
+        new = [maker for maker in makers if maker.name not in found and maker.enabled(config)]
+        found |= {maker.name for maker in new}
+        waiting += [maker for maker in new if isinstance(stage, TrainStage) or not isinstance(maker, TrainStage)]
+    return [other for other in STAGES if other.name in found]
+
+
 def _num_steps(job: TrainJob, unit: Unit, state: State) -> int:
     data = state.train_data()
     return num_steps(job.settings, data.num_labeled + data.num_mined if "pool" in job.roles else unit.num_rows)
@@ -171,12 +188,9 @@ class _Run:
         return self.survey.roots if isinstance(stage, PartStage) else self.workspace.recorded_roots("catalog")
 
     def _require_upstream(self, stage: Stage, state: State) -> None:
-        """UserError where what the stage stands on is not up to date: with --only nobody has brought it there."""
-        tables = {s.table: s for s in STAGES if isinstance(s, PartStage | QueryStage)}
-        upstream = [tables[name] for name in tables_read(stage, self.config)] + [
-            stage_named(name) for name in stage.artifacts
-        ]
-        for other in upstream:
+        """UserError where what the stage stands on is not up to date: with --only nobody has brought it there. Of
+        tables that is all the way back: an image that dedupe has come to remove must not be selected."""
+        for other in upstream_of(stage, self.config):
             made = plan_stage(other, state)
             if made.changes:
                 why = "; ".join(reason for reason, _ in made.reasons()[:2])
@@ -227,6 +241,8 @@ class _Run:
         self.workspace.tables[stage.table].commit(
             [p for r in receipts for p in r.parts], removed, {"ssld.stage": stage.name, **notes}
         )
+        if self._notes and not report.ran:  # not at the end alone: who is killed has a table, too
+            self.workspace.tables[stage.table].describe(self._notes)
         report.ran += len(receipts)
         report.num_rows += sum(r.num_rows for r in receipts)
         report.num_rejects += sum(r.num_rejects for r in receipts)
