@@ -20,6 +20,7 @@ REJECT_REASONS = {
     "not_an_image": "the bytes are of no image format this pipeline decodes",
     "truncated_image": "the image ends before its last pixel",
     "corrupt_image": "the decoder refused the bytes",
+    "deadly_image": "decoding it ended the process (a crash, or more memory than there is), or took minutes",
     "too_many_pixels": "the header announces more pixels than the limit (decompression bomb)",
     "too_small": "the shorter side is below the limit",
     "truncated_archive": "a tar or Parquet file ends early or is damaged; what precedes the damage is used",

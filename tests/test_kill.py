@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import mini
+import pytest
 
+from ssld_pipeline.browse import sql
 from ssld_pipeline.config import RunConfig, load_config
 from ssld_pipeline.laws import verify
 from ssld_pipeline.store.workspace import Workspace
@@ -21,9 +23,9 @@ from ssld_pipeline.store.workspace import Workspace
 DEADLINE_S = 240
 
 
-def start(config: Path, *options: str) -> subprocess.Popen[bytes]:
+def start(config: Path, *options: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "ssld_pipeline", "run", str(config), *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env)
 
 
 def finish(process: subprocess.Popen[bytes]) -> str:
@@ -111,6 +113,38 @@ def test_a_stuck_workers_part_is_given_to_another_after_the_deadline(tmp_path: P
     assert "no answer within 20 s (placement.part_deadline_s); it is given to another" in output
     done = [p.name for p in Workspace(config.workspace).tables["pairs"].parts().values()]
     assert sorted(done) == sorted(_pool_parts(config))
+    assert_lawful(config)
+
+
+_DEADLY = """
+import cv2, os
+decode = cv2.imdecode
+def imdecode(data, *flags):
+    if data.tobytes().endswith(b"deadly"):
+        os.kill(os.getpid(), 9)
+    return decode(data, *flags)
+cv2.imdecode = imdecode
+"""
+
+
+@pytest.mark.parametrize("decoders", [0, 1])
+def test_an_image_that_ends_its_decoder_stops_neither_its_part_nor_the_run(tmp_path: Path, decoders: int) -> None:
+    """Every Python process here has an OpenCV that one image of the pool kills; find_copies is told to know it."""
+    path = mini.write_world(tmp_path / "runs", num_tars=1, placement={"decode_workers": decoders, **mini.THREADS})
+    members = mini.pool_tar(0) | {"deadly.jpg": mini.jpeg(mini.draw(0, 7)) + b"deadly"}
+    mini.write_tar(tmp_path / "runs/inputs/pool/pool-0.tar", members)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(_DEADLY)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    if decoders:  # past find_copies, which keeps what it finds out from label
+        finish(start(path, "--until", "dedupe"))
+    finish(start(path, "--until", "select", env=environment))
+    config = load_config(path)
+    rejects = sql(Workspace(config.workspace), "SELECT image_id, stage, reason FROM rejects").to_pylist()
+    stage = "label" if decoders else "find_copies"
+    assert rejects == [{"image_id": "pool/pool-0.tar/deadly.jpg", "stage": stage, "reason": "deadly_image"}]
+    labelled = sql(Workspace(config.workspace), "SELECT count(*) AS n FROM soft_labels")["n"].to_pylist()
+    assert labelled == [12], "the rest of the part is labelled"
     assert_lawful(config)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +239,25 @@ def test_a_teacher_of_other_classes_is_refused_before_anything_is_done(world: Pa
 def test_a_network_that_cannot_be_is_found_before_anything_is_done(world: Path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         run(survey(load_config(world, (override,))), no_engine, Silent())
+
+
+def test_what_is_finished_does_not_wait_for_the_next_to_finish(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers with equal parts finish together: a kill before the next wave ends must not cost all but one of them."""
+    config = load_config(world)
+    table = Workspace(config.workspace).tables["catalog"]
+
+    class Waits(Here):
+        def work(self, *args: Any) -> Iterator[Any]:
+            finished = 0
+            for receipt in super().work(*args):
+                yield receipt
+                time.sleep(0.2)
+                yield None
+                finished += len(receipt.parts)
+                assert len(table.parts()) == finished
+
+    monkeypatch.setattr("ssld_pipeline.runner.run._COMMIT_EVERY_S", 0.1)
+    run(survey(config), Waits, Silent(), until="catalog")
 
 
 def test_one_stage_alone_does_not_stand_on_what_is_stale(world: Path) -> None:

@@ -19,7 +19,14 @@ from functools import lru_cache
 from typing import Any
 
 import ray
-from ray.exceptions import AuthenticationError, NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
+from ray.exceptions import (
+    AuthenticationError,
+    GetTimeoutError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    WorkerCrashedError,
+)
 
 from ssld_pipeline.config import PlacementConfig
 from ssld_pipeline.errors import UserError
@@ -34,6 +41,8 @@ from ssld_pipeline.training.job import TrainJob
 _log = logging.getLogger(__name__)
 _POLL_S = 1.0
 _WATCH_S = 2.0
+_ANSWER_S = 10.0
+_DECODE_RETRIES = 4
 
 
 class Cluster:
@@ -54,7 +63,7 @@ class Cluster:
         except (ConnectionError, ValueError, AuthenticationError) as error:
             raise UserError(f"no Ray cluster answers at {address}: {error}") from None
 
-    def work(self, spec: WorkerSpec, units: Sequence[Unit]) -> Iterator[Receipt]:
+    def work(self, spec: WorkerSpec, units: Sequence[Unit]) -> Iterator[Receipt | None]:
         pool = _Pool(spec, self._placement, self._gpus_for(spec))
         try:
             yield from pool.work(units)
@@ -196,8 +205,9 @@ class _OnOtherNodes:
         self._num_cpus = num_cpus
 
     def __call__(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
-        # A task has no state of this process, so that it may be made again wherever its node is lost.
-        task = ray.remote(num_cpus=1, max_retries=-1, scheduling_strategy="SPREAD")(_apply)
+        # A task has no state of this process, so that it may be made again wherever its node is lost; not for ever, or
+        # an image that ends its decoder would be decoded until the part's deadline.
+        task = ray.remote(num_cpus=1, max_retries=_DECODE_RETRIES, scheduling_strategy="SPREAD")(_apply)
         token, stored = uuid.uuid4().hex, [ray.put(function)]  # in a list, Ray hands on the reference itself
         waiting: deque[Any] = deque()
         for item in items:
@@ -262,18 +272,20 @@ class _Pool:
         self._idle_actors: list[Any] = []
         self._losses: Counter[str] = Counter()
 
-    def work(self, units: Sequence[Unit]) -> Iterator[Receipt]:
+    def work(self, units: Sequence[Unit]) -> Iterator[Receipt | None]:
         waiting = deque(units)
         while waiting or self._busy:
             while waiting and len(self._busy) < self._num_workers():
                 self._hand_out(waiting.popleft())
             ready, _ = ray.wait(list(self._busy), num_returns=1, timeout=_POLL_S)
+            if not ready:
+                yield None
             for reference in ready:
                 busy = self._busy.pop(reference)
                 try:
                     receipt = _get(reference)
                 except (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError) as error:
-                    self._lose(busy, waiting, str(error).strip())
+                    self._lose(replace(busy, unit=self._warned(busy.unit)), waiting, str(error).strip())
                     continue
                 if busy.actor is not None:
                     self._idle_actors.append(busy.actor)
@@ -287,9 +299,24 @@ class _Pool:
             ray.kill(actor)
 
     def _hand_out(self, unit: Unit) -> None:
-        actor = (self._idle_actors.pop() if self._idle_actors else self._actor.remote()) if self._gpus else None
+        actor = (self._idle_actor() or self._actor.remote()) if self._gpus else None
         do = actor.do if actor is not None else self._task
         self._busy[do.remote(self._token, self._spec, unit)] = _Busy(actor, unit, time.monotonic())
+
+    def _idle_actor(self) -> Any:
+        """One that answers: a node that was lost took its idle actors with it, and they are no fault of the part's."""
+        while self._idle_actors:
+            actor = self._idle_actors.pop()
+            try:
+                ray.get(actor.__ray_ready__.remote(), timeout=_ANSWER_S)
+                return actor
+            except (RayActorError, GetTimeoutError):
+                ray.kill(actor)
+        return None
+
+    def _warned(self, unit: Unit) -> Unit:
+        """The last worker is told that others ended at this part: one of its images may be the reason."""
+        return replace(unit, careful=self._losses[unit.name] + 2 >= self._placement.part_attempts)
 
     def _num_workers(self) -> int:
         """Grows and shrinks with the cluster."""

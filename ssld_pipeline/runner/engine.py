@@ -12,8 +12,9 @@ from ssld_pipeline.training.job import TrainJob
 
 
 class Engine(Protocol):
-    def work(self, spec: WorkerSpec, units: Sequence[Unit]) -> Iterator[Receipt]:
-        """Receipts in the order in which units are finished. UserError, or the stage's own exception, ends it."""
+    def work(self, spec: WorkerSpec, units: Sequence[Unit]) -> Iterator[Receipt | None]:
+        """Receipts in the order in which units are finished; None, where it waits for one, gives its consumer the time
+        to commit what it has. UserError, or the stage's own exception, ends it."""
 
     def build(self, spec: WorkerSpec, unit: Unit) -> tuple[dict[str, Any], Part | None]:
         """An artifact's figures and its part of rejects."""

@@ -219,8 +219,9 @@ class _Run:
         last = time.monotonic()
         try:
             for receipt in self.engine.work(self._spec(stage), units):
-                (refused if self._loses_too_much(stage, receipt) else batch).append(receipt)
-                self.progress.advanced(receipt.num_images)
+                if receipt:
+                    (refused if self._loses_too_much(stage, receipt) else batch).append(receipt)
+                    self.progress.advanced(receipt.num_images)
                 if time.monotonic() - last > _COMMIT_EVERY_S:
                     finished, batch, last = batch, [], time.monotonic()
                     self._commit(stage, finished, stale, report)

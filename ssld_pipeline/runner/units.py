@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class Unit:
     """One piece of work. ``listing``: the shard to scan (catalog); ``files``: catalog parts to read, as URIs;
     ``excluded``: image_ids among their rows that are left out; ``previous``: a stale part whose rows may still hold;
-    ``notes``: what readers of the output are told of it, no part of its identity."""
+    ``notes``: what readers of the output are told of it, no part of its identity; ``careful``: the part has ended
+    workers, so find out by which images before they end another."""
 
     name: str
     settings: Mapping[str, Any]
@@ -39,6 +40,7 @@ class Unit:
     listing: pa.Table | None = field(default=None, compare=False)
     previous: Part | None = None
     notes: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    careful: bool = field(default=False, compare=False)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:

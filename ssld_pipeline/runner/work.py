@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from ssld_pipeline.config import RunConfig
 from ssld_pipeline.contracts import CATALOG, REJECT_REASONS
 from ssld_pipeline.pipeline import stage_named
+from ssld_pipeline.runner.suspects import without_deadly
 from ssld_pipeline.runner.units import Unit, same_but_config
 from ssld_pipeline.stages.stage import ArtifactStage, PartStage, Reject, Setup
 from ssld_pipeline.store import files
@@ -85,12 +86,16 @@ class PartWorker:
     def do(self, unit: Unit) -> Receipt:
         started = time.monotonic()
         rows = read_unit(unit)
+        num_images = rows.num_rows
+        rows, deadly = without_deadly(rows) if unit.careful and unit.files else (rows, [])
         kept = self._kept(unit, rows)
         result = self._work(rows) if kept is None else self._work(rows, kept)
         parts = write_parts(self._workspace, self._stage, unit, result.rows, self._roots)
-        rejects = write_rejects(self._workspace, self._stage.name, unit, result.rejects)
-        num_images = result.rows.num_rows + len(result.rejects) if self._stage.per == "shard" else rows.num_rows
-        reasons = Counter(r.reason for r in result.rejects)
+        lost = deadly + result.rejects
+        rejects = write_rejects(self._workspace, self._stage.name, unit, lost)
+        if self._stage.per == "shard":
+            num_images = result.rows.num_rows + len(lost)
+        reasons = Counter(reject.reason for reject in lost)
         return Receipt(unit.name, parts, rejects, num_images, reasons, time.monotonic() - started)
 
     def _kept(self, unit: Unit, rows: pa.Table) -> pa.Table | None:
