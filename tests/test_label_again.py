@@ -176,6 +176,21 @@ def test_a_student_learns_from_stored_labels_and_again_only_when_they_change(fol
     assert planned(online)["train"].changes
 
 
+def test_views_of_the_labelled_images_outlast_a_run_with_the_teacher_online(folder, cut):
+    online = load_config(folder / "config.yaml")
+    before = labels(online)
+    assert not planned(online)["label"].changes
+    bring(online, until="select")
+    assert_lawful(online)
+    assert not planned(load_config(folder / "config.yaml", STORED))["label"].changes
+    mini.write_teacher(folder / "teacher.safetensors", seed=1)
+    foreseen = planned(online)["label"]
+    assert {unit.name.split("/")[0]: unit.reasons for unit in foreseen.of("remove")} == {
+        "labeled": ("not asked for, and of other settings",)
+    }
+    assert not cut and labels(online) == before
+
+
 def test_an_image_without_a_stored_view_is_counted_and_another_takes_its_place(folder):
     config = load_config(folder / "config.yaml", STORED)
     bring(config, until="select")

@@ -279,6 +279,14 @@ def test_an_image_that_dedupe_has_come_to_remove_is_not_selected_or_trained_on(f
         bring(config, only=(stage,))
 
 
+def test_the_plan_of_another_verdict_says_what_may_follow(folder: Path) -> None:
+    (folder / "denied.txt").write_text("pool/pool-0.tar/000.jpg\n")
+    foreseen = planned(load_config(folder / "config.yaml", (f"dedupe.deny=[{folder / 'denied.txt'}]",)))
+    why = "waits for duplicates (only parts whose images change run)"
+    assert foreseen["label"].reasons() == [(why, len(foreseen["label"].units))]
+    assert foreseen["train"].changes and not foreseen["find_copies"].changes
+
+
 def test_new_weights_of_the_teacher_leave_the_baseline_alone(folder: Path) -> None:
     mini.write_teacher(folder / "teacher.safetensors", seed=1)
     foreseen = planned(load_config(folder / "config.yaml"))

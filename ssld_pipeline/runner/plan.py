@@ -10,11 +10,14 @@ from typing import Any, Literal, get_args
 from ssld_pipeline.pipeline import STAGES
 from ssld_pipeline.runner.class_guard import explain_classes
 from ssld_pipeline.runner.survey import FileDigests, Survey
-from ssld_pipeline.runner.units import State, Unit, committed_units, same_but_config, units_of
+from ssld_pipeline.runner.units import State, Unit, committed_units, part_unit, same_but_config, units_of
 from ssld_pipeline.stages.stage import ArtifactStage, PartStage, QueryStage, Stage, TrainStage, tables_read
 from ssld_pipeline.store.fingerprints import explain_change
 from ssld_pipeline.store.tables import Part
 from ssld_pipeline.store.workspace import Workspace
+
+_ANY_PART = "*"
+ONLY_CHANGED = " (only parts whose images change run)"
 
 Action = Literal["run", "reuse", "remove", "move"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
@@ -74,11 +77,23 @@ def plan_stage(stage: Stage, state: State) -> StagePlan:
     plans = [_plan_unit(stage, unit, committed.pop(unit.name, []), state) for unit in units]
     unlisted = state.survey.unlisted()  # a folder that cannot be listed today is not gone
     gone = [
-        UnitPlan(name, "remove", ("no longer in the input",), committed=tuple(parts))
+        UnitPlan(name, "remove", (_why_gone(name, state),), committed=tuple(parts))
         for name, parts in sorted(committed.items())
-        if not name.startswith(unlisted)
+        if not name.startswith(unlisted) and not _holds_unasked(stage, name, parts, state)
     ]
     return StagePlan(stage.name, tuple(plans + gone))
+
+
+def _why_gone(name: str, state: State) -> str:
+    return "not asked for, and of other settings" if name in state.catalog else "no longer in the input"
+
+
+def _holds_unasked(stage: PartStage | QueryStage, name: str, committed: list[Part], state: State) -> bool:
+    """Of an image that is still there but not asked for by these settings, such as stored views of the labelled images
+    beside an online teacher: what holds is kept for when it is asked for again."""
+    if not (isinstance(stage, PartStage) and stage.per == "part" and name in state.catalog):
+        return False
+    return not _changes(stage, part_unit(stage, state, state.catalog[name]), committed, state)
 
 
 def _plan_artifact(stage: Stage, unit: Unit, state: State) -> UnitPlan:
@@ -160,8 +175,20 @@ def plan(survey: Survey) -> list[StagePlan]:
         plans.append(made)
         if made.changes:
             key = stage.table if isinstance(stage, PartStage | QueryStage) else stage.name
-            changed[key] = {u.name for u in made.units if u.action in ("run", "remove")}
+            changed[key] = _changed_by(stage, made, changed)
     return plans
+
+
+def _changed_by(stage: Stage, made: StagePlan, changed: Mapping[str, set[str]]) -> set[str]:
+    """The parts whose images may get another result. A query that runs for new parts alone tells about their images;
+    one that has changed itself, about those of any part."""
+    running = [unit for unit in made.units if unit.action in ("run", "remove")]
+    names = {unit.name for unit in running}
+    if not isinstance(stage, QueryStage):
+        return names
+    if all(reason.startswith("waits for ") for unit in running for reason in unit.reasons):
+        return names.union(*(changed.get(table, set()) for table in stage.reads))
+    return names | {_ANY_PART}
 
 
 def _foresee(stage: Stage, made: StagePlan, changed: dict[str, set[str]], state: State) -> StagePlan:
@@ -187,6 +214,8 @@ def _foresee_unit(
         names = changed.get(table, set())
         if isinstance(stage, PartStage) and stage.per == "part":
             hit = any(_shard(n) == _shard(unit.name) for n in names)
+            if not hit and _ANY_PART in names:
+                waits.append(f"waits for {table}{ONLY_CHANGED}")
         elif table == "catalog":
             roles = (unit.name,) if isinstance(stage, PartStage) else stage.roles(state.config)
             hit = any(n.split("/", 1)[0] in state.survey.inputs_of(roles) for n in names)

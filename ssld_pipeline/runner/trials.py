@@ -21,7 +21,7 @@ from ssld_pipeline.runner.measure import (
     measure_training,
     written_bytes,
 )
-from ssld_pipeline.runner.plan import StagePlan
+from ssld_pipeline.runner.plan import ONLY_CHANGED, StagePlan
 from ssld_pipeline.runner.sample import draw_sample
 from ssld_pipeline.runner.stand_ins import StandIns, lenient, spread
 from ssld_pipeline.runner.survey import FileDigests, Survey
@@ -89,6 +89,8 @@ class Trials:
     def notes(self) -> tuple[str, ...]:
         """What is assumed of all stages."""
         found = ["no copy is taken out of the pool, so that label and what follows may have less to do"]
+        if any(reason.endswith(ONLY_CHANGED) for plan in self.plans.values() for reason, _ in plan.reasons()):
+            found.append("images that dedupe removed and now leaves in the pool are not counted")
         if self.sample.estimated:
             found.append(f"images of {', '.join(self.sample.estimated)} are reckoned from bytes: not all was scanned")
         found.append("each worker reads as fast as one does here; Ray's start is not counted")
@@ -97,9 +99,12 @@ class Trials:
     # parts
 
     def _num_images(self, stage: PartStage) -> int:
-        """Of the units that run: what the plan says of a part that is catalogued, else what its shard holds."""
+        """Of the units that run: what the plan says of a part that is catalogued, else what its shard holds. How many
+        images get another verdict is not known: they are not counted, and ``notes`` says so."""
         images = 0.0
         for planned in self.plans[stage.name].of("run"):
+            if planned.reasons and planned.reasons[-1].endswith(ONLY_CHANGED):
+                continue
             if stage.per == "input":
                 images += self.sample.num_images((planned.name,))
             elif stage.per == "part" and planned.unit is not None:

@@ -126,7 +126,7 @@ def units_of(stage: Stage, state: State) -> list[Unit]:
 def _units_of_rows(stage: PartStage, state: State, settings: Mapping[str, Any]) -> list[Unit]:
     roles = stage.roles(state.config)
     if stage.per == "part":
-        return [_part_unit(stage, state, settings, part) for part in state.catalog_parts(roles)]
+        return [part_unit(stage, state, part, settings) for part in state.catalog_parts(roles)]
     return [_whole_unit(stage, state, settings, name, (name,)) for name in state.survey.inputs_of(roles)]
 
 
@@ -182,7 +182,9 @@ def _weights_digest(section: str, state: State) -> str | None:
     return None if uri is None else state.digests.of(uri, f"{section}.weights")
 
 
-def _part_unit(stage: Stage, state: State, settings: Mapping[str, Any], part: Part) -> Unit:
+def part_unit(stage: PartStage, state: State, part: Part, settings: Mapping[str, Any] | None = None) -> Unit:
+    """``settings``: the stage's payload, where it is known already."""
+    settings = settings_payload(stage, state) if settings is None else settings
     inputs: dict[str, Any] = {"catalog": part.content}
     excluded = state.excluded.get(part.name, ()) if "duplicates" in stage.reads else ()
     if "duplicates" in stage.reads:
