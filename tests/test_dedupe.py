@@ -101,6 +101,14 @@ def written_on(image):
     return image
 
 
+def among_others(image):
+    """In the middle of three by three pictures."""
+    cells = [picture(700 + number, *SIZE) for number in range(9)]
+    cells[4] = image
+    small = [cv2.resize(cell, (130, 98), interpolation=cv2.INTER_AREA) for cell in cells]
+    return np.vstack([np.hstack(small[row : row + 3]) for row in (0, 3, 6)])
+
+
 COPIES = {
     "smaller": lambda image: cv2.resize(image, (160, 120), interpolation=cv2.INTER_AREA),
     "larger": lambda image: cv2.resize(image, (800, 600), interpolation=cv2.INTER_CUBIC),
@@ -116,6 +124,8 @@ COPIES = {
     "darker": lambda image: (255 * (image / 255) ** 2).astype(np.uint8),
     "padded": lambda image: cv2.copyMakeBorder(image, 40, 10, 60, 30, cv2.BORDER_CONSTANT, value=(250, 250, 250)),
     "stretched": lambda image: cv2.resize(image, (300, 280), interpolation=cv2.INTER_AREA),
+    "squeezed to half, mirrored": lambda image: cv2.resize(image, (320, 115), interpolation=cv2.INTER_AREA)[:, ::-1],
+    "among eight others": among_others,
 }
 
 
@@ -181,7 +191,9 @@ def test_the_homography_shows_where_a_copy_lies(result):
     ):
         x, y, depth = np.reshape(by_kind[kind]["homography"], (3, 3)) @ (*corner, 1)
         np.testing.assert_allclose((x / depth, y / depth), expected, atol=4, err_msg=kind)
-    assert {kind for kind, row in by_kind.items() if row["flipped"]} == {"mirrored", "mirrored crop"}
+    assert {kind for kind, row in by_kind.items() if row["flipped"]} == {
+        *("mirrored", "mirrored crop", "squeezed to half, mirrored")
+    }
     assert by_kind["same bytes"]["method"] == "exact"
 
 

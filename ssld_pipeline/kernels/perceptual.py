@@ -1,4 +1,4 @@
-"""Whole-picture likeness, for pictures with too few key points: a 64-bit pHash and a 16x16 thumbnail.
+"""Whole-picture likeness, for pictures whose key points say too little: a 64-bit pHash and a 16x16 thumbnail.
 
 Both only propose: at the scale of a pool, 64-bit hashes collide thousands of times. Each of the eight ways to turn and
 mirror a picture is tried on the pool side.
@@ -58,17 +58,24 @@ def dihedral_homography(
     return np.asarray(from_square @ np.linalg.matrix_power(quarter, form % 4) @ mirror @ to_square, np.float64)
 
 
-def hash_distances(pool: Looks, protected: Looks) -> npt.NDArray[np.int64]:
-    """[m, n]: differing bits of every pool and protected hash, 0 to 64."""
-    return np.asarray(np.bitwise_count(pool.hashes[:, None] ^ protected.hashes[None]), np.int64)
+def hash_distances(pool: Looks, protected: Looks) -> npt.NDArray[np.uint8]:
+    """uint8 [m, n]: differing bits of every pool and protected hash, 0 to 64."""
+    return np.stack([np.bitwise_count(protected.hashes ^ own) for own in pool.hashes])
 
 
-def propose(pool: Looks, protected: Looks, max_distance: int, min_correlation: float) -> list[tuple[int, int]]:
-    """(protected row, dihedral form) of those alike, by falling thumbnail correlation; each protected row once."""
-    correlation = pool.thumbnails @ protected.thumbnails.T
-    alike = (hash_distances(pool, protected) <= max_distance) | (correlation >= min_correlation)
+def propose(
+    pool: Looks, protected: Looks, max_distance: int, min_correlation: float | None = None
+) -> list[tuple[int, int]]:
+    """(protected row, dihedral form) of those alike, by falling thumbnail correlation; each protected row once.
+
+    Without ``min_correlation`` hashes alone decide: of 50,000 protected images that takes .9 ms, with their thumbnails
+    10; of 1.28 million 27 and 294 (one core).
+    """
+    alike = hash_distances(pool, protected) <= max_distance
+    if min_correlation is not None:
+        alike |= pool.thumbnails @ protected.thumbnails.T >= min_correlation
     rows = np.flatnonzero(alike.any(axis=0))
-    best = np.where(alike[:, rows], correlation[:, rows], -2.0)
+    best = np.where(alike[:, rows], pool.thumbnails @ protected.thumbnails[rows].T, -2.0)
     order = np.lexsort((rows, -best.max(axis=0))) if len(rows) else rows
     return [(int(rows[i]), int(best[:, i].argmax())) for i in order]
 

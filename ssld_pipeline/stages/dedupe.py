@@ -50,11 +50,11 @@ class DedupeConfig(Settings):
     """Text files of image_ids of the pool, one a line, that are kept whatever they copy."""
     deny: SideFiles = ()
     """Text files of image_ids of the pool, one a line, that are removed whether they copy anything or not."""
-    image_side: int = Field(320, ge=64)
+    image_side: int = Field(400, ge=64)
     """Longer side at which images are searched for key points, pixels."""
     protected_keypoints: int = Field(400, gt=0)
     """Most key points kept per protected image, over two scales."""
-    pool_keypoints: int = Field(200, gt=0)
+    pool_keypoints: int = Field(250, gt=0)
     """Most key points looked up per pool image."""
     stop_recurrence: int = Field(8, gt=1)
     """A key point that recurs in this many other images of its input (a site's watermark) does not vote."""

@@ -28,7 +28,7 @@ _SECOND_SIDE_PX = 480
 _SECOND_KEYPOINTS = 3  # times as many as at first
 _DOUBTFUL_INLIERS = 10
 _ENLARGED = 1.2  # it shows more only where the first look had to shrink the image by this much
-# Whole-picture likeness costs time for every protected image, and adds nothing where there are key points.
+# With fewer, thumbnails are compared, too, which costs time for every protected image.
 _FEW_KEYPOINTS = 60
 
 
@@ -85,8 +85,8 @@ def find_pairs(pool_image: PoolImage, index: ProtectedIndex, config: DedupeConfi
     """The pairs whose pixels agree at least a little, by falling score; each protected image once."""
     grey, keypoints = pool_image.first_look
     pairs = _pairs_by_keypoints(pool_image, index, config)
-    if len(keypoints) < _FEW_KEYPOINTS and not _is_settled(pairs):
-        pairs += _pairs_by_likeness(grey, index, config)
+    if not _is_settled(pairs):
+        pairs += _pairs_by_likeness(grey, index, config, len(keypoints) < _FEW_KEYPOINTS)
     best: dict[int, Pair] = {}
     for pair in pairs:
         other = best.get(pair.protected)
@@ -170,14 +170,17 @@ def _verify(look: Look, image: int, index: ProtectedIndex, config: DedupeConfig)
     return _compare(look.grey, image, guided.homography, "sift", counts, index)
 
 
-def _pairs_by_likeness(grey: npt.NDArray[np.uint8], index: ProtectedIndex, config: DedupeConfig) -> list[Pair]:
+def _pairs_by_likeness(
+    grey: npt.NDArray[np.uint8], index: ProtectedIndex, config: DedupeConfig, with_thumbnails: bool
+) -> list[Pair]:
+    """Finds what key points do not survive: one side squeezed to half, or writing all over."""
     from ssld_pipeline.kernels.perceptual import dihedral_homography, dihedral_looks, propose
 
     proposed = propose(
         dihedral_looks(grey),
         index.looks,
         config.max_hash_distance,
-        config.min_thumbnail_correlation,
+        config.min_thumbnail_correlation if with_thumbnails else None,
     )
     pool_size = (grey.shape[1], grey.shape[0])
     pairs = []
