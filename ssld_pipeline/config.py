@@ -247,9 +247,13 @@ class RunConfig(Settings):
                 )
         return self
 
+    def train_sections(self) -> dict[str, TrainSettings]:
+        """Those of the student that are there, by name."""
+        sections = {"train": self.train, "finetune": self.finetune, "baseline": self.baseline}
+        return {name: section for name, section in sections.items() if section is not None}
+
     def _replaying(self) -> list[tuple[str, TrainSettings]]:
-        sections = (("train", self.train), ("finetune", self.finetune))
-        return [(name, s) for name, s in sections if s is not None and s.replays]
+        return [(name, section) for name, section in self.train_sections().items() if section.replays]
 
     def replays_views(self) -> bool:
         """Whether a student is trained on stored views."""

@@ -234,6 +234,11 @@ def test_a_teacher_of_other_classes_is_refused_before_anything_is_done(world: Pa
         ("student.model=timm:test_eficientnet", "student: timm has no model called.*nearest names: test_efficientnet"),
         ("student.model_args={depth: 3}", "student: model 'timm:test_efficientnet' cannot be built.*depth"),
         ("teacher.weights=null", "teacher.weights is null"),
+        (
+            "student={model: timm:vit_tiny_patch16_224, model_args: {depth: 1}}",
+            r"train.image_size: 32, but model 'timm:vit_tiny_patch16_224' takes no such image: .*doesn't match",
+        ),
+        ("student.model=timm:qwen3_vit_88m_enc", "student: model 'timm:qwen3_vit_88m_enc' gives no logits"),
     ],
 )
 def test_a_network_that_cannot_be_is_found_before_anything_is_done(world: Path, override: str, message: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from ssld_pipeline.errors import UserError
+
 
 def classifier_modules(model: nn.Module) -> tuple[str, ...]:
     """Dotted names of the modules that turn features into logits.
@@ -14,6 +16,8 @@ def classifier_modules(model: nn.Module) -> tuple[str, ...]:
     config = getattr(model, "default_cfg", None)
     if config:
         named = config["classifier"]
+        if named is None:
+            raise UserError(f"timm's {config['architecture']} gives features, it has no classifier; name another model")
         return (named,) if isinstance(named, str) else tuple(named)
     layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     return (layers[-1],)

@@ -91,7 +91,10 @@ class Predictor:
                 chunks.append(self._forward(chunk, size if self.fixed_shape else len(chunk))[: len(chunk)])
             except torch.OutOfMemoryError:
                 if size == 1:
-                    raise
+                    raise UserError(
+                        f"model {self.spec.model!r}: not even one image of {views.shape[1]} px fits into the memory of "
+                        f"{self.device}; label on a larger GPU, or on CPUs with placement.use_gpu: false"
+                    ) from None
                 self.batch_size = size // 2
                 torch.cuda.empty_cache()
                 continue
