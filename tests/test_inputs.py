@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import bad_inputs as bad
 import fsspec
@@ -450,6 +452,41 @@ def test_what_changed_since_the_catalog_is_a_reject(tmp_path: Path) -> None:
 
 def num_open_files() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_a_failure_that_passes_costs_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mount that went stale is asked again, with a new handle; one that stays away is a reject."""
+    (tmp_path / "a.tar").write_bytes(b"0123456789")
+    monkeypatch.setattr("ssld_pipeline.inputs.read._PAUSE_S", 0.0)
+    reader, failures, genuine = ImageReader(), [], os.pread
+
+    def stale(descriptor: int, *where: int) -> bytes:
+        if len(failures) < allowed:
+            failures.append(descriptor)
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return genuine(descriptor, *where)
+
+    monkeypatch.setattr(os, "pread", stale)
+    allowed = 1
+    assert reader.read(str(tmp_path / "a.tar"), 2, 3) == b"234"
+    allowed = 3
+    with pytest.raises(BadImage, match="Stale file handle") as bad:
+        reader.read(str(tmp_path / "a.tar"), 2, 3)
+    assert bad.value.reason == "unreadable" and len(failures) == 3
+
+
+def test_a_lost_connection_to_a_store_is_an_unreadable_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    class LostConnection(Exception):
+        """As botocore's: no OSError."""
+
+    def lose(*args: Any, **where: Any) -> bytes:
+        raise LostConnection("could not connect to the endpoint")
+
+    monkeypatch.setattr("ssld_pipeline.inputs.read._PAUSE_S", 0.0)
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "cat_file", lose)
+    with pytest.raises(BadImage, match="LostConnection: could not connect") as bad:
+        ImageReader().read("memory://pool/a.jpg", 0, 10)
+    assert bad.value.reason == "unreadable"
 
 
 def test_many_tars_leave_few_files_open(tmp_path: Path) -> None:

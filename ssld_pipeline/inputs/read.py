@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ Address = tuple[str, int, int]
 _OPEN_TARS = 32
 _OPEN_PARQUETS = 4
 _RECENT_BATCHES = 8
+_PAUSE_S = 1.0  # before what failed is read once more
+_LASTING = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
 class ImageReader:
@@ -41,17 +44,30 @@ class ImageReader:
         return ImageReader, ()
 
     def read(self, uri: str, offset: int, size_bytes: int) -> bytes:
-        """The encoded image; raises BadImage: unreadable, empty_file, truncated_archive."""
+        """The encoded image; raises BadImage: unreadable, empty_file, truncated_archive.
+
+        What may pass, such as a stale mount or a lost connection, is tried once more.
+        """
         if size_bytes == 0:
             raise BadImage("empty_file")
         try:
-            if uri.endswith(".parquet"):
-                return self._parquet(uri).row(offset)
-            data = self._read_range(uri, offset, size_bytes)
+            try:
+                return self._read(uri, offset, size_bytes)
+            except OSError as error:
+                if isinstance(error, _LASTING):
+                    raise
+            time.sleep(_PAUSE_S)
+            self._forget(uri)
+            return self._read(uri, offset, size_bytes)
         except pa.ArrowInvalid as error:
             raise BadImage("truncated_archive", str(error)) from None
         except OSError as error:
             raise BadImage("unreadable", error.strerror or str(error)) from None
+
+    def _read(self, uri: str, offset: int, size_bytes: int) -> bytes:
+        if uri.endswith(".parquet"):
+            return self._parquet(uri).row(offset)
+        data = self._read_range(uri, offset, size_bytes)
         if len(data) != size_bytes:
             raise BadImage("truncated_archive", f"expected {size_bytes} bytes at {offset}, got {len(data)}")
         return data
@@ -69,9 +85,20 @@ class ImageReader:
     def _read_range(self, uri: str, offset: int, size_bytes: int) -> bytes:
         if not is_local(uri):
             files, path = filesystem(uri)
-            return bytes(files.cat_file(path, start=offset, end=offset + size_bytes))
+            try:
+                return bytes(files.cat_file(path, start=offset, end=offset + size_bytes))
+            except OSError:
+                raise
+            except Exception as error:  # clients of object stores raise what they like when a connection fails
+                raise OSError(f"{type(error).__name__}: {error}") from error
         file = self._tar(uri) if uri.endswith(".tar") else _OpenFile(uri)
         return file.read(offset, size_bytes)
+
+    def _forget(self, uri: str) -> None:
+        """A handle to what was mounted anew stays stale."""
+        with self._lock:
+            self._tars.pop(uri, None)
+            self._parquets.pop(uri, None)
 
     def _tar(self, path: str) -> _OpenFile:
         with self._lock:
