@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.stages import mining
+from ssld_pipeline.store.class_lists import ClassLists
 from ssld_pipeline.store.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -101,13 +102,15 @@ def diff(
 ) -> Diff:
     """What entered and left the manifest between two versions of its Delta table; ``after``: default the present one.
 
-    ``names``: the class list. UserError for a version that is not there.
+    ``names``: the class list, for versions that do not say theirs. UserError for a version that is not there, and for
+    two of different class lists.
     """
     table = workspace.tables["manifest"]
     present = table.version()
     if present is None:
         raise UserError(f"diff: {workspace.uri} has no manifest yet; make it with: ssld run CONFIG --until select")
     after = present if after is None else after
+    names = _names_of_both(workspace, before, after) or names
     with workspace.connect("manifest") as tables:
         for view, version in (("before", before), ("after", after)):
             workspace.add_view(tables, "manifest", version, view)
@@ -122,6 +125,23 @@ def diff(
         keys = ("class_id", "before", "after", "entered", "left")
         classes = [_named(dict(zip(keys, row, strict=True)), names) for row in found]
         return Diff(before, after, classes, [] if class_id is None else _images(tables, class_id))
+
+
+def _names_of_both(workspace: Workspace, before: int, after: int) -> tuple[str, ...] | None:
+    one, other = _class_list(workspace, before), _class_list(workspace, after)
+    lists = ClassLists(workspace.uri)
+    if one and other and one != other:
+        raise UserError(
+            f"diff: versions {before} and {after} of the manifest are of different class lists, {lists.uri(one)} and "
+            f"{lists.uri(other)}; a class number of the one means another class in the other"
+        )
+    return lists.names(one) if one and other else None
+
+
+def _class_list(workspace: Workspace, version: int) -> str | None:
+    """Its digest; None where there is no manifest yet, or one that does not say."""
+    table = workspace.tables["manifest"]
+    return next((table.settings_of(part).get("classes") for part in table.parts(version).values()), None)
 
 
 def _images(tables: duckdb.DuckDBPyConnection, class_id: int) -> list[dict[str, Any]]:

@@ -172,6 +172,8 @@ def test_new_classes_are_accepted_once_and_a_killed_run_goes_on(folder, monkeypa
     assert ran(bring(config, until="select"))["label"] > 1
     assert not planned(config)["label"].changes
     assert ssld("select-sweep", str(folder / "config.yaml"))[0] == 0
+    code, said = ssld("diff", str(folder / "config.yaml"), "manifest", "--from", "0")
+    assert code == 2 and "different class lists" in said and digest(["disc", "stripes", "square"]) in said
 
 
 def _killed():

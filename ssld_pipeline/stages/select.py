@@ -105,6 +105,7 @@ STAGE = QueryStage(
     settings=lambda config: config.select.model_dump(mode="json", exclude={"exclude"}),
     query=select,
     figures=figures,
+    uses_classes=True,
     roles=lambda config: ("labeled", "pool"),
     side_files=lambda config: {"select.exclude": config.select.exclude},
 )
