@@ -172,6 +172,16 @@ def test_all_copies_are_found_and_nothing_else(result):
     assert found == expected
 
 
+def test_corner_on_corner_is_no_copy_but_half_on_half_is(tmp_path):
+    """Floors of one laminate, and two pictures cut from one."""
+    scene = picture(42, 640, 480)
+    folder, _, _ = build(tmp_path / "index", {"protected/a": encoded(scene[:240, :320])})
+    shifted = {"corner": scene[110:350, 150:470], "half": scene[:240, 150:470], "crop": scene[100:240, 170:320]}
+    pool = catalog_rows(tmp_path / "pool", {f"pool/{name}": encoded(image) for name, image in shifted.items()})
+    decided = opened(folder)(pool).rows.to_pylist()
+    assert {row["image_id"] for row in decided if row["is_duplicate"]} == {"pool/half", "pool/crop"}
+
+
 def test_rows_keep_the_contract(result):
     schema = DUPLICATES.schema()
     assert result.rows.schema == schema.remove(schema.get_field_index("part"))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ssld_pipeline.kernels.sift import KeyPoints
-from ssld_pipeline.kernels.verify_geometry import estimate_transform, fit_affine, pixel_homography
+from ssld_pipeline.kernels.verify_geometry import estimate_transform, fit_affine, overlap, pixel_homography
 
 
 def keypoints(positions, sizes, angles, mirrored):
@@ -79,3 +79,12 @@ def test_a_homography_in_pixels_maps_corners_onto_corners():
     pixels = pixel_homography(np.eye(3), (400, 300), (200, 150))
     mapped = pixels @ np.array([399.5, -0.5, 1])  # the upper right corner of the upper right pixel
     np.testing.assert_allclose(mapped[:2] / mapped[2], [199.5, -0.5])
+
+
+def test_overlap_of_a_crop_a_frame_and_a_corner():
+    crop = np.array([[0.5, 0, 0.25], [0, 0.5, 0.1], [0, 0, 1]])
+    assert overlap(crop, (400, 300), (400, 300)) == pytest.approx((1, 0.25), abs=1e-5)
+    assert overlap(np.linalg.inv(crop), (400, 300), (400, 300)) == pytest.approx((0.25, 1), abs=1e-5)
+    corner = np.array([[1, 0, 0.5], [0, 1, 0.375], [0, 0, 1]])
+    assert overlap(corner, (400, 300), (400, 300)) == pytest.approx((0.25, 0.25), abs=1e-5)
+    assert overlap(np.diag([-1.0, 1, -1]), (400, 300), (400, 300)) == (0, 0), "behind the camera"

@@ -223,6 +223,17 @@ def is_whole(homography: Affine, pool_size: tuple[int, int], protected_size: tup
     return bool(apart.min(axis=1).max() < _CORNER_TOLERANCE and len(np.unique(apart.argmin(axis=1))) == 4)
 
 
+def overlap(homography: Affine, pool_size: tuple[int, int], protected_size: tuple[int, int]) -> tuple[float, float]:
+    """(share of the pool image, share of the protected one) that lie on each other; 0 where a corner lies behind the
+    camera. Parameters as in ``is_whole``."""
+    moved = np.column_stack((_corners(pool_size), np.ones(4))) @ homography.T
+    if (moved[:, 2] <= 0).any():
+        return 0.0, 0.0
+    pool, protected = (moved[:, :2] / moved[:, 2:]).astype(np.float32), _corners(protected_size).astype(np.float32)
+    common, _ = cv2.intersectConvexConvex(pool, protected)
+    return common / max(cv2.contourArea(pool), 1e-9), common / cv2.contourArea(protected)
+
+
 def _corners(size: tuple[int, int]) -> Affine:
     width, height = size[0] / max(size), size[1] / max(size)
     return np.array([[0, 0], [width, 0], [width, height], [0, height]])

@@ -32,6 +32,11 @@ _ENLARGED = 1.2  # it shows more only where the first look had to shrink the ima
 _FEW_KEYPOINTS = 60
 
 
+# Less of both: boards of one laminate that agree corner on corner. A crop lies on the protected image with all it
+# shows: of 189 copies that showed less than half of it, each with .91 or more of itself.
+_CORNER_OF_POOL, _CORNER_OF_PROTECTED = 0.5, 0.3
+
+
 @dataclass(frozen=True)
 class Pair:
     """A pool image beside protected image number ``protected``; ``homography``: in units of the longer sides.
@@ -200,11 +205,15 @@ def _compare(
     index: ProtectedIndex,
 ) -> Pair | None:
     from ssld_pipeline.kernels.block_agreement import compare_pixels
+    from ssld_pipeline.kernels.verify_geometry import overlap
 
     if index.repeats[image]:
         return _compare_whole(grey, image, method, counts, index)
     own = index.frames[image], homography, index.size_of(image), index.shared_pixels(image)
     agreement, aligned = compare_pixels(grey, *own)
+    of_pool, of_protected = overlap(aligned, (grey.shape[1], grey.shape[0]), index.size_of(image))
+    if of_pool < _CORNER_OF_POOL and of_protected < _CORNER_OF_PROTECTED:
+        return None
     return Pair(image, method, *counts, agreement.score, agreement.num_blocks, agreement.coverage, aligned)
 
 
