@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import mini
 import pytest
@@ -22,6 +24,7 @@ from ssld_pipeline.runner.survey import FileDigests, survey
 from ssld_pipeline.runner.units import State
 from ssld_pipeline.stages.stage import Setup
 from ssld_pipeline.store.workspace import Workspace
+from ssld_pipeline.training import predictions
 
 HERE = Machines(cpus=2, node_cpus=2, cpu_price=0.5)
 
@@ -76,6 +79,24 @@ def test_stored_views_and_a_fitted_teacher_can_be_tried(tmp_path: Path) -> None:
     stages = by_stage(calibrate(survey(load_config(world)), HERE, seconds=2))
     assert stages["fit_teacher"].to_do == 3 and (stages["train"].rate or 0) > 0
     assert stages["label"].to_do == 26 + 24, "the labelled images are seen in the stored views"
+
+
+def test_what_is_labelled_already_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = mini.write_world(tmp_path / "runs", label={"num_kept": 2, "views": 1})
+    verb("run", world, "--until", "label")
+    counts: Counter[int] = Counter()
+    genuine = predictions.cut_views
+
+    def counted(piece: Any, **how: Any) -> predictions.Block:
+        block = genuine(piece, **how)
+        counts.update(block.views)
+        return block
+
+    monkeypatch.setattr(predictions, "cut_views", counted)
+    stages = by_stage(calibrate(survey(load_config(world, ("label.views=3",))), HERE, seconds=1))
+    assert stages["label"].to_do == 24
+    assert counts[1] == 16 + 2, "what warms it up, and the two copies, of which nothing is stored"
+    assert counts[2] == counts[3] > counts[1]
 
 
 def test_gpus_that_are_not_here_are_not_invented(world: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ssld_pipeline.errors import BadImage
+from ssld_pipeline.runner.work import of_images
 from ssld_pipeline.stages.stage import ArtifactStage, PartStage, Setup
 from ssld_pipeline.store.fingerprints import Fingerprint
 from ssld_pipeline.store.workspace import Workspace
@@ -86,8 +87,16 @@ def measure_feed(rows: pa.Table, short_side: int) -> Feed | None:
     return Feed((read - started) / count, (again - read) / count, (end - again) / count) if found else None
 
 
-def measure_part(stage: PartStage, setup: Setup, rows: pa.Table, seconds: float, scratch: Workspace) -> Speed | None:
-    """Opened as a worker opens it, then given rows for about ``seconds``. None of no rows."""
+def measure_part(
+    stage: PartStage,
+    setup: Setup,
+    rows: pa.Table,
+    seconds: float,
+    scratch: Workspace,
+    kept: pa.Table | None = None,
+) -> Speed | None:
+    """Opened as a worker opens it, then given rows for about ``seconds``. None of no rows. ``kept``: rows of the output
+    that are there already, and still hold."""
     if not rows.num_rows:
         return None
     started = time.monotonic()
@@ -101,7 +110,7 @@ def measure_part(stage: PartStage, setup: Setup, rows: pa.Table, seconds: float,
         if not piece.num_rows:
             break
         began, cpu_began = time.monotonic(), time.process_time()
-        results.append(work(piece).rows)
+        results.append((work(piece) if kept is None else work(piece, of_images(kept, piece))).rows)
         wall, cpu, images = time.monotonic() - began, time.process_time() - cpu_began, piece.num_rows
         done += images
         count = max(_PROBE, int(images / wall * seconds))

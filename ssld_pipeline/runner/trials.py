@@ -26,6 +26,7 @@ from ssld_pipeline.runner.sample import draw_sample
 from ssld_pipeline.runner.stand_ins import StandIns, lenient, spread
 from ssld_pipeline.runner.survey import FileDigests, Survey
 from ssld_pipeline.runner.units import State
+from ssld_pipeline.runner.work import rows_that_hold
 from ssld_pipeline.stages.networks import check_networks
 from ssld_pipeline.stages.stage import ArtifactStage, PartStage, QueryStage, Setup, Stage, TrainStage
 from ssld_pipeline.store.workspace import Workspace
@@ -135,7 +136,7 @@ class Trials:
         setup = self.base.setup(stage, min(threads, os.cpu_count() or 1), self.device if on_gpu else "cpu")
         roles = self.survey.inputs_of(stage.roles(self.config))
         rows = self.sample.of(roles[:1] if stage.per == "input" else roles)
-        speed = measure_part(stage, setup, rows, self.seconds, self.base.workspace)
+        speed = measure_part(stage, setup, rows, self.seconds, self.base.workspace, self._kept(stage, rows))
         if speed is None:
             return Estimate(stage.name, images, notes=(_NO_IMAGE,))
         if on_gpu:
@@ -145,6 +146,19 @@ class Trials:
         found = of_parts(stage.name, images, speed, workers, self.machines, self.feed, work)
         is_sampled = stage.name == "find_copies" and "index_protected" in self.base.stale
         return replace(found, notes=(self._index_note(),)) if is_sampled else found
+
+    def _kept(self, stage: PartStage, rows: pa.Table) -> pa.Table | None:
+        """What is there already of the sampled images and still holds, judged by the first part that is stale."""
+        units = (planned.unit for planned in self.plans[stage.name].of("run"))
+        stale = next((unit for unit in units if unit and unit.previous), None)
+        if stale is None:
+            return None
+        workspace = self.base.state.workspace
+        with workspace.connect(stage.table) as tables:
+            tables.register("sampled", rows.select(["image_id"]))
+            query = f'SELECT * FROM "{stage.table}" SEMI JOIN sampled USING (image_id) ORDER BY ALL'
+            table = workspace.tables[stage.table]
+            return rows_that_hold(stage, stale, table, tables.sql(query).to_arrow_table().cast(table.contract.schema()))
 
     def _index_note(self) -> str:
         indexed, whole = (

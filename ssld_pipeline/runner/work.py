@@ -21,7 +21,7 @@ from ssld_pipeline.runner.units import Unit, same_but_config
 from ssld_pipeline.stages.stage import ArtifactStage, PartStage, Reject, Setup
 from ssld_pipeline.store import files
 from ssld_pipeline.store.fingerprints import Fingerprint
-from ssld_pipeline.store.tables import Part, read_parquet
+from ssld_pipeline.store.tables import Part, TableStore, read_parquet
 from ssld_pipeline.store.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -101,17 +101,27 @@ class PartWorker:
     def _kept(self, unit: Unit, rows: pa.Table) -> pa.Table | None:
         """Rows of the stale part that still hold: made alike but for settings that the stage knows how to judge, of the
         same catalog rows, and of images that are still wanted."""
-        if self._stage.keep is None or unit.previous is None:
-            return None
         table = self._workspace.tables[self._stage.table]
-        settings, wanted = table.settings_of(unit.previous), unit.settings
-        if (
-            not same_but_config(settings, wanted)
-            or table.inputs_of(unit.previous).get("catalog") != unit.inputs["catalog"]
-        ):
+        if unit.previous is None or table.inputs_of(unit.previous).get("catalog") != unit.inputs["catalog"]:
             return None
-        kept = self._stage.keep(table.read(unit.previous), settings["config"], wanted["config"])
-        return kept.filter(pc.is_in(kept["image_id"], rows["image_id"].combine_chunks()))
+        kept = rows_that_hold(self._stage, unit, table, table.read(unit.previous))
+        return None if kept is None else of_images(kept, rows)
+
+
+def rows_that_hold(stage: PartStage, unit: Unit, table: TableStore, rows: pa.Table) -> pa.Table | None:
+    """Those of ``rows``, made with the settings of ``unit.previous``, that serve the unit as well; None where no row
+    can."""
+    if stage.keep is None or unit.previous is None:
+        return None
+    settings = table.settings_of(unit.previous)
+    if not same_but_config(settings, unit.settings):
+        return None
+    return stage.keep(rows, settings["config"], unit.settings["config"])
+
+
+def of_images(rows: pa.Table, images: pa.Table) -> pa.Table:
+    """The rows whose image_id is among those of ``images``."""
+    return rows.filter(pc.is_in(rows["image_id"], images["image_id"].combine_chunks()))
 
 
 def build_artifact(spec: WorkerSpec, unit: Unit) -> tuple[dict[str, Any], Part | None]:
