@@ -85,6 +85,8 @@ def test_overlap_of_a_crop_a_frame_and_a_corner():
     crop = np.array([[0.5, 0, 0.25], [0, 0.5, 0.1], [0, 0, 1]])
     assert overlap(crop, (400, 300), (400, 300)) == pytest.approx((1, 0.25), abs=1e-5)
     assert overlap(np.linalg.inv(crop), (400, 300), (400, 300)) == pytest.approx((0.25, 1), abs=1e-5)
+    mirrored = crop @ np.array([[-1.0, 0, 1], [0, 1, 0], [0, 0, 1]])
+    assert overlap(mirrored, (400, 300), (400, 300)) == pytest.approx((1, 0.25), abs=1e-5)
     corner = np.array([[1, 0, 0.5], [0, 1, 0.375], [0, 0, 1]])
     assert overlap(corner, (400, 300), (400, 300)) == pytest.approx((0.25, 0.25), abs=1e-5)
-    assert overlap(np.diag([-1.0, 1, -1]), (400, 300), (400, 300)) == (0, 0), "behind the camera"
+    assert overlap(np.diag([-1.0, 1, -1]), (400, 300), (400, 300)) == (1, 1), "behind the camera"

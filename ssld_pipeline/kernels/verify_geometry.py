@@ -224,11 +224,11 @@ def is_whole(homography: Affine, pool_size: tuple[int, int], protected_size: tup
 
 
 def overlap(homography: Affine, pool_size: tuple[int, int], protected_size: tuple[int, int]) -> tuple[float, float]:
-    """(share of the pool image, share of the protected one) that lie on each other; 0 where a corner lies behind the
-    camera. Parameters as in ``is_whole``."""
+    """(share of the pool image, share of the protected one) that lie on each other; 1 where a corner lies behind the
+    camera, since nothing can be said. Parameters as in ``is_whole``."""
     moved = np.column_stack((_corners(pool_size), np.ones(4))) @ homography.T
     if (moved[:, 2] <= 0).any():
-        return 0.0, 0.0
+        return 1.0, 1.0
     pool, protected = (moved[:, :2] / moved[:, 2:]).astype(np.float32), _corners(protected_size).astype(np.float32)
     common, _ = cv2.intersectConvexConvex(pool, protected)
     return common / max(cv2.contourArea(pool), 1e-9), common / cv2.contourArea(protected)
