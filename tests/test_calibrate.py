@@ -81,6 +81,12 @@ def test_stored_views_and_a_fitted_teacher_can_be_tried(tmp_path: Path) -> None:
     assert stages["label"].to_do == 26 + 24, "the labelled images are seen in the stored views"
 
 
+def test_what_was_never_labelled_counts_whatever_dedupe_will_say(tmp_path: Path) -> None:
+    world = mini.write_world(tmp_path / "runs")
+    verb("run", world, "--until", "catalog")
+    assert by_stage(calibrate(survey(load_config(world)), HERE, seconds=1))["label"].to_do == 26
+
+
 def test_what_is_labelled_already_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = mini.write_world(tmp_path / "runs", label={"num_kept": 2, "views": 1})
     verb("run", world, "--until", "label")

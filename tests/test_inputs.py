@@ -487,6 +487,9 @@ def test_a_lost_connection_to_a_store_is_an_unreadable_image(monkeypatch: pytest
     with pytest.raises(BadImage, match="LostConnection: could not connect") as bad:
         ImageReader().read("memory://pool/a.jpg", 0, 10)
     assert bad.value.reason == "unreadable"
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "cat_file", lambda: b"")
+    with pytest.raises(TypeError):  # a bug is no reject
+        ImageReader().read("memory://pool/a.jpg", 0, 10)
 
 
 def test_many_tars_leave_few_files_open(tmp_path: Path) -> None:

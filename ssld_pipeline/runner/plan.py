@@ -17,7 +17,6 @@ from ssld_pipeline.store.tables import Part
 from ssld_pipeline.store.workspace import Workspace
 
 _ANY_PART = "*"
-ONLY_CHANGED = " (only parts whose images change run)"
 
 Action = Literal["run", "reuse", "remove", "move"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
@@ -27,7 +26,8 @@ ACTIONS: tuple[Action, ...] = get_args(Action)
 class UnitPlan:
     """``unit`` is None for a part to remove, and for one that upstream has yet to make. ``committed``: what is there.
 
-    move: the input lies elsewhere now but is the same; only the ``uri`` column is written anew.
+    move: the input lies elsewhere now but is the same; only the ``uri`` column is written anew. ``perhaps``: it runs
+    only if one of its images gets another verdict upstream, which is not known before.
     """
 
     name: str
@@ -35,6 +35,7 @@ class UnitPlan:
     reasons: tuple[str, ...] = ()
     unit: Unit | None = None
     committed: tuple[Part, ...] = ()
+    perhaps: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,13 +210,13 @@ def _foresee_unit(
 ) -> UnitPlan:
     if unit.action == "remove":
         return unit
-    waits = list(artifacts)
+    waits, perhaps = list(artifacts), []
     for table in tables_read(stage, state.config):
         names = changed.get(table, set())
         if isinstance(stage, PartStage) and stage.per == "part":
             hit = any(_shard(n) == _shard(unit.name) for n in names)
             if not hit and _ANY_PART in names:
-                waits.append(f"waits for {table}{ONLY_CHANGED}")
+                perhaps.append(f"waits for {table} (only parts whose images change run)")
         elif table == "catalog":
             roles = (unit.name,) if isinstance(stage, PartStage) else stage.roles(state.config)
             hit = any(n.split("/", 1)[0] in state.survey.inputs_of(roles) for n in names)
@@ -223,6 +224,8 @@ def _foresee_unit(
             hit = bool(names)
         if hit:
             waits.append(f"waits for {table}")
+    if not waits and unit.action != "run" and perhaps:
+        return replace(unit, action="run", reasons=tuple(perhaps), perhaps=True)
     if not waits:
         return unit
     reasons = [r for r in unit.reasons if not r.startswith(("input changed", "its input rows", "artifacts."))]

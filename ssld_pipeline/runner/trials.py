@@ -21,7 +21,7 @@ from ssld_pipeline.runner.measure import (
     measure_training,
     written_bytes,
 )
-from ssld_pipeline.runner.plan import ONLY_CHANGED, StagePlan
+from ssld_pipeline.runner.plan import StagePlan
 from ssld_pipeline.runner.sample import draw_sample
 from ssld_pipeline.runner.stand_ins import StandIns, lenient, spread
 from ssld_pipeline.runner.survey import FileDigests, Survey
@@ -90,7 +90,7 @@ class Trials:
     def notes(self) -> tuple[str, ...]:
         """What is assumed of all stages."""
         found = ["no copy is taken out of the pool, so that label and what follows may have less to do"]
-        if any(reason.endswith(ONLY_CHANGED) for plan in self.plans.values() for reason, _ in plan.reasons()):
+        if any(planned.perhaps for plan in self.plans.values() for planned in plan.units):
             found.append("images that dedupe removed and now leaves in the pool are not counted")
         if self.sample.estimated:
             found.append(f"images of {', '.join(self.sample.estimated)} are reckoned from bytes: not all was scanned")
@@ -104,7 +104,7 @@ class Trials:
         images get another verdict is not known: they are not counted, and ``notes`` says so."""
         images = 0.0
         for planned in self.plans[stage.name].of("run"):
-            if planned.reasons and planned.reasons[-1].endswith(ONLY_CHANGED):
+            if planned.perhaps:
                 continue
             if stage.per == "input":
                 images += self.sample.num_images((planned.name,))
