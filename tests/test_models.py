@@ -282,6 +282,23 @@ def test_predictor_splits_and_halves_when_memory_runs_out(saved, monkeypatch):
     assert predictor.probs(views[:0]).shape == (0, 7)
 
 
+def test_a_device_that_holds_not_one_image_is_a_users_mistake(saved, monkeypatch):
+    def out_of_memory(self, chunk, batch_size):
+        raise torch.OutOfMemoryError
+
+    predictor = open_predictor(ModelSpec("timm:test_resnet", 7, weights=str(saved[1])))
+    monkeypatch.setattr(Predictor, "_forward", out_of_memory)
+    with pytest.raises(UserError, match="not even one image of 64 px"):
+        predictor.probs(np.zeros((3, 64, 64, 3), np.uint8))
+
+
+def test_a_network_of_features_alone_has_no_classifier():
+    model = torch.nn.Linear(2, 2)
+    model.default_cfg = {"architecture": "some_encoder", "classifier": None}
+    with pytest.raises(UserError, match="some_encoder gives features"):
+        classifier_keys(model)
+
+
 def test_predictor_has_dropout_and_batch_norm_at_rest(saved):
     predictor = open_predictor(ModelSpec("timm:test_resnet", 7, {"drop_rate": 0.5}, weights=str(saved[1])))
     views = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
