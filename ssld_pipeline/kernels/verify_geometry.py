@@ -216,22 +216,28 @@ def is_whole(homography: Affine, pool_size: tuple[int, int], protected_size: tup
 
     ``homography``: between positions in units of the longer sides; sizes are (width, height).
     """
-    moved = np.column_stack((_corners(pool_size), np.ones(4))) @ homography.T
-    if (moved[:, 2] <= 0).any():
+    moved = _moved_corners(homography, pool_size)
+    if moved is None:
         return False
-    apart = np.linalg.norm((moved[:, :2] / moved[:, 2:])[:, None] - _corners(protected_size)[None], axis=2)
+    apart = np.linalg.norm(moved[:, None] - _corners(protected_size)[None], axis=2)
     return bool(apart.min(axis=1).max() < _CORNER_TOLERANCE and len(np.unique(apart.argmin(axis=1))) == 4)
 
 
 def overlap(homography: Affine, pool_size: tuple[int, int], protected_size: tuple[int, int]) -> tuple[float, float]:
     """(share of the pool image, share of the protected one) that lie on each other; 1 where a corner lies behind the
     camera, since nothing can be said. Parameters as in ``is_whole``."""
-    moved = np.column_stack((_corners(pool_size), np.ones(4))) @ homography.T
-    if (moved[:, 2] <= 0).any():
+    moved = _moved_corners(homography, pool_size)
+    if moved is None:
         return 1.0, 1.0
-    pool, protected = (moved[:, :2] / moved[:, 2:]).astype(np.float32), _corners(protected_size).astype(np.float32)
+    pool, protected = moved.astype(np.float32), _corners(protected_size).astype(np.float32)
     common, _ = cv2.intersectConvexConvex(pool, protected)
     return common / max(cv2.contourArea(pool), 1e-9), common / cv2.contourArea(protected)
+
+
+def _moved_corners(homography: Affine, size: tuple[int, int]) -> Affine | None:
+    """None where one lies behind the camera."""
+    moved = np.column_stack((_corners(size), np.ones(4))) @ homography.T
+    return None if (moved[:, 2] <= 0).any() else moved[:, :2] / moved[:, 2:]
 
 
 def _corners(size: tuple[int, int]) -> Affine:
