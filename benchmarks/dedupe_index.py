@@ -160,9 +160,10 @@ def look_up(
     steps = {
         "search": lambda copy: nearest.search(index.vectors, copy.points.descriptors, config.num_neighbours),
         "propose": lambda copy: candidates(index, copy.points, config),
-        "likeness": lambda copy: propose(dihedral_looks(copy.grey), index.looks, *likeness),
+        "hashes": lambda copy: propose(dihedral_looks(copy.grey), index.looks, config.max_hash_distance),
+        "thumbnails": lambda copy: propose(dihedral_looks(copy.grey), index.looks, *with_thumbnails),
     }
-    likeness = config.max_hash_distance, config.min_thumbnail_correlation
+    with_thumbnails = config.max_hash_distance, config.min_thumbnail_correlation
     times = {f"{name}_ms": cpu_ms_per_image(step, copies[:_NUM_TIMED]) for name, step in steps.items()}
     missed = [copy.kind for copy, ids in zip(copies, first, strict=True) if copy.original not in ids]
     results.put(
@@ -261,11 +262,12 @@ def main() -> None:
         figures["recall_at_4"] = round(neighbour_recall(args.scratch / name, copies, config, args.num_threads), 3)
         figures["index_kb_per_image"] = round(1000 * figures["index_mb"] / num_images, 1)
         print(name, json.dumps(figures, indent=1), flush=True)
-    hours = {step: figures[f"{step}_ms"] / 3.6e6 * POOL_IMAGES / CORES for step in ("search", "propose", "likeness")}
+    hours = {step: figures[f"{step}_ms"] / 3.6e6 * POOL_IMAGES / CORES for step in ("search", "propose", "hashes")}
     print(
         f"{POOL_IMAGES:,} pool images on {CORES} cores as fast as this one, if memory keeps up with all of them: "
         + ", ".join(f"{step} {value:.2f} h" for step, value in hours.items())
-        + " (propose contains search; decoding, SIFT and the comparison of pixels come on top)"
+        + " (propose contains search; decoding, SIFT and the comparison of pixels come on top; thumbnails are compared"
+        " for images with few key points alone)"
     )
 
 
