@@ -294,6 +294,29 @@ def test_odd_images_are_handled_and_their_copies_found(tmp_path):
     }
 
 
+def in_the_sky(seed):
+    """A small thing on flat ground."""
+    sky = np.full((SIZE[1], SIZE[0], 3), 200, np.uint8)
+    sky[90:138, 130:190] = cv2.resize(picture(seed), (60, 48), interpolation=cv2.INTER_AREA)
+    return sky
+
+
+def test_copies_of_what_fills_few_cells_are_found_and_another_is_none(tmp_path):
+    index, _, _ = build(tmp_path / "sky", {"protected/bird": encoded(in_the_sky(3))})
+    center = cv2.getRotationMatrix2D((160, 120), 8, 1.0)
+    pool = {
+        "pool/encoded": encoded(in_the_sky(3), 40),
+        "pool/halved": encoded(cv2.resize(in_the_sky(3), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)),
+        "pool/turned": encoded(cv2.warpAffine(in_the_sky(3), center, SIZE, borderValue=(200, 200, 200))),
+        "pool/mirrored": encoded(in_the_sky(3)[:, ::-1]),
+        **{f"pool/other{seed}": encoded(in_the_sky(seed)) for seed in (4, 5, 6, 7)},
+    }
+    rows = opened(index)(catalog_rows(tmp_path / "pool", pool)).rows.to_pylist()
+    copies = {row["image_id"]: row["num_blocks"] for row in rows if row["is_duplicate"]}
+    assert set(copies) == {"pool/encoded", "pool/halved", "pool/turned", "pool/mirrored"}
+    assert max(copies.values()) < config().dedupe.min_blocks
+
+
 def test_a_recurring_watermark_leaves_the_vote(tmp_path):
     images = {f"protected/{i}": encoded(stamped(picture(400 + i, *SIZE))) for i in range(12)}
     index, figures, _ = build(tmp_path / "stamped", images)

@@ -193,6 +193,22 @@ def test_what_alignment_leads_back_onto_itself_does_not_repeat(tmp_path):
     assert not repeats_itself(index, 0, 1.0, moved)
     moved[0, 2] = 0.2
     assert repeats_itself(index, 0, 1.0, moved) and not repeats_itself(index, 0, 0.8, moved)
+    moved[:2, 2] = 0.5, 0.4
+    assert not repeats_itself(index, 0, 1.0, moved), "a quarter that lies on another is no pattern"
+    mirror = np.array([[-1, 0, 0.8], [0, 1, 0], [0, 0, 1]])
+    assert not repeats_itself(index, 0, 1.0, mirror)
+
+
+def test_copies_of_a_seamless_picture_are_found_moved_too(tmp_path):
+    """Two quarters of it are alike, as a filter makes them that lays the picture on itself."""
+    seamless = picture(8, *SIZE)
+    seamless[120:, 160:] = seamless[:120, :160]
+    folder, figures, _ = build(tmp_path / "seamless", {"protected/seamless": encoded(seamless)})
+    assert figures["num_repeating"] == 0
+    turned = cv2.warpAffine(seamless, cv2.getRotationMatrix2D((160, 120), 9, 1.0), SIZE)
+    assert removed(folder, tmp_path / "pool", {"pool/turned": encoded(turned)}) == {
+        ("pool/turned", "protected/seamless")
+    }
 
 
 def test_a_strip_of_what_pictures_share_is_no_copy_though_it_agrees_in_all():

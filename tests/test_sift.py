@@ -4,6 +4,7 @@ import pytest
 from drawn import picture
 
 from ssld_pipeline.kernels.mirror import canonical_descriptors, mirror_descriptors
+from ssld_pipeline.kernels.scale_space import find_blobs, gaussian_pyramid
 from ssld_pipeline.kernels.sift import detect_keypoints, resize_grey, spread_over_cells
 
 
@@ -98,3 +99,14 @@ def test_a_flat_image_has_no_keypoints_and_a_tiny_one_no_trouble():
     for size in ((1, 1), (1, 300), (256, 2), (8, 8), (13, 12)):
         noise = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
         assert len(detect_keypoints(noise, 150)) <= 150
+
+
+def test_what_is_small_on_flat_ground_is_looked_at_closely():
+    bird = cv2.resize(picture(3), (60, 48), interpolation=cv2.INTER_AREA)
+    sky = np.full((300, 400, 3), 200, np.uint8)
+    sky[120:168, 170:230] = bird
+    found = detect_keypoints(resize_grey(sky, 400), 250)
+    blobs = find_blobs(gaussian_pyramid(resize_grey(sky, 400)), 0.01)
+    assert len(found) >= 2 * len(blobs.octaves)
+    inside = (found.positions * 400 >= (160, 110)) & (found.positions * 400 <= (240, 178))
+    assert inside.all(axis=1).mean() > 0.9

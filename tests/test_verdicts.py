@@ -57,8 +57,8 @@ def evidence(draw: st.DrawFn) -> Rows:
             method=draw(st.sampled_from(["exact", "sift", "sift", "perceptual"])),
             score=draw(score),
             num_inliers=draw(st.integers(3, 12)),
-            num_blocks=draw(st.sampled_from([1, 31, 32])),
-            coverage=draw(st.sampled_from([0.1, 0.15, 1.0])),
+            num_blocks=draw(st.sampled_from([1, 7, 8, 31, 32])),
+            coverage=draw(st.sampled_from([0.1, 0.15, 0.49, 0.5, 1.0])),
             explained=draw(st.sampled_from([None, 0.1, 0.45, 0.51, 0.57, 0.8, 1.0])),
         )
         for key in keys
@@ -108,7 +108,8 @@ def expected(pairs: Rows, lists: list[str | None], reported: tuple[str, ...]) ->
         explained = (row["explained"] or 0) >= round(0.45 + missing, 2)
         drawn_over = row["num_inliers"] >= 8 and row["score"] >= 0.3 and explained
         as_a_whole = (row["method"] == "perceptual" or (row["explained"] or 0) >= 0.8) and row["score"] >= 0.7
-        visible = row["num_blocks"] >= 32 and row["coverage"] >= 0.15
+        small = row["score"] >= 0.7 and (row["explained"] or 0) >= 0.8 and row["coverage"] >= 0.5
+        visible = row["num_blocks"] >= (8 if small else 32) and row["coverage"] >= 0.15
         return row["method"] == "exact" or (visible and (by_score or drawn_over or as_a_whole))
 
     def input_of(row: dict[str, Any]) -> tuple[str, str]:

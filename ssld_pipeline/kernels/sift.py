@@ -23,6 +23,8 @@ Floats = npt.NDArray[np.float32]
 _CONTRAST_THRESHOLD = 0.01
 _GRID_CELLS = 8
 _DOUBLED_BELOW_PX = 200
+# With fewer blobs than this an image shows little, a bird in the sky; at twice its size it has 3 to 9 times as many.
+_FEW_BLOBS = 60
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,7 @@ def detect_keypoints(grey: Grey, budget: int, coarse_share: float = 0.0) -> KeyP
     Each of the 8x8 cells gives its strongest, then its second strongest, and so on until the budget is spent.
     ``coarse_share`` of the budget goes to key points that an image of half the size would have, too.
     """
-    pyramid = gaussian_pyramid(_doubled(grey))
-    blobs = find_blobs(pyramid, _CONTRAST_THRESHOLD)
+    pyramid, blobs = _find_blobs(grey)
     if not len(blobs.octaves):
         return no_keypoints()
     unit = pyramid[0].shape[2], pyramid[0].shape[1]
@@ -74,12 +75,20 @@ def detect_keypoints(grey: Grey, budget: int, coarse_share: float = 0.0) -> KeyP
     return _described(pyramid, blobs, chosen, budget, max(unit))
 
 
-def _doubled(grey: Grey) -> Grey:
-    """Small images at twice their size, or their smallest blobs would be lost."""
+def _find_blobs(grey: Grey) -> tuple[list[Floats], Blobs]:
+    """(pyramid, blobs) of the image; of one that is small or shows little at twice its size, or too few were found.
+
+    Doubling takes four times as long, hence not always.
+    """
     height, width = grey.shape
     if max(height, width) > _DOUBLED_BELOW_PX:
-        return grey
-    return np.asarray(cv2.resize(grey, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR), np.uint8)
+        pyramid = gaussian_pyramid(grey)
+        blobs = find_blobs(pyramid, _CONTRAST_THRESHOLD)
+        if len(blobs.octaves) >= _FEW_BLOBS:
+            return pyramid, blobs
+    doubled = np.asarray(cv2.resize(grey, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR), np.uint8)
+    pyramid = gaussian_pyramid(doubled)
+    return pyramid, find_blobs(pyramid, _CONTRAST_THRESHOLD)
 
 
 def _choose(

@@ -8,6 +8,7 @@ protected image is removed, and an image is removed by one removed pair, whateve
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -32,6 +33,9 @@ _DRAWN_OVER = 0.15
 _DRAWN_OVER_INLIERS = 8
 # So well explained, three inliers are enough: of others that agree to .6 with fewer than five, none was ever seen.
 _EXPLAINED_ALONE = 0.8
+# A small thing on flat ground fills few cells. Where nearly all of it is there, a quarter of min_blocks will do.
+_FEW_BLOCKS = 1 / 4
+_FEW_BLOCKS_COVERAGE = 0.5
 # What fits clearly worse than the best is another image of the same garment, page or watermark: it would be misnamed.
 _CLOSE = 0.1
 
@@ -83,7 +87,8 @@ class DedupeConfig(Settings):
     """The same, whatever the key points say, for a pair that is alike as a whole or that one tone curve explains to
     0.8."""
     min_blocks: int = Field(32, gt=0, le=256)
-    """Cells, of the picture's 256, that must show edges to compare."""
+    """Cells, of the picture's 256, that must show edges to compare; a quarter of them where the pair reaches
+    min_perceptual_score, one tone curve explains 0.8 of it, and half of the protected image is shown."""
     min_coverage: float = Field(0.15, ge=0, le=1)
     """Share of the protected image that a copy must show; a logo that two pictures have in common is less."""
     within_pool: bool = False
@@ -101,10 +106,13 @@ class DedupeConfig(Settings):
 def is_copy(config: DedupeConfig) -> str:
     """SQL over the columns of ``pairs``: does the evidence suffice?"""
     missing = f"greatest(0, {_MANY_INLIERS} - num_inliers)"
-    visible = f"num_blocks >= {config.min_blocks} AND coverage >= {config.min_coverage!r}::FLOAT"
+    explained_alone = f"coalesce(explained, 0) >= {_EXPLAINED_ALONE!r}::FLOAT"
+    alike = f"score >= {config.min_perceptual_score!r}::FLOAT"
+    small = f"""num_blocks >= {math.ceil(_FEW_BLOCKS * config.min_blocks)} AND {alike} AND {explained_alone}
+        AND coverage >= {_FEW_BLOCKS_COVERAGE!r}::FLOAT"""
+    visible = f"(num_blocks >= {config.min_blocks} OR {small}) AND coverage >= {config.min_coverage!r}::FLOAT"
     return f"""(method = 'exact' OR {visible} AND (
-        (method = 'perceptual' OR coalesce(explained, 0) >= {_EXPLAINED_ALONE!r}::FLOAT)
-           AND score >= {config.min_perceptual_score!r}::FLOAT
+        (method = 'perceptual' OR {explained_alone}) AND {alike}
         OR num_inliers >= {config.min_inliers}
            AND score >= ({config.min_score!r} + {_PER_MISSING_INLIER} * {missing})::FLOAT
         OR num_inliers >= greatest({config.min_inliers}, {_DRAWN_OVER_INLIERS})
@@ -219,7 +227,7 @@ def _settings(config: RunConfig) -> dict[str, Json]:
 
 STAGE = QueryStage(
     name="dedupe",
-    version=8,
+    version=9,
     table="duplicates",
     reads=("catalog", "pairs", "repeats"),
     settings=_settings,

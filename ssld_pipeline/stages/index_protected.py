@@ -216,7 +216,7 @@ def _settings(config: RunConfig) -> dict[str, Json]:
 
 STAGE = ArtifactStage(
     name="index_protected",
-    version=11,
+    version=12,
     reads=("catalog",),
     settings=_settings,
     build=build,

@@ -25,7 +25,7 @@ _SETTLED_INLIERS = 12
 _DOUBTFUL_SCORE = 0.2
 # A second look, for what is doubtful: small copies within other pictures, hard crops, strong perspective.
 _SECOND_SIDE_PX = 480
-_SECOND_KEYPOINTS = 3  # times as many as at first
+_SECOND_KEYPOINTS = 2  # times as many as at first
 _DOUBTFUL_INLIERS = 10
 _ENLARGED = 1.2  # it shows more only where the first look had to shrink the image by this much
 # With fewer, thumbnails are compared, too, which costs time for every protected image.

@@ -19,7 +19,7 @@ from ssld_pipeline.kernels.block_agreement import FRAME_SIDE_PX, compare_pixels,
 from ssld_pipeline.kernels.edges import Mask
 from ssld_pipeline.kernels.match import mutual_nearest, squared_distances
 from ssld_pipeline.kernels.shared_edges import shared_edges
-from ssld_pipeline.kernels.verify_geometry import estimate_transform, is_whole, match_guided
+from ssld_pipeline.kernels.verify_geometry import estimate_transform, is_whole, match_guided, overlap
 
 if TYPE_CHECKING:
     from ssld_pipeline.kernels.sift import KeyPoints
@@ -34,6 +34,7 @@ _MIN_INLIERS = 6
 _SAME_PICTURE = 0.5
 # Patterns agree with themselves moved to .99, photographs under a tiled watermark to .7.
 _REPEATS = 0.9
+_MIN_REPEATED = 0.35  # of the image
 _MOVED = 0.06  # of the longer side
 _SHIFTED = 0.1  # of each side: clearly more than ``is_whole`` allows for
 _NUM_SHIFTS = 2
@@ -87,8 +88,12 @@ def _others(index: ProtectedIndex, image: int) -> list[tuple[int, Homography]]:
 
 
 def repeats_itself(index: ProtectedIndex, image: int, score: float, aligned: Homography) -> bool:
-    """Like itself, and not because the alignment has led it back onto itself."""
-    return score >= _REPEATS and not is_whole(aligned, index.size_of(image), index.size_of(image))
+    """Like itself, and not because the alignment has led it back onto itself. Two quarters that are alike are no
+    pattern (a photograph made seamless), nor is what a mirror repeats."""
+    size = index.size_of(image)
+    _, of_image = overlap(aligned, size, size)
+    is_moved = np.linalg.det(aligned[:2, :2]) > 0 and not is_whole(aligned, size, size)
+    return bool(score >= _REPEATS and is_moved and of_image >= _MIN_REPEATED)
 
 
 def _shifts(index: ProtectedIndex, image: int) -> list[Homography]:
