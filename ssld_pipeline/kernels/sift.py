@@ -22,6 +22,7 @@ Floats = npt.NDArray[np.float32]
 # A low threshold: blurred, noisy and 48-pixel copies keep key points. Weak ones lose against strong ones of their cell.
 _CONTRAST_THRESHOLD = 0.01
 _GRID_CELLS = 8
+# Small images at twice their size, or their smallest blobs would be lost.
 _DOUBLED_BELOW_PX = 200
 # With fewer blobs than this an image shows little, a bird in the sky; at twice its size it has 3 to 9 times as many.
 _FEW_BLOBS = 60
@@ -66,7 +67,11 @@ def detect_keypoints(grey: Grey, budget: int, coarse_share: float = 0.0) -> KeyP
     Each of the 8x8 cells gives its strongest, then its second strongest, and so on until the budget is spent.
     ``coarse_share`` of the budget goes to key points that an image of half the size would have, too.
     """
-    pyramid, blobs = _find_blobs(grey)
+    is_small = max(grey.shape) <= _DOUBLED_BELOW_PX
+    pyramid, blobs = _find_blobs(_doubled(grey) if is_small else grey)
+    if len(blobs.octaves) < _FEW_BLOBS and not is_small:
+        pyramid, blobs = _find_blobs(_doubled(grey))
+        coarse_share = 1.0  # those that the image has at its own size come first
     if not len(blobs.octaves):
         return no_keypoints()
     unit = pyramid[0].shape[2], pyramid[0].shape[1]
@@ -76,19 +81,13 @@ def detect_keypoints(grey: Grey, budget: int, coarse_share: float = 0.0) -> KeyP
 
 
 def _find_blobs(grey: Grey) -> tuple[list[Floats], Blobs]:
-    """(pyramid, blobs) of the image; of one that is small or shows little at twice its size, or too few were found.
-
-    Doubling takes four times as long, hence not always.
-    """
-    height, width = grey.shape
-    if max(height, width) > _DOUBLED_BELOW_PX:
-        pyramid = gaussian_pyramid(grey)
-        blobs = find_blobs(pyramid, _CONTRAST_THRESHOLD)
-        if len(blobs.octaves) >= _FEW_BLOBS:
-            return pyramid, blobs
-    doubled = np.asarray(cv2.resize(grey, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR), np.uint8)
-    pyramid = gaussian_pyramid(doubled)
+    pyramid = gaussian_pyramid(grey)
     return pyramid, find_blobs(pyramid, _CONTRAST_THRESHOLD)
+
+
+def _doubled(grey: Grey) -> Grey:
+    height, width = grey.shape
+    return np.asarray(cv2.resize(grey, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def _choose(
