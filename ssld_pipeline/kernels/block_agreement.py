@@ -123,7 +123,7 @@ def _agree_where_it_counts(left: Floats, right: Floats, inside: Mask, shared: Ma
     own = inside
     if shared is not None:
         own = inside & ~shared
-        alone = agree(left, right, own)
+        alone = agree(left, right, own) if everywhere.score else everywhere
     tells = shared is not None and everywhere.coverage < _MOST and alone.num_blocks >= _MIN_VISIBLE_BLOCKS
     if everywhere.score >= _AGREES_IN_ALL and not tells:
         return everywhere
@@ -149,6 +149,9 @@ def agree(left: Floats, right: Floats, inside: Mask) -> Agreement:
     edges, middle, dead, num_blocks = _compare_edges(pool, protected, inside)
     if not num_blocks:
         return Agreement(0.0, 0, coverage)
+    # Most transforms that chance proposes end here: no blocks and tones could help them.
+    if min((edges + 2) / 3, _MIDDLE_COUNTS * middle) <= _DEAD_COUNTS * dead:
+        return Agreement(0.0, num_blocks, coverage)
     together = (edges + _compare_blocks(pool, protected, inside) + _compare_tones(pool, protected, inside)) / 3
     score = min(together, _MIDDLE_COUNTS * middle) - _DEAD_COUNTS * dead
     return Agreement(float(min(max(score, 0.0), 1.0)), num_blocks, coverage)
