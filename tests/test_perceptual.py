@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 from drawn import picture
@@ -17,6 +18,15 @@ def turned(image, form):
 def test_each_turned_and_mirrored_form_is_recognised(form):
     found = propose(dihedral_looks(GREY), look(turned(GREY, form)), 10, 0.94)
     assert found == [(0, form)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_looks_of_the_forms_are_those_of_the_turned_picture(seed):
+    square = cv2.resize(picture(seed), (32, 32), interpolation=cv2.INTER_AREA)[..., 1]
+    forms = [look(turned(square, form)) for form in range(8)]
+    found = dihedral_looks(square)
+    np.testing.assert_array_equal(found.hashes, np.concatenate([form.hashes for form in forms]))
+    np.testing.assert_array_equal(found.thumbnails, np.concatenate([form.thumbnails for form in forms]))
 
 
 @pytest.mark.parametrize("form", range(8))

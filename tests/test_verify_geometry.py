@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from ssld_pipeline.kernels.sift import KeyPoints
-from ssld_pipeline.kernels.verify_geometry import estimate_transform, fit_affine, overlap, pixel_homography
+from ssld_pipeline.kernels.verify_geometry import (
+    _is_sane,
+    estimate_transform,
+    fit_affine,
+    overlap,
+    pixel_homography,
+)
 
 
 def keypoints(positions, sizes, angles, mirrored):
@@ -37,7 +43,7 @@ def matched(scale, degrees, flipped, num_right, num_wrong, seed=0):
 @pytest.mark.parametrize(("scale", "degrees"), [(1.0, 0), (0.4, 30), (2.5, -90), (1.3, 170)])
 def test_a_known_similarity_is_found_among_wrong_matches(scale, degrees, flipped):
     pool, protected, affine = matched(scale, degrees, flipped, num_right=25, num_wrong=60)
-    found = estimate_transform(pool, protected)
+    found = estimate_transform(pool.places, protected.places)
     assert set(range(25)) <= set(found.inliers.tolist())
     assert 20 <= found.num_inliers <= 30
     np.testing.assert_allclose(found.affine, affine, atol=0.01)
@@ -48,21 +54,39 @@ def test_an_affine_distortion_is_refined():
     pool, protected, _ = matched(1.0, 10, False, num_right=40, num_wrong=20)
     squeeze = np.array([[1.0, 0.1], [0.0, 0.85]])
     squeezed = keypoints(protected.positions @ squeeze.T, protected.sizes, protected.angles, protected.mirrored)
-    found = estimate_transform(pool, squeezed)
+    found = estimate_transform(pool.places, squeezed.places)
     oracle = np.linalg.lstsq(np.column_stack((pool.positions[:40], np.ones(40))), squeezed.positions[:40], rcond=None)
     np.testing.assert_allclose(found.affine, oracle[0].T, atol=0.01)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_an_affine_is_that_of_least_squares(seed):
+    rng = np.random.default_rng(seed)
+    left, right = rng.normal(0, 1, (2, 3 + 4 * seed, 5)) @ np.diag([1, 0.01, 1, 1, 1]) + rng.normal(0, 1, 5)
+    oracle = np.linalg.lstsq(np.column_stack((left[:, :2], np.ones(len(left)))), right[:, :2], rcond=None)[0].T
+    np.testing.assert_allclose(fit_affine(left, right), oracle, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_sane_is_said_by_the_singular_values(seed):
+    rng = np.random.default_rng(seed)
+    affine = (np.diag([rng.choice([-1, 1]), 1]) @ np.eye(2, 3) + rng.normal(0, 0.4, (2, 3))) * rng.choice([0.08, 1, 14])
+    largest, smallest = np.linalg.svd(affine[:, :2], compute_uv=False)
+    sane = largest / smallest <= 2.5 and smallest >= 1 / 16 and largest <= 16
+    flipped = np.linalg.det(affine[:, :2]) < 0
+    assert _is_sane(affine, flipped) == sane and not _is_sane(affine, not flipped)
+
+
 def test_wrong_matches_alone_have_few_inliers():
     pool, protected, _ = matched(1.0, 0, False, num_right=0, num_wrong=100)
-    found = estimate_transform(pool, protected)
+    found = estimate_transform(pool.places, protected.places)
     assert found is None or found.num_inliers < 8
 
 
 def test_repeated_positions_count_once():
     pool, protected, _ = matched(1.0, 0, False, num_right=5, num_wrong=0)
     repeated = np.repeat(np.arange(5), 10)
-    found = estimate_transform(pool[repeated], protected[repeated])
+    found = estimate_transform(pool.places[repeated], protected.places[repeated])
     assert found.num_inliers == 5
     assert len(found.inliers) == 50
 
@@ -71,8 +95,8 @@ def test_points_on_a_line_and_too_few_points_fix_no_transform():
     line = np.column_stack((np.linspace(0, 1, 20), np.linspace(0, 1, 20))).astype(np.float32)
     assert fit_affine(line, line) is None
     points = keypoints(line, np.full(20, 0.05), np.zeros(20), np.zeros(20))
-    assert estimate_transform(points, points) is None
-    assert estimate_transform(points[:3], points[:3]) is None
+    assert estimate_transform(points.places, points.places) is None
+    assert estimate_transform(points.places[:3], points.places[:3]) is None
 
 
 def test_a_homography_in_pixels_maps_corners_onto_corners():

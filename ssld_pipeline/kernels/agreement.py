@@ -6,28 +6,19 @@ Lowe, IJCV 2004, section 7.4. No random sampling: every match of a group is trie
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ssld_pipeline.kernels.compiled import compiled
 
-if TYPE_CHECKING:
-    from ssld_pipeline.kernels.sift import KeyPoints
-
 Places = npt.NDArray[np.float64]
-"""[n, 5]: x, y, logarithm of the size, angle (radians), mirrored (0 or 1); units as in ``KeyPoints``."""
+"""[n, 5]: x, y, logarithm of the size, angle (radians), mirrored (0 or 1); units as in ``sift.KeyPoints``."""
 Counts = npt.NDArray[np.int64]
 
 MAX_ANGLE = math.radians(30)
 _TOLERANCE = 0.02  # of the protected image's longer side: 5 pixels of 256
 _MAX_LOG_SCALE = math.log(1.6)
-
-
-def match_places(points: KeyPoints) -> Places:
-    log_sizes = np.log(np.maximum(points.sizes, 1e-9))
-    return np.column_stack((points.positions, log_sizes, points.angles, points.mirrored)).astype(np.float64)
 
 
 def rank_by_agreement(
@@ -50,27 +41,31 @@ def rank_by_agreement(
 
 
 @compiled
-def _agrees(left: Places, right: Places, i: int, j: int) -> bool:
-    """Does match j agree with the similarity that match i proposes?"""
-    flip = left[i, 4] != right[i, 4]
-    if flip != (left[j, 4] != right[j, 4]):
-        return False
-    log_i, log_j = right[i, 2] - left[i, 2], right[j, 2] - left[j, 2]
-    if abs(log_j - log_i) > _MAX_LOG_SCALE:
-        return False
-    sign = -1.0 if flip else 1.0
-    turn = right[i, 3] - sign * left[i, 3]
-    apart = (right[j, 3] - sign * left[j, 3] - turn) % (2 * math.pi)
-    if min(apart, 2 * math.pi - apart) > MAX_ANGLE:
-        return False
-    scale = math.exp(log_i)
-    cos, sin = scale * math.cos(turn), scale * math.sin(turn)
-    # Mirrored matches: y is turned over first, then all is turned.
+def _similarity(left: Places, right: Places, i: int) -> tuple[float, float, float, float, float, float]:
+    """What match i proposes: x' = cos x - sin y, y' = sin x + cos y after y is multiplied by ``sign``, -1 for mirrored
+    matches; logarithm of the scale, the turn, and how far off a match may be that agrees."""
+    sign = -1.0 if left[i, 4] != right[i, 4] else 1.0
+    log_scale, turn = right[i, 2] - left[i, 2], right[i, 3] - sign * left[i, 3]
+    scale = math.exp(log_scale)
+    # Where the pool image is shown enlarged, so is the error of its key points.
+    return scale * math.cos(turn), scale * math.sin(turn), sign, log_scale, turn, _TOLERANCE * max(1.0, scale)
+
+
+@compiled
+def _agrees(
+    left: Places, right: Places, i: int, similarity: tuple[float, float, float, float, float, float], j: int
+) -> bool:
+    """Does match j agree with what match i proposes?"""
+    cos, sin, sign, log_scale, turn, tolerance = similarity
     dx, dy = left[j, 0] - left[i, 0], sign * (left[j, 1] - left[i, 1])
     error_x = cos * dx - sin * dy - (right[j, 0] - right[i, 0])
     error_y = sin * dx + cos * dy - (right[j, 1] - right[i, 1])
-    # Where the pool image is shown enlarged, so is the error of its key points.
-    return bool(error_x * error_x + error_y * error_y <= (_TOLERANCE * max(1.0, scale)) ** 2)
+    if error_x * error_x + error_y * error_y > tolerance * tolerance:
+        return False
+    if (left[j, 4] != right[j, 4]) != (sign < 0) or abs(right[j, 2] - left[j, 2] - log_scale) > _MAX_LOG_SCALE:
+        return False
+    apart = (right[j, 3] - sign * left[j, 3] - turn) % (2 * math.pi)
+    return bool(min(apart, 2 * math.pi - apart) <= MAX_ANGLE)
 
 
 @compiled
@@ -78,8 +73,9 @@ def count_agreeing(left: Places, right: Places) -> Counts:
     """[n]: how many matches agree with each."""
     counts = np.zeros(len(left), np.int64)
     for i in range(len(left)):
+        similarity = _similarity(left, right, i)
         for j in range(len(left)):
-            counts[i] += _agrees(left, right, i, j)
+            counts[i] += _agrees(left, right, i, similarity, j)
     return counts
 
 
@@ -87,8 +83,9 @@ def count_agreeing(left: Places, right: Places) -> Counts:
 def agreeing_with(left: Places, right: Places, i: int) -> npt.NDArray[np.bool_]:
     """[n]: does match j agree with match i?"""
     agree = np.zeros(len(left), np.bool_)
+    similarity = _similarity(left, right, i)
     for j in range(len(left)):
-        agree[j] = _agrees(left, right, i, j)
+        agree[j] = _agrees(left, right, i, similarity, j)
     return agree
 
 
@@ -101,8 +98,9 @@ def _largest_agreement(left: Places, right: Places, sources: Counts, starts: Cou
             continue
         for i in range(starts[group], starts[group + 1]):
             count, last = 0, -1
+            similarity = _similarity(left, right, i)
             for j in range(starts[group], starts[group + 1]):
-                if sources[j] != last and _agrees(left, right, i, j):
+                if sources[j] != last and _agrees(left, right, i, similarity, j):
                     count += 1
                     last = sources[j]
             best[group] = max(best[group], count)

@@ -26,4 +26,7 @@ def mutual_nearest(distances: npt.NDArray[np.float32], max_distance: float) -> t
 def squared_distances(left: Descriptors, right: Descriptors) -> npt.NDArray[np.float32]:
     """float32 [len(left), len(right)]; exact, since every intermediate is a whole number below 2**24."""
     a, b = left.astype(np.float32), right.astype(np.float32)
-    return np.asarray((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * (a @ b.T), np.float32)
+    distances = a @ (-2 * b).T
+    distances += (a * a).sum(1)[:, None]
+    distances += (b * b).sum(1)
+    return distances

@@ -29,7 +29,8 @@ class Looks(NamedTuple):
 
 def look(grey: Grey) -> Looks:
     """Hash and thumbnail of the image as it stands, m = 1."""
-    return _looks([_squeeze(grey, _HASH_INPUT_PX)])
+    hashes, thumbnails = dihedral_looks(grey)
+    return Looks(hashes[:1], thumbnails[:1])
 
 
 def thumbnail(grey: Grey) -> npt.NDArray[np.uint8]:
@@ -40,7 +41,11 @@ def thumbnail(grey: Grey) -> npt.NDArray[np.uint8]:
 def dihedral_looks(grey: Grey) -> Looks:
     """Hash and thumbnail of the eight turned and mirrored forms, m = 8, in the order of ``dihedral_homography``."""
     square = _squeeze(grey, _HASH_INPUT_PX)
-    return _looks([np.ascontiguousarray(np.rot90(side, k)) for side in (square, square[:, ::-1]) for k in range(4)])
+    small = cv2.resize(square, (_THUMBNAIL_PX,) * 2, interpolation=cv2.INTER_AREA)
+    thumbnails = np.stack([np.rot90(side, k).ravel() for side in (small, small[:, ::-1]) for k in range(4)])
+    centred = thumbnails.astype(np.float32) - thumbnails.mean(axis=1, dtype=np.float32, keepdims=True)
+    norm = np.linalg.norm(centred, axis=1, keepdims=True)
+    return Looks(_phashes(square), centred / np.maximum(norm, 1e-6))
 
 
 def dihedral_homography(
@@ -80,17 +85,20 @@ def propose(
     return [(int(rows[i]), int(best[:, i].argmax())) for i in order]
 
 
-def _looks(squares: list[npt.NDArray[np.uint8]]) -> Looks:
-    thumbnails = np.stack([cv2.resize(s, (_THUMBNAIL_PX,) * 2, interpolation=cv2.INTER_AREA).ravel() for s in squares])
-    centred = thumbnails.astype(np.float32) - thumbnails.mean(axis=1, dtype=np.float32, keepdims=True)
-    norm = np.linalg.norm(centred, axis=1, keepdims=True)
-    return Looks(np.array([_phash(s) for s in squares], np.uint64), centred / np.maximum(norm, 1e-6))
-
-
-def _phash(square: npt.NDArray[np.uint8]) -> int:
-    """The signs, about their median, of the 64 lowest DCT coefficients (Zauner 2010, section 3.2.1)."""
+def _phashes(square: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """uint64 [8], of the turned and mirrored forms: the signs, about their median, of the 64 lowest DCT coefficients
+    (Zauner 2010, section 3.2.1)."""
     low = cv2.dct(square.astype(np.float32))[:_HASH_SIDE, :_HASH_SIDE]
-    return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
+    # Turning the picture over along an axis negates the odd coefficients along it; a quarter turn swaps the axes first.
+    odd = np.where(np.arange(_HASH_SIDE) % 2, np.float32(-1), np.float32(1))
+    forms = []
+    for coefficients in (low, low * odd):
+        for _ in range(4):
+            forms.append(coefficients)
+            coefficients = coefficients.T * odd[:, None]
+    values = np.stack(forms).reshape(NUM_FORMS, -1)
+    bits = np.packbits(values > np.median(values, axis=1, keepdims=True), axis=1)
+    return bits.view(">u8").ravel().astype(np.uint64)
 
 
 def _squeeze(grey: Grey, side: int) -> npt.NDArray[np.uint8]:

@@ -7,11 +7,13 @@ origin at its top left corner, so that they do not depend on the resolution at w
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ssld_pipeline.kernels.agreement import Places
 from ssld_pipeline.kernels.mirror import canonical_descriptors
 from ssld_pipeline.kernels.scale_space import BASE_SIGMA, NUM_LAYERS, Blobs, find_blobs, gaussian_pyramid
 from ssld_pipeline.kernels.sift_descriptor import describe, orient
@@ -41,6 +43,12 @@ class KeyPoints:
     mirrored: npt.NDArray[np.bool_]
     descriptors: npt.NDArray[np.uint8]
     """uint8 [n, 128]."""
+
+    @cached_property
+    def places(self) -> Places:
+        """What is compared of them but for their descriptors."""
+        log_sizes = np.log(np.maximum(self.sizes, 1e-9))
+        return np.column_stack((self.positions, log_sizes, self.angles, self.mirrored)).astype(np.float64)
 
     def __len__(self) -> int:
         return len(self.sizes)

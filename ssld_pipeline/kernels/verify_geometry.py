@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ssld_pipeline.kernels.agreement import MAX_ANGLE, Places, agreeing_with, count_agreeing, match_places
+from ssld_pipeline.kernels.agreement import MAX_ANGLE, Places, agreeing_with, count_agreeing
 from ssld_pipeline.kernels.compiled import compiled
 from ssld_pipeline.kernels.sift import KeyPoints
 
@@ -50,43 +50,39 @@ class Transform:
         return np.vstack((self.affine, (0.0, 0.0, 1.0)))
 
 
-def estimate_transform(pool: KeyPoints, protected: KeyPoints) -> Transform | None:
-    """The transform most matches agree with; row i of ``pool`` matches row i of ``protected``. None if none is sane."""
-    if len(pool) < _MIN_AGREEING:
+def estimate_transform(left: Places, right: Places) -> Transform | None:
+    """The transform most matches agree with; place i of the pool image matches place i of the protected one. None if
+    none is sane."""
+    if len(left) < _MIN_AGREEING:
         return None
-    left, right = match_places(pool), match_places(protected)
     counts = count_agreeing(left, right)
     if counts.max() < _MIN_AGREEING:
         return None
-    flips = pool.mirrored != protected.mirrored
     found = []
     for row in np.argsort(-counts, kind="stable")[:_NUM_REFINED]:
-        agree = agreeing_with(left, right, row)
-        if transform := _refine(pool.positions, protected.positions, flips, agree, flips[row]):
-            found.append(transform)
+        affine, agree = np.empty((2, 3)), agreeing_with(left, right, row)
+        if _refine(left, right, agree, left[row, 4] != right[row, 4], affine):
+            inliers = np.flatnonzero(agree)
+            found.append(Transform(affine, inliers, _count_distinct(left[inliers], right[inliers])))
     return max(found, key=lambda t: t.num_inliers, default=None)
 
 
-def _refine(
-    p: npt.NDArray[np.float32],
-    q: npt.NDArray[np.float32],
-    flips: npt.NDArray[np.bool_],
-    agree: npt.NDArray[np.bool_],
-    flipped: np.bool_,
-) -> Transform | None:
-    affine = None
+@compiled
+def _refine(left: Places, right: Places, agree: npt.NDArray[np.bool_], flipped: bool, affine: Affine) -> bool:
+    """Writes the affine fitted to those that ``agree``, then to those that agree with it; False if none is sane."""
+    found, fitted = False, np.empty((2, 3))
     for _ in range(3):
-        fitted = fit_affine(p[agree], q[agree])
-        if fitted is None or not _is_sane(fitted, bool(flipped)):
+        if not _fit_affine(left, right, agree, fitted) or not _is_sane(fitted, flipped):
             break
-        affine = fitted
-        zoom = np.sqrt(abs(np.linalg.det(affine[:, :2])))
-        error = np.linalg.norm(apply_affine(affine, p) - q, axis=1)
-        agree = (error <= _REFINED_TOLERANCE * max(1.0, zoom)) & (flips == flipped)
-    if affine is None:
-        return None
-    inliers = np.flatnonzero(agree)
-    return Transform(affine, inliers, min(_count_distinct(p[inliers]), _count_distinct(q[inliers])))
+        affine[:], found = fitted, True
+        determinant = affine[0, 0] * affine[1, 1] - affine[0, 1] * affine[1, 0]
+        tolerance = _REFINED_TOLERANCE * max(1.0, math.sqrt(abs(determinant)))
+        for i in range(len(left)):
+            error_x = affine[0, 0] * left[i, 0] + affine[0, 1] * left[i, 1] + affine[0, 2] - right[i, 0]
+            error_y = affine[1, 0] * left[i, 0] + affine[1, 1] * left[i, 1] + affine[1, 2] - right[i, 1]
+            near = error_x * error_x + error_y * error_y <= tolerance * tolerance
+            agree[i] = near and (left[i, 4] != right[i, 4]) == flipped
+    return found
 
 
 @dataclass(frozen=True)
@@ -112,36 +108,35 @@ def match_guided(
     Mutual nearest neighbours lose what resembles something elsewhere in the picture, as text does; here a key point is
     compared with those near its predicted place. ``distances``: float32 [pool, protected], squared.
     """
-    left, right = match_places(pool), match_places(protected)
+    left, right = pool.places, protected.places
     homography = start.homography
     for tolerance in _GUIDED_TOLERANCES:
         matched = _match_near(homography, left, right, distances, max_distance**2, tolerance)
         rows = np.flatnonzero(matched >= 0)
-        refitted = _refit(pool.positions[rows], protected.positions[matched[rows]], homography)
+        refitted = _refit(left[rows], right[matched[rows]], homography)
         if refitted is None:
             break
         homography = refitted
     matched = _match_near(homography, left, right, distances, max_distance**2, _GUIDED_TOLERANCES[-1])
     rows = np.flatnonzero(matched >= 0)
     columns = matched[rows]
-    distinct = min(_count_distinct(pool.positions[rows]), _count_distinct(protected.positions[columns]))
-    return Guided(homography, rows, columns, distinct)
+    return Guided(homography, rows, columns, _count_distinct(left[rows], right[columns]))
 
 
-def _refit(p: npt.NDArray[np.float32], q: npt.NDArray[np.float32], start: Affine) -> Affine | None:
+def _refit(left: Places, right: Places, start: Affine) -> Affine | None:
     """A perspective where enough matches fix one, else an affine; None where the result is not sane."""
     flipped = bool(np.linalg.det(start[:2, :2]) < 0)
-    affine = fit_affine(p, q)
+    affine = fit_affine(left, right)
     if affine is None or not _is_sane(affine, flipped):
         return None
-    if min(_count_distinct(p), _count_distinct(q)) >= _MIN_FOR_PERSPECTIVE:
-        bent, _ = cv2.findHomography(p.astype(np.float64), q.astype(np.float64), 0)
-        if bent is not None and _is_moderate(bent, p):
+    if _count_distinct(left, right) >= _MIN_FOR_PERSPECTIVE:
+        bent, _ = cv2.findHomography(left[:, :2], right[:, :2], 0)
+        if bent is not None and _is_moderate(bent, left[:, :2]):
             return np.asarray(bent / bent[2, 2], np.float64)
     return np.vstack((affine, (0.0, 0.0, 1.0)))
 
 
-def _is_moderate(homography: Affine, points: npt.NDArray[np.float32]) -> bool:
+def _is_moderate(homography: Affine, points: npt.NDArray[np.float64]) -> bool:
     """In front of the camera over the whole picture, and not much further away at one end than at the other."""
     depth = np.array([[0, 0, 1], [1, 0, 1], [0, 1, 1], [1, 1, 1]]) @ homography[2]
     depth = np.concatenate((depth, np.column_stack((points, np.ones(len(points)))) @ homography[2]))
@@ -197,18 +192,38 @@ def _match_near(
     return matched
 
 
-def fit_affine(p: npt.NDArray[np.float32], q: npt.NDArray[np.float32]) -> Affine | None:
-    """Least-squares affine [2, 3] with A p = q; None from fewer than three points or from points on one line."""
-    if len(p) < 3:
-        return None
-    design = np.column_stack((p, np.ones(len(p)))).astype(np.float64)
-    solution, _, rank, _ = np.linalg.lstsq(design, q.astype(np.float64), rcond=1e-4)
-    return np.asarray(solution.T, np.float64) if rank == 3 else None
+def fit_affine(left: Places, right: Places) -> Affine | None:
+    """Least-squares affine [2, 3] from positions to positions (columns 0 and 1); None from fewer than three or from such
+    as lie on one line."""
+    affine = np.empty((2, 3))
+    return affine if _fit_affine(left, right, np.ones(len(left), np.bool_), affine) else None
 
 
-def apply_affine(affine: Affine, points: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """[n, 2]: the images of ``points`` [n, 2]."""
-    return np.asarray(points @ affine[:, :2].T + affine[:, 2])
+@compiled
+def _fit_affine(left: Places, right: Places, chosen: npt.NDArray[np.bool_], affine: Affine) -> bool:
+    """Writes the solution over the ``chosen`` rows; False where there is none."""
+    num = chosen.sum()
+    if num < 3:
+        return False
+    mean = np.zeros(4)
+    for i in range(len(left)):
+        if chosen[i]:
+            mean += np.array((left[i, 0], left[i, 1], right[i, 0], right[i, 1]))
+    mean /= num
+    xx = xy = yy = xu = yu = xv = yv = 0.0
+    for i in range(len(left)):
+        if chosen[i]:
+            x, y, u, v = left[i, 0] - mean[0], left[i, 1] - mean[1], right[i, 0] - mean[2], right[i, 1] - mean[3]
+            xx, xy, yy = xx + x * x, xy + x * y, yy + y * y
+            xu, yu, xv, yv = xu + x * u, yu + y * u, xv + x * v, yv + y * v
+    determinant = xx * yy - xy * xy
+    # Points off their common line by less than a ten-thousandth of their spread fix nothing across it.
+    if determinant <= 1e-8 * (xx + yy) ** 2:
+        return False
+    for row, (x, y) in enumerate(((xu, yu), (xv, yv))):
+        affine[row, 0], affine[row, 1] = (x * yy - y * xy) / determinant, (y * xx - x * xy) / determinant
+        affine[row, 2] = mean[2 + row] - affine[row, 0] * mean[0] - affine[row, 1] * mean[1]
+    return True
 
 
 def is_whole(homography: Affine, pool_size: tuple[int, int], protected_size: tuple[int, int]) -> bool:
@@ -259,15 +274,25 @@ def _from_unit(size: tuple[int, int]) -> Affine:
     return np.array([[longer, 0, -0.5], [0, longer, -0.5], [0, 0, 1]])
 
 
+@compiled
 def _is_sane(affine: Affine, flipped: bool) -> bool:
     """Mirrored as its matches say, and neither enlarged nor stretched beyond what makes a copy."""
-    largest, smallest = np.linalg.svd(affine[:, :2], compute_uv=False)
-    if (np.linalg.det(affine[:, :2]) < 0) != flipped or smallest <= 0:
+    a, b, c, d = affine[0, 0], affine[0, 1], affine[1, 0], affine[1, 1]
+    # The singular values of a 2x2 matrix are the sum and the difference of these.
+    turned, mirrored = math.hypot(a + d, c - b) / 2, math.hypot(a - d, c + b) / 2
+    largest, smallest = turned + mirrored, abs(turned - mirrored)
+    if (mirrored > turned) != flipped or smallest <= 0:
         return False
     return bool(largest / smallest <= _MAX_STRETCH and smallest >= 1 / _MAX_ZOOM and largest <= _MAX_ZOOM)
 
 
-def _count_distinct(points: npt.NDArray[np.float32]) -> int:
-    """Positions further apart than three pixels of 256: several orientations of one point count once."""
-    cells = np.floor(points / _DISTINCT_CELL).astype(np.int64)
-    return len(np.unique(cells[:, 0] * (1 << 32) + cells[:, 1]))
+@compiled
+def _count_distinct(left: Places, right: Places) -> int:
+    """Positions further apart than three pixels of 256, in both: several orientations of one point count once."""
+    fewest = len(left)
+    for places in (left, right):
+        cells = np.empty(len(places), np.int64)
+        for i in range(len(places)):
+            cells[i] = math.floor(places[i, 0] / _DISTINCT_CELL) * (1 << 32) + math.floor(places[i, 1] / _DISTINCT_CELL)
+        fewest = min(fewest, len(np.unique(cells)))
+    return fewest

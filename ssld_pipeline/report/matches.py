@@ -49,7 +49,7 @@ def find_lines(pool: KeyPoints, protected: KeyPoints, unit: Array, max_distance:
     """The inliers, matched as ``find_copies`` does, that ``unit`` (3x3, units of the longer sides) explains."""
     distances = squared_distances(pool.descriptors, protected.descriptors)
     left, right = mutual_nearest(distances, max_distance)
-    start = estimate_transform(pool[left], protected[right])
+    start = estimate_transform(pool.places[left], protected.places[right])
     if start is None:
         return NO_LINES
     guided = match_guided(start, pool, protected, distances, max_distance)

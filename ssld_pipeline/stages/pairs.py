@@ -150,12 +150,12 @@ def propose(
     transform, by falling number of them."""
     import numpy as np
 
-    from ssld_pipeline.kernels.agreement import match_places, rank_by_agreement
+    from ssld_pipeline.kernels.agreement import rank_by_agreement
 
     rows = index.neighbours(pool.descriptors, config.num_neighbours)
     sources, columns = np.nonzero(rows >= 0)
     hit = rows[sources, columns]
-    left, right = match_places(pool)[sources], index.match_places(hit)
+    left, right = pool.places[sources], index.places_of(hit)
     ranked, votes = rank_by_agreement(left, right, sources, index.image_of(hit), config.min_votes)
     return ranked[: config.num_candidates], votes[: config.num_candidates]
 
@@ -167,7 +167,7 @@ def _verify(look: Look, image: int, index: ProtectedIndex, config: DedupeConfig)
     pool, protected = look.keypoints, index.own_keypoints(image)
     distances = squared_distances(pool.descriptors, protected.descriptors)
     left, right = mutual_nearest(distances, config.max_match_distance)
-    start = estimate_transform(pool[left], protected[right])
+    start = estimate_transform(pool.places[left], protected.places[right])
     if start is None:
         return None
     guided = match_guided(start, pool, protected, distances, config.max_match_distance)

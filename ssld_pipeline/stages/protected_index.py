@@ -222,7 +222,7 @@ class ProtectedIndex:
         rows[rows >= 0] = np.where(self.stopped[rows[rows >= 0]], -1, rows[rows >= 0])
         return rows
 
-    def match_places(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def places_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """[n, 5] as in ``agreement.Places``, of these key points."""
         x, y, size, angle = self.places[rows].T
         return np.column_stack((x, y, np.log(np.maximum(size, 1e-9)), angle, self.mirrored[rows])).astype(np.float64)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ssld_pipeline.kernels.agreement import match_places, rank_by_agreement
+from ssld_pipeline.kernels.agreement import rank_by_agreement
 from ssld_pipeline.kernels.autocorrelation import self_similar_shifts
 from ssld_pipeline.kernels.block_agreement import FRAME_SIDE_PX, compare_pixels, warp_to_frame
 from ssld_pipeline.kernels.edges import Mask
@@ -75,7 +75,7 @@ def _others(index: ProtectedIndex, image: int) -> list[tuple[int, Homography]]:
     rows = index.neighbours(own.descriptors, _NUM_NEIGHBOURS)
     sources, columns = np.nonzero((rows >= 0) & (index.image_of(rows) != image))
     hit = rows[sources, columns]
-    places = match_places(own)[sources], index.match_places(hit)
+    places = own.places[sources], index.places_of(hit)
     candidates, _ = rank_by_agreement(*places, sources, index.image_of(hit), _MIN_VOTES)
     found = []
     for other in candidates[:_NUM_OTHERS].tolist():
@@ -127,7 +127,7 @@ def _transform(
     left: npt.NDArray[np.int64],
     right: npt.NDArray[np.int64],
 ) -> Homography | None:
-    start = estimate_transform(theirs[left], own[right])
+    start = estimate_transform(theirs.places[left], own.places[right])
     if start is None:
         return None
     guided = match_guided(start, theirs, own, distances, _MAX_MATCH_DISTANCE)
