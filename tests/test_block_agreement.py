@@ -4,6 +4,7 @@ import pytest
 from drawn import picture
 
 from ssld_pipeline.kernels.block_agreement import agree, compare_pixels, protected_frame, warp_to_frame
+from ssld_pipeline.kernels.edges import Overlaid
 from ssld_pipeline.kernels.sift import resize_grey
 
 SIDE = 128
@@ -60,30 +61,30 @@ def test_the_score_equals_a_count_part_by_part(seed, noise):
     right = frame(seed)
     left = right + np.random.default_rng(0).normal(0, noise, right.shape).astype(np.float32)
     score, num_blocks = counted(left, right)
-    found = agree(left, right, EVERYWHERE)
+    found = agree(Overlaid(left, right), EVERYWHERE)
     assert found.num_blocks == num_blocks
     assert found.score == pytest.approx(score, abs=1e-3)
     assert 0.1 < found.score < 1
 
 
 def test_brightness_and_contrast_do_not_matter_and_another_picture_does_not_agree():
-    assert agree(0.5 * frame(1) + 60, frame(1), EVERYWHERE).score == pytest.approx(1, abs=0.01)
-    assert agree(frame(2), frame(1), EVERYWHERE).score < 0.3
+    assert agree(Overlaid(0.5 * frame(1) + 60, frame(1)), EVERYWHERE).score == pytest.approx(1, abs=0.01)
+    assert agree(Overlaid(frame(2), frame(1)), EVERYWHERE).score < 0.3
 
 
 def test_what_has_no_edges_says_nothing():
     flat = np.full((SIDE, SIDE), 128, np.float32)
-    assert agree(flat, flat + 40, EVERYWHERE) == (0, 0, 1)
+    assert agree(Overlaid(flat, flat + 40), EVERYWHERE) == (0, 0, 1)
     half = flat.copy()
     half[:, :64] = frame(3)[:, :64]
-    assert agree(half, half, EVERYWHERE).num_blocks <= 150
+    assert agree(Overlaid(half, half), EVERYWHERE).num_blocks <= 150
 
 
 def test_what_is_written_over_a_picture_leaves_it_a_copy():
     written = frame(1).astype(np.uint8)
     for y in (20, 60, 110):
         cv2.putText(written, "sold out today", (2, y), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255,), 1)
-    assert agree(written.astype(np.float32), frame(1), EVERYWHERE).score > 0.6
+    assert agree(Overlaid(written.astype(np.float32), frame(1)), EVERYWHERE).score > 0.6
 
 
 def test_a_shared_frame_is_not_enough():
@@ -91,7 +92,7 @@ def test_a_shared_frame_is_not_enough():
     left, right = rim.copy(), rim.copy()
     for side, seed in ((left, 4), (right, 5)):
         side[16:112, 16:112] = cv2.resize(grey(seed), (96, 96), interpolation=cv2.INTER_AREA)
-    assert agree(left, right, EVERYWHERE).score < 0.4
+    assert agree(Overlaid(left, right), EVERYWHERE).score < 0.4
 
 
 def test_a_watermark_on_two_pictures_is_not_enough():
@@ -99,7 +100,7 @@ def test_a_watermark_on_two_pictures_is_not_enough():
     for side in (left, right):
         for y in (40, 80, 120):
             cv2.putText(side, "stock photo", (8, y), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255,), 2)
-    assert agree(left.astype(np.float32), right.astype(np.float32), EVERYWHERE).score < 0.55
+    assert agree(Overlaid(left.astype(np.float32), right.astype(np.float32)), EVERYWHERE).score < 0.55
 
 
 def test_text_of_the_same_layout_is_another_page():
@@ -113,8 +114,8 @@ def test_text_of_the_same_layout_is_another_page():
         return protected_frame(sheet).astype(np.float32)
 
     one, other = page(), page()
-    assert agree(one, one, EVERYWHERE).score == pytest.approx(1, abs=0.01)
-    assert agree(one, other, EVERYWHERE).score < 0.5
+    assert agree(Overlaid(one, one), EVERYWHERE).score == pytest.approx(1, abs=0.01)
+    assert agree(Overlaid(one, other), EVERYWHERE).score < 0.5
 
 
 def test_a_crop_is_put_where_it_came_from():
@@ -138,7 +139,7 @@ def test_alignment_mends_a_transform_that_is_a_little_off():
     whole = grey(7)
     off = np.array([[1.01, 0.005, 0.006], [-0.005, 0.99, -0.005], [0, 0, 1]])
     warped, inside = warp_to_frame(whole, off, (256, 192))
-    before = agree(warped, protected_frame(whole).astype(np.float32), inside)
+    before = agree(Overlaid(warped, protected_frame(whole).astype(np.float32)), inside)
     after, aligned = compare_pixels(whole, protected_frame(whole), off, (256, 192))
     assert before.score < 0.9 < after.score
     np.testing.assert_allclose(aligned, np.eye(3), atol=0.01)

@@ -10,6 +10,7 @@ from test_dedupe import SIZE, build, catalog_rows, opened
 
 from ssld_pipeline.kernels import block_agreement as kernel
 from ssld_pipeline.kernels.block_agreement import FRAME_SIDE_PX, compare_pixels, protected_frame, warp_to_frame
+from ssld_pipeline.kernels.edges import Overlaid
 from ssld_pipeline.kernels.shared_edges import shared_edges
 from ssld_pipeline.kernels.sift import resize_grey
 from ssld_pipeline.kernels.verify_geometry import is_whole
@@ -168,7 +169,8 @@ def test_what_is_black_in_both_is_not_lost():
 
 
 def agree(left, right, inside):
-    return kernel.agree(*(protected_frame(side).astype(np.float32) for side in (left, right)), inside)
+    pictures = Overlaid(*(protected_frame(side).astype(np.float32) for side in (left, right)))
+    return kernel.agree(pictures, inside)
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.15, 0.6])

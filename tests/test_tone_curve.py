@@ -5,6 +5,7 @@ from drawn import encoded, picture
 from test_dedupe import SIZE, build, catalog_rows, opened
 
 from ssld_pipeline.kernels.block_agreement import agree, protected_frame
+from ssld_pipeline.kernels.edges import Overlaid
 from ssld_pipeline.kernels.sift import resize_grey
 from ssld_pipeline.kernels.tone_curve import explained_share
 
@@ -49,7 +50,7 @@ def test_the_share_equals_a_count_pixel_by_pixel(seed, noise):
     pool = np.clip(0.6 * protected + np.random.default_rng(seed).normal(40, noise, protected.shape), 0, 255)
     inside = EVERYWHERE.copy()
     inside[:, :20] = False
-    found = explained_share(pool.astype(np.float32), protected, inside)
+    found = explained_share(Overlaid(pool.astype(np.float32), protected), inside)
     assert found == pytest.approx(counted(pool.astype(np.float32), protected, inside), abs=0.01)
 
 
@@ -60,7 +61,7 @@ def test_the_share_equals_a_count_pixel_by_pixel(seed, noise):
 )
 def test_any_tone_curve_explains_the_picture(curve):
     protected = frame(1)
-    explained = explained_share(curve(protected).astype(np.float32), protected, EVERYWHERE)
+    explained = explained_share(Overlaid(curve(protected).astype(np.float32), protected), EVERYWHERE)
     assert explained > (0.4 if curve(100.0) == 0 else 0.9)
 
 
@@ -68,18 +69,18 @@ def test_any_tone_curve_explains_the_picture(curve):
 def test_what_is_scribbled_over_stays_explained_and_what_shares_the_scribble_does_not(seed):
     protected, other = frame(seed), frame(seed + 10)
     copy = scribbled(protected, seed, 3, num=14)
-    assert agree(copy, protected, EVERYWHERE).score < 0.8
-    assert explained_share(copy, protected, EVERYWHERE) > 0.6
-    assert explained_share(scribbled(other, seed, 3, num=14), copy, EVERYWHERE) < 0.4
+    assert agree(Overlaid(copy, protected), EVERYWHERE).score < 0.8
+    assert explained_share(Overlaid(copy, protected), EVERYWHERE) > 0.6
+    assert explained_share(Overlaid(scribbled(other, seed, 3, num=14), copy), EVERYWHERE) < 0.4
 
 
 def test_flat_ground_and_too_little_to_see_explain_nothing():
     flat = np.full((SIDE, SIDE), 120, np.float32)
-    assert explained_share(flat, flat, EVERYWHERE) == 0
+    assert explained_share(Overlaid(flat, flat), EVERYWHERE) == 0
     corner = np.zeros((SIDE, SIDE), np.bool_)
     corner[:15, :15] = True
-    assert explained_share(frame(2), frame(2), corner) == 0
-    assert explained_share(flat, frame(2), EVERYWHERE) == 0
+    assert explained_share(Overlaid(frame(2), frame(2)), corner) == 0
+    assert explained_share(Overlaid(flat, frame(2)), EVERYWHERE) == 0
 
 
 def test_scribbled_copies_are_found_and_nothing_else_under_a_scribble(tmp_path):

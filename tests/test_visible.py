@@ -7,6 +7,7 @@ from drawn import encoded, picture
 from test_dedupe import SIZE, build, catalog_rows, opened
 
 from ssld_pipeline.kernels.block_agreement import compare_pixels, protected_frame
+from ssld_pipeline.kernels.edges import Overlaid
 from ssld_pipeline.kernels.sift import resize_grey
 from ssld_pipeline.kernels.tone_curve import explained_share
 from ssld_pipeline.kernels.visible import visible
@@ -39,7 +40,7 @@ def calm(seed):
 def test_strokes_are_found_and_little_else(seed):
     own, copy = frame(calm(seed)), frame(written(calm(seed)))
     changed = np.abs(own - copy) > 25
-    found = ~visible(copy, own, EVERYWHERE, None)
+    found = ~visible(Overlaid(copy, own), EVERYWHERE, None)
     assert found[changed].mean() > 0.65
     assert found[~cv2.dilate(changed.astype(np.uint8), np.ones((9, 9))).astype(bool)].mean() < 0.05
 
@@ -48,7 +49,7 @@ def test_what_is_lost_in_black_or_white_is_hidden():
     own = frame(picture(1, *SIZE))
     barred = own.copy()
     barred[40:70], barred[100:] = 0, 255
-    found = ~visible(barred, own, EVERYWHERE, None)
+    found = ~visible(Overlaid(barred, own), EVERYWHERE, None)
     assert found[42:68].mean() > 0.9 and found[102:].mean() > 0.9 and found[:38].mean() < 0.05
 
 
@@ -57,14 +58,14 @@ def test_little_that_is_drawn_and_a_picture_as_it_is_hide_nothing():
     line = own.copy()
     line[60:62] = 255 - line[60:62]
     for pool in (own, line, 0.6 * own + 30):
-        assert visible(pool, own, EVERYWHERE, None).all()
-    visible(frame(written(picture(2, *SIZE))), own, ~EVERYWHERE, None)  # nothing to compare is no error
+        assert visible(Overlaid(pool, own), EVERYWHERE, None).all()
+    visible(Overlaid(frame(written(picture(2, *SIZE))), own), ~EVERYWHERE, None)  # nothing to compare is no error
 
 
 def test_what_is_shared_is_not_its_own():
     own, shared = frame(calm(0)), ~EVERYWHERE
     shared[:30] = True
-    assert np.array_equal(visible(own, own, EVERYWHERE, shared), ~shared)
+    assert np.array_equal(visible(Overlaid(own, own), EVERYWHERE, shared), ~shared)
 
 
 def test_where_hardly_anything_is_left_nothing_counts_as_drawn():
@@ -72,8 +73,8 @@ def test_where_hardly_anything_is_left_nothing_counts_as_drawn():
     own, copy = frame(calm(0)), frame(written(calm(0)))
     strip = ~EVERYWHERE
     strip[10:46] = True
-    assert not visible(copy, own, EVERYWHERE, None)[strip].all()
-    assert np.array_equal(visible(copy, own, strip, None), strip)
+    assert not visible(Overlaid(copy, own), EVERYWHERE, None)[strip].all()
+    assert np.array_equal(visible(Overlaid(copy, own), strip, None), strip)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -85,7 +86,8 @@ def test_a_picture_agrees_with_what_is_left_of_it_under_text_and_another_under_t
         return compare_pixels(resize_grey(pool, 256), protected.astype(np.uint8), IDENTITY, SIZE)[0].score
 
     def explained(pool, protected):
-        return explained_share(pool, protected, visible(pool, protected, EVERYWHERE, None))
+        pictures = Overlaid(pool, protected)
+        return explained_share(pictures, visible(pictures, EVERYWHERE, None))
 
     assert score(copy, own) > 0.6 and explained(frame(copy), own) > 0.7
     assert score(other, own) < 0.3 and explained(frame(other), own) < 0.4

@@ -15,6 +15,7 @@ is not enough. Where it is known what a picture has in common with others (``sha
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import cv2
@@ -22,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssld_pipeline.kernels.compiled import compiled
-from ssld_pipeline.kernels.edges import Floats, Mask, edge_limits, gradients, smooth
+from ssld_pipeline.kernels.edges import Edges, Floats, Mask, Overlaid, edge_limits, find_edges
 from ssld_pipeline.kernels.visible import visible
 
 Grey = npt.NDArray[np.uint8]
@@ -88,82 +89,88 @@ def compare_pixels(
     """
     target = frame.astype(np.float32)
     warped, inside = warp_to_frame(pool, homography, protected_size)
-    seen = visible(warped, target, inside, shared)
-    first = _agree_where_it_counts(warped, target, inside, shared, seen)
+    pictures = Overlaid(warped, target)
+    seen = visible(pictures, inside, shared)
+    first = _agree_where_it_counts(pictures, inside, shared, seen)
     if not _ALIGNED_BETWEEN[0] <= first.score < _ALIGNED_BETWEEN[1]:
         return first, homography
     aligned = _align(warped, target, seen, homography, protected_size)
     if aligned is None:
         return first, homography
     warped, inside = warp_to_frame(pool, aligned, protected_size)
-    second = _agree_where_it_counts(warped, target, inside, shared, visible(warped, target, inside, shared))
+    pictures = Overlaid(warped, target)
+    second = _agree_where_it_counts(pictures, inside, shared, visible(pictures, inside, shared))
     return (second, aligned) if second.score > first.score else (first, homography)
 
 
 def warp_to_frame(pool: Grey, homography: Homography, protected_size: tuple[int, int]) -> tuple[Floats, Mask]:
     """(float32, bool) [128, 128]: the pool image in the protected frame, and where it has pixels."""
     to_pool = np.asarray(np.linalg.inv(_unit_to_frame(protected_size) @ homography), np.float64)
-    height, width = pool.shape
-    longer = max(width, height)
-    to_unit = _places(to_pool)
-    source = to_unit[:2]
-    unit = np.array([width, height], np.float64) / longer
-    inside = (to_unit[2] > 0) & ((source >= 0) & (source < unit[:, None, None])).all(axis=0)
-    small = _shrink(pool, _pool_pixels_per_step(source) * longer)
-    scale = np.array([small.shape[1], small.shape[0]]) / unit
-    grid = (source * scale[:, None, None] - 0.5).astype(np.float32)
-    warped = cv2.remap(small, grid[0], grid[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    longer = max(pool.shape)
+    small = _shrink(pool, _pool_pixels_per_step(to_pool) * longer)
+    width, height = pool.shape[1] / longer, pool.shape[0] / longer
+    x, y, inside = _places(to_pool, width, height, small.shape[1] / width, small.shape[0] / height)
+    warped = cv2.remap(small, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(warped, np.float32), inside
 
 
-def _agree_where_it_counts(left: Floats, right: Floats, inside: Mask, shared: Mask | None, seen: Mask) -> Agreement:
+def _agree_where_it_counts(pictures: Overlaid, inside: Mask, shared: Mask | None, seen: Mask) -> Agreement:
     """As ``agree``; but where the pictures do not agree in all, what is shared must not speak for them, nor what is
-    hidden in ``left`` against them. ``seen``: what is neither."""
-    everywhere = alone = agree(left, right, inside)
+    hidden in the pool image against them. ``seen``: what is neither."""
+    everywhere = alone = agree(pictures, inside)
     own = inside
     if shared is not None:
         own = inside & ~shared
-        alone = agree(left, right, own) if everywhere.score else everywhere
+        alone = agree(pictures, own) if everywhere.score else everywhere
     tells = shared is not None and everywhere.coverage < _MOST and alone.num_blocks >= _MIN_VISIBLE_BLOCKS
     if everywhere.score >= _AGREES_IN_ALL and not tells:
         return everywhere
     # The lower of both: without its stripes a shirt is the floor it lies on, which others lie on, too.
     best = min(everywhere, alone, key=lambda found: found.score)
-    if seen.sum() < (1 - _HIDDEN_COUNTS) * own.sum():
-        rest = agree(left, right, seen)
+    if np.count_nonzero(seen) < (1 - _HIDDEN_COUNTS) * np.count_nonzero(own):
+        rest = agree(pictures, seen)
         if rest.num_blocks >= _MIN_VISIBLE_BLOCKS and rest.score > best.score:
             best = rest
     return best._replace(coverage=everywhere.coverage)
 
 
-def agree(left: Floats, right: Floats, inside: Mask) -> Agreement:
-    """Agreement of two [128, 128] images where ``inside``; ``right`` is the one that must be found in ``left``.
+def agree(pictures: Overlaid, inside: Mask) -> Agreement:
+    """Agreement of two [128, 128] pictures where ``inside``; the protected one must be found in the pool image.
 
     What is seen of a cropped image is enlarged first, so that its parts weigh as those of a whole one.
     """
     coverage = float(inside.mean())
-    pool, protected, inside = _enlarge(smooth(left), smooth(right), inside)
+    compared, inside = _enlarge(pictures, inside)
     inside = cv2.erode(inside.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=1) > 0
     if not inside.any():
         return Agreement(0.0, 0, coverage)
-    edges, middle, dead, num_blocks = _compare_edges(pool, protected, inside)
+    edges, middle, dead, num_blocks = _compare_edges(compared, inside)
     if not num_blocks:
         return Agreement(0.0, 0, coverage)
     # Most transforms that chance proposes end here: no blocks and tones could help them.
     if min((edges + 2) / 3, _MIDDLE_COUNTS * middle) <= _DEAD_COUNTS * dead:
         return Agreement(0.0, num_blocks, coverage)
-    together = (edges + _compare_blocks(pool, protected, inside) + _compare_tones(pool, protected, inside)) / 3
-    score = min(together, _MIDDLE_COUNTS * middle) - _DEAD_COUNTS * dead
+    blocks = _compare_blocks(compared.pool, compared.protected, inside)
+    tones = _compare_tones(compared.pool, compared.protected, inside)
+    score = min((edges + blocks + tones) / 3, _MIDDLE_COUNTS * middle) - _DEAD_COUNTS * dead
     return Agreement(float(min(max(score, 0.0), 1.0)), num_blocks, coverage)
 
 
-def _compare_edges(pool: Floats, protected: Floats, inside: Mask) -> tuple[float, float, float, int]:
+class _Compared(NamedTuple):
+    """Both pictures as they are compared, smooth, and their edges."""
+
+    pool: Floats
+    protected: Floats
+    pool_edges: Edges
+    protected_edges: Edges
+
+
+def _compare_edges(compared: _Compared, inside: Mask) -> tuple[float, float, float, int]:
     """(agreement, that of the middle, share of dead regions, number of cells with edges)."""
-    (pool_x, pool_y), (protected_x, protected_y) = (gradients(image) for image in (pool, protected))
-    weak, strong = edge_limits(np.hypot(protected_x, protected_y)[inside])
-    sums = _edge_sums(pool_x, pool_y, protected_x, protected_y, inside, weak, strong)
+    weak, strong = edge_limits(compared.protected_edges.length, inside)
+    sums = _edge_sums(*compared.pool_edges, *compared.protected_edges, inside, weak, strong)
     with_edges = sums[0] >= _MIN_EDGE_PIXELS * weak
-    weight, found, sideways, updown = (_regions(np.where(with_edges, one, 0)) for one in sums)
+    weight, found, sideways, updown = _regions(np.where(with_edges, sums, 0))
     # Lines of text agree with themselves moved along, not moved across: the direction in which more agrees counts.
     chance = np.maximum(sideways, updown)
     per_region = (found - chance) / np.maximum(weight - chance, 1e-6)
@@ -184,60 +191,95 @@ def _compare_edges(pool: Floats, protected: Floats, inside: Mask) -> tuple[float
 def _edge_sums(
     pool_x: Floats,
     pool_y: Floats,
-    protected_x: Floats,
-    protected_y: Floats,
+    pool_length: Floats,
+    own_x: Floats,
+    own_y: Floats,
+    own_length: Floats,
     inside: Mask,
     weak: float,
     strong: float,
 ) -> npt.NDArray[np.float64]:
     """[4, 16, 16], per cell sums over the protected image's edges: their weights, of those found, of those found by
     chance in the pool image moved sideways, and moved up and down."""
-    sums = np.zeros((4, _CELLS, _CELLS))
     side = FRAME_SIDE_PX
+    sums = np.zeros((4, _CELLS, _CELLS))
+    # Directions of the pool image, three times side by side, so that a row moved sideways comes in again.
+    unit_x, unit_y = np.zeros((side, 3 * side), np.float32), np.zeros((side, 3 * side), np.float32)
     for y in range(side):
         for x in range(side):
-            if not inside[y, x]:
-                continue
-            gx, gy = protected_x[y, x], protected_y[y, x]
-            length = np.sqrt(gx * gx + gy * gy)
-            if length <= weak:
-                continue
-            weight, row, column = min(length, strong), y // _CELL_PX, x // _CELL_PX
-            sums[0, row, column] += weight
-            for k in range(5):
-                j = (y + (0, _SHIFT_PX, -_SHIFT_PX, 0, 0)[k]) % side
-                i = (x + (0, 0, 0, _SHIFT_PX, -_SHIFT_PX)[k]) % side
-                hx, hy = pool_x[j, i], pool_y[j, i]
-                other = np.sqrt(hx * hx + hy * hy)
-                if other > 0.1 and gx * hx + gy * hy > MIN_COSINE * length * other:
-                    if k == 0:
-                        sums[1, row, column] += weight
-                    else:
-                        sums[2 if k > 2 else 3, row, column] += 0.5 * weight
+            scale = np.float32(1) / pool_length[y, x] if pool_length[y, x] > 0.1 else np.float32(0)
+            unit_x[y, side + x], unit_y[y, side + x] = pool_x[y, x] * scale, pool_y[y, x] * scale
+        for copied in (unit_x[y], unit_y[y]):
+            copied[:side] = copied[2 * side :] = copied[side : 2 * side]
+    weights, limits = np.empty(side, np.float32), np.empty(side, np.float32)
+    found = np.empty(side, np.float32)
+    for y in range(side):
+        for x in range(side):
+            counts = inside[y, x] and own_length[y, x] > weak
+            weights[x] = min(own_length[y, x], np.float32(strong)) if counts else np.float32(0)
+            limits[x] = np.float32(MIN_COSINE) * own_length[y, x]
+        _add_cells(weights, 1.0, sums[0, y // _CELL_PX])
+        for down, right, share, kind in (
+            (0, 0, 1.0, 1),
+            (0, _SHIFT_PX, 0.5, 2),
+            (0, -_SHIFT_PX, 0.5, 2),
+            (_SHIFT_PX, 0, 0.5, 3),
+            (-_SHIFT_PX, 0, 0.5, 3),
+        ):
+            row = (y + down) % side
+            along_x, along_y = unit_x[row, side + right :][:side], unit_y[row, side + right :][:side]
+            for x in range(side):
+                along = own_x[y, x] * along_x[x] + own_y[y, x] * along_y[x]
+                found[x] = weights[x] if along > limits[x] else np.float32(0)
+            _add_cells(found, share, sums[kind, y // _CELL_PX])
     return sums
 
 
+@compiled
+def _add_cells(row: Floats, share: float, cells: npt.NDArray[np.float64]) -> None:
+    for cell in range(_CELLS):
+        total = np.float32(0)
+        for k in range(_CELL_PX):
+            total += row[cell * _CELL_PX + k]
+        cells[cell] += share * total
+
+
+@compiled
 def _compare_blocks(pool: Floats, protected: Floats, inside: Mask) -> float:
     """Share of the blocks with contrast whose grey levels correlate."""
-    weights = _blocks(inside.astype(np.float32))
-    count = np.maximum(weights.sum(axis=1), 1)
-    (a, var_a), (b, var_b) = (_centred(_blocks(image), weights, count) for image in (pool, protected))
-    covariance = (a * b).sum(axis=1) / count
-    agrees = covariance > _MIN_CORRELATION * np.sqrt(np.maximum(var_a * var_b, 1e-6))
-    comparable = (count >= 0.5 * _BLOCK_PX**2) & (np.maximum(var_a, var_b) >= _MIN_CONTRAST**2)
-    return float(agrees[comparable].mean()) if comparable.any() else 0.0
+    num_blocks = num_agreeing = 0
+    for top in range(0, FRAME_SIDE_PX, _BLOCK_PX):
+        for left in range(0, FRAME_SIDE_PX, _BLOCK_PX):
+            num, a, b, aa, bb, ab = 0, 0.0, 0.0, 0.0, 0.0, 0.0
+            for y in range(top, top + _BLOCK_PX):
+                for x in range(left, left + _BLOCK_PX):
+                    if inside[y, x]:
+                        p, q = float(pool[y, x]), float(protected[y, x])
+                        num, a, b, aa, bb, ab = num + 1, a + p, b + q, aa + p * p, bb + q * q, ab + p * q
+            if num < 0.5 * _BLOCK_PX**2:
+                continue
+            variances = max(aa / num - (a / num) ** 2, 0.0), max(bb / num - (b / num) ** 2, 0.0)
+            if max(variances) < _MIN_CONTRAST**2:
+                continue
+            covariance = ab / num - (a / num) * (b / num)
+            num_blocks += 1
+            num_agreeing += covariance > _MIN_CORRELATION * math.sqrt(max(variances[0] * variances[1], 1e-6))
+    return num_agreeing / num_blocks if num_blocks else 0.0
 
 
 def _compare_tones(pool: Floats, protected: Floats, inside: Mask) -> float:
     """Correlation of the cells' means, at least 0."""
-    size = (_CELLS, _CELLS)
-    seen = cv2.resize(inside.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    known = seen > _MIN_SEEN
-    sums = (cv2.resize(image * inside, size, interpolation=cv2.INTER_AREA)[known] for image in (pool, protected))
-    a, b = (each / seen[known] for each in sums)
+    num, *sums = (_cells(image) for image in (inside.astype(np.float32), pool * inside, protected * inside))
+    known = num > _MIN_SEEN * _CELL_PX**2
+    a, b = (each[known] / num[known] for each in sums)
     if len(a) < _MIN_TONES or min(a.std(), b.std()) < 1:
         return 0.0
     return max(0.0, float(((a - a.mean()) * (b - b.mean())).mean() / (a.std() * b.std())))
+
+
+def _cells(image: Floats) -> Floats:
+    """[128, 128] summed to [16, 16]."""
+    return np.asarray(image.reshape(_CELLS, _CELL_PX, _CELLS, _CELL_PX).sum(axis=(1, 3)))
 
 
 def _align(
@@ -269,26 +311,37 @@ def _unit_to_frame(protected_size: tuple[int, int], side_px: int = FRAME_SIDE_PX
 
 
 @compiled
-def _places(to_pool: Homography) -> npt.NDArray[np.float64]:
-    """[3, 128, 128]: x and y behind each pixel of the frame, and 1 where it lies before the camera, else 0."""
-    places = np.empty((3, FRAME_SIDE_PX, FRAME_SIDE_PX))
-    for y in range(FRAME_SIDE_PX):
-        for x in range(FRAME_SIDE_PX):
-            depth = to_pool[2, 0] * x + to_pool[2, 1] * y + to_pool[2, 2]
-            places[2, y, x] = depth > 1e-6
-            if depth <= 1e-6:
-                depth = 1.0
-            places[0, y, x] = (to_pool[0, 0] * x + to_pool[0, 1] * y + to_pool[0, 2]) / depth
-            places[1, y, x] = (to_pool[1, 0] * x + to_pool[1, 1] * y + to_pool[1, 2]) / depth
-    return places
+def _places(
+    to_pool: Homography, width: float, height: float, scale_x: float, scale_y: float
+) -> tuple[Floats, Floats, Mask]:
+    """[128, 128] each: x and y, in pixels of the pool image, behind each pixel of the frame, and whether the image has
+    pixels there. ``width``, ``height``: its sides in units of the longer; scales: pixels per unit."""
+    shape = (FRAME_SIDE_PX, FRAME_SIDE_PX)
+    x, y, inside = np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.bool_)
+    for j in range(FRAME_SIDE_PX):
+        for i in range(FRAME_SIDE_PX):
+            u, v, depth = _moved(to_pool, i, j)
+            inside[j, i] = depth > 1e-6 and 0 <= u < width and 0 <= v < height
+            x[j, i], y[j, i] = u * scale_x - 0.5, v * scale_y - 0.5
+    return x, y, inside
 
 
-def _pool_pixels_per_step(source: npt.NDArray[np.float64]) -> float:
+@compiled
+def _moved(homography: Homography, x: float, y: float) -> tuple[float, float, float]:
+    """The place, and its depth; one behind the camera is left as far away as if it had depth 1."""
+    depth = homography[2, 0] * x + homography[2, 1] * y + homography[2, 2]
+    by = depth if depth > 1e-6 else 1.0
+    u = (homography[0, 0] * x + homography[0, 1] * y + homography[0, 2]) / by
+    v = (homography[1, 0] * x + homography[1, 1] * y + homography[1, 2]) / by
+    return u, v, depth
+
+
+def _pool_pixels_per_step(to_pool: Homography) -> float:
     """Side of the pool area behind one pixel in the middle of the frame, in units of the pool's longer side."""
     middle = FRAME_SIDE_PX // 2
-    across = source[:, middle, middle + 1] - source[:, middle, middle]
-    down = source[:, middle + 1, middle] - source[:, middle, middle]
-    return float(np.sqrt(abs(across[0] * down[1] - across[1] * down[0])))
+    here, across, down = (_moved(to_pool, middle + x, middle + y) for x, y in ((0, 0), (1, 0), (0, 1)))
+    (x, y, _), (across_x, across_y, _), (down_x, down_y, _) = here, across, down
+    return math.sqrt(abs((across_x - x) * (down_y - y) - (across_y - y) * (down_x - x)))
 
 
 def _shrink(grey: Grey, step: float) -> Grey:
@@ -299,33 +352,21 @@ def _shrink(grey: Grey, step: float) -> Grey:
     return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _enlarge(pool: Floats, protected: Floats, inside: Mask) -> tuple[Floats, Floats, Mask]:
+def _enlarge(pictures: Overlaid, inside: Mask) -> tuple[_Compared, Mask]:
     """The bounding box of ``inside``, at the size of the frame; what is nearly whole is left as it is."""
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-    if len(rows) < _BLOCK_PX or len(columns) < _BLOCK_PX:
-        return pool, protected, inside
-    box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-    if min(inside[box].shape) > 0.9 * FRAME_SIDE_PX:
-        return pool, protected, inside
-    size = (FRAME_SIDE_PX, FRAME_SIDE_PX)
-    left, right = (np.asarray(cv2.resize(side[box], size), np.float32) for side in (pool, protected))
-    return left, right, cv2.resize(inside[box].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    smooth = pictures.smooth_pool, pictures.smooth_protected
+    if min(len(rows), len(columns)) >= _BLOCK_PX:
+        box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        if min(inside[box].shape) <= 0.9 * FRAME_SIDE_PX:
+            size = (FRAME_SIDE_PX, FRAME_SIDE_PX)
+            left, right = (np.asarray(cv2.resize(side[box], size), np.float32) for side in smooth)
+            mask = cv2.resize(inside[box].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+            return _Compared(left, right, find_edges(left), find_edges(right)), mask
+    return _Compared(*smooth, pictures.pool_edges, pictures.protected_edges), inside
 
 
 def _regions(cells: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """[16, 16] summed to [4, 4]."""
+    """[..., 16, 16] summed to [..., 4, 4]."""
     side = _CELLS // _REGIONS
-    return np.asarray(cells.reshape(_REGIONS, side, _REGIONS, side).sum(axis=(1, 3)))
-
-
-def _blocks(image: Floats) -> Floats:
-    """[128, 128]: one row of 256 pixels per block."""
-    n = FRAME_SIDE_PX // _BLOCK_PX
-    return image.reshape(n, _BLOCK_PX, n, _BLOCK_PX).transpose(0, 2, 1, 3).reshape(n * n, _BLOCK_PX**2)
-
-
-def _centred(blocks: Floats, weights: Floats, count: Floats) -> tuple[Floats, Floats]:
-    """Blocks less their means, and their variances; each over the weighted pixels."""
-    mean = (blocks * weights).sum(axis=1) / count
-    centred = (blocks - mean[:, None]) * weights
-    return centred, (centred**2).sum(axis=1) / count
+    return np.asarray(cells.reshape(*cells.shape[:-2], _REGIONS, side, _REGIONS, side).sum(axis=(-3, -1)))

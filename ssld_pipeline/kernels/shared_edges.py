@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from ssld_pipeline.kernels.block_agreement import MIN_COSINE
-from ssld_pipeline.kernels.edges import Floats, Mask, edge_limits, gradients, smooth
+from ssld_pipeline.kernels.edges import Floats, Mask, edge_limits, find_edges, smooth
 
 # A watermark's edges are as strong on one picture as on another, but for what lies below.
 _MAX_RATIO = 3.0
@@ -24,11 +24,10 @@ def shared_edges(left: Floats, right: Floats, inside: Mask) -> Mask:
 
     ``left``, ``right``: float32 [128, 128], grey levels; ``inside``: where ``left`` has pixels.
     """
-    (left_x, left_y), (right_x, right_y) = (gradients(smooth(image)) for image in (left, right))
-    theirs, own = np.hypot(left_x, left_y), np.hypot(right_x, right_y)
-    weak, strong = edge_limits(own)
+    (their_x, their_y, theirs), (own_x, own_y, own) = (find_edges(smooth(image)) for image in (left, right))
+    weak, strong = edge_limits(own, np.ones_like(inside))
     edges = (own > weak) & (_eroded(inside))
-    along = left_x * right_x + left_y * right_y > MIN_COSINE * theirs * own
+    along = their_x * own_x + their_y * own_y > MIN_COSINE * theirs * own
     same = edges & along & (theirs * _MAX_RATIO > own) & (own * _MAX_RATIO > theirs)
     weights = np.minimum(own, strong)
     around, agreeing = (_summed(np.where(which, weights, 0)) for which in (edges, same))

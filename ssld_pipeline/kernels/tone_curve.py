@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssld_pipeline.kernels.compiled import compiled
-from ssld_pipeline.kernels.edges import Floats, Mask, smooth
+from ssld_pipeline.kernels.edges import Floats, Mask, Overlaid
 
 _WINDOW = (17, 17)
 _MIN_CONTRAST = 5.0  # standard deviation in grey levels: on flat ground every curve fits
@@ -21,13 +21,14 @@ _MAX_ERROR = 10  # grey levels
 _LEVELS_PER_STEP = 8  # grey levels of the pool image that share one value of the curve
 
 
-def explained_share(pool: Floats, protected: Floats, inside: Mask) -> float:
-    """Share of ``protected`` within 10 grey levels of the best curve over ``pool``, beyond what one grey explains.
+def explained_share(pictures: Overlaid, inside: Mask) -> float:
+    """Share of the protected picture within 10 grey levels of the best curve over the pool image, beyond what one grey
+    explains.
 
-    All are [128, 128]; of ``protected`` counts what has contrast and lies ``inside``. 1: all of it; 0: no more than one
-    grey does, or too little to tell.
+    All are [128, 128]; of the protected picture counts what has contrast and lies ``inside``. 1: all of it; 0: no more
+    than one grey does, or too little to tell.
     """
-    left, right = smooth(pool), smooth(protected)
+    left, right = pictures.smooth_pool, pictures.smooth_protected
     inside = cv2.erode(inside.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=1) > 0
     mean = cv2.boxFilter(right, -1, _WINDOW)
     counts = inside & (cv2.boxFilter(right * right, -1, _WINDOW) - mean * mean > _MIN_CONTRAST**2)

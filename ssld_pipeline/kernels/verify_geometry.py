@@ -193,8 +193,8 @@ def _match_near(
 
 
 def fit_affine(left: Places, right: Places) -> Affine | None:
-    """Least-squares affine [2, 3] from positions to positions (columns 0 and 1); None from fewer than three or from such
-    as lie on one line."""
+    """Least-squares affine [2, 3] from positions to positions, columns 0 and 1; None from fewer than three, or from one
+    line."""
     affine = np.empty((2, 3))
     return affine if _fit_affine(left, right, np.ones(len(left), np.bool_), affine) else None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from ssld_pipeline.kernels.edges import Floats, Mask, gradients, smooth
+from ssld_pipeline.kernels.edges import Floats, Mask, Overlaid, quantile
 
 # Grey levels up to and from which what a picture showed is lost.
 _BLACK, _WHITE = 2.5, 252.5
@@ -24,14 +24,16 @@ _MIN_DRAWN = 0.15
 _MIN_LEFT, _MIN_LEFT_OF_ALL = 0.4, 0.25
 
 
-def visible(pool: Floats, protected: Floats, inside: Mask, shared: Mask | None) -> Mask:
-    """bool [128, 128]: where ``protected`` is not hidden in ``pool``, and shows what is its own.
+def visible(pictures: Overlaid, inside: Mask, shared: Mask | None) -> Mask:
+    """bool [128, 128]: where the protected picture is not hidden in the pool image, and shows what is its own.
 
-    ``pool``, ``protected``: float32 [128, 128], compared where ``inside``. ``shared``: where ``protected`` shows what
-    other pictures show too, None for nowhere.
+    ``pictures``: [128, 128], compared where ``inside``. ``shared``: where the protected one shows what others show too,
+    None for nowhere.
     """
     own = inside if shared is None else inside & ~shared
-    return np.asarray(own & ~_lost(pool, protected) & ~_drawn_over(pool, protected, own))
+    seen = own & ~_lost(pictures.pool, pictures.protected)
+    drawn = _drawn_over(pictures, own)
+    return seen if drawn is None else np.asarray(seen & ~drawn)
 
 
 def _lost(pool: Floats, protected: Floats) -> Mask:
@@ -40,16 +42,19 @@ def _lost(pool: Floats, protected: Floats) -> Mask:
     return np.asarray(cv2.morphologyEx(lost.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0)
 
 
-def _drawn_over(pool: Floats, protected: Floats, inside: Mask) -> Mask:
-    """Where there are strokes; nowhere if they cover too little of what is ``inside``, or leave too little of it."""
-    nowhere = np.zeros_like(inside)
-    if not inside.any():
-        return nowhere
-    theirs, own = (np.hypot(*gradients(smooth(image))) for image in (pool, protected))
+def _drawn_over(pictures: Overlaid, inside: Mask) -> Mask | None:
+    """Where there are strokes; None if they cover too little of what is ``inside``, or leave too little of it."""
+    num_inside = np.count_nonzero(inside)
+    if not num_inside:
+        return None
+    theirs, own = pictures.pool_edges.length, pictures.protected_edges.length
     around = cv2.dilate(own, np.ones((5, 5), np.uint8))
-    least = max(_MIN_STROKE, _STROKE_SHARE * float(np.quantile(theirs[inside], 0.95)))
+    least = max(_MIN_STROKE, _STROKE_SHARE * quantile(theirs, inside, 0.95))
     edges = inside & (theirs > least) & (around < _MAX_BELOW * theirs)
+    if not edges.any():
+        return None
     filled = cv2.morphologyEx(edges.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((_STROKE_PX, _STROKE_PX), np.uint8))
     drawn = cv2.dilate(filled, np.ones((3, 3), np.uint8)) > 0
-    counts = _MIN_DRAWN <= drawn[inside].mean() <= 1 - _MIN_LEFT and (inside & ~drawn).mean() >= _MIN_LEFT_OF_ALL
-    return np.asarray(drawn if counts else nowhere)
+    hidden = np.count_nonzero(drawn & inside)
+    counts = _MIN_DRAWN <= hidden / num_inside <= 1 - _MIN_LEFT
+    return drawn if counts and num_inside - hidden >= _MIN_LEFT_OF_ALL * inside.size else None

@@ -116,13 +116,14 @@ def _is_settled(pairs: list[Pair]) -> bool:
 
 def _explained(grey: npt.NDArray[np.uint8], pair: Pair, index: ProtectedIndex) -> float:
     from ssld_pipeline.kernels.block_agreement import warp_to_frame
+    from ssld_pipeline.kernels.edges import Overlaid
     from ssld_pipeline.kernels.tone_curve import explained_share
     from ssld_pipeline.kernels.visible import visible
 
     frame, shared = index.frames[pair.protected], index.shared_pixels(pair.protected)
     warped, inside = warp_to_frame(grey, pair.homography, index.size_of(pair.protected))
-    protected = frame.astype("float32")
-    return explained_share(warped, protected, visible(warped, protected, inside, shared))
+    pictures = Overlaid(warped, frame.astype("float32"))
+    return explained_share(pictures, visible(pictures, inside, shared))
 
 
 def _pairs_by_keypoints(pool_image: PoolImage, index: ProtectedIndex, config: DedupeConfig) -> list[Pair]:
