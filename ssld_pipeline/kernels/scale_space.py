@@ -40,13 +40,13 @@ class Blobs(NamedTuple):
 def gaussian_pyramid(grey: npt.NDArray[np.uint8]) -> list[Floats]:
     """float32 [NUM_LAYERS + 3, h, w] per octave, each half the size of the one before."""
     image = grey.astype(np.float32)
-    image = _blur(image, float(np.sqrt(BASE_SIGMA**2 - _CAMERA_SIGMA**2)))
+    _blur(image, float(np.sqrt(BASE_SIGMA**2 - _CAMERA_SIGMA**2)), image)
     octaves = []
     while True:
         stack = np.empty((NUM_LAYERS + 3, *image.shape), np.float32)
         stack[0] = image
         for layer in range(1, NUM_LAYERS + 3):
-            stack[layer] = _blur(stack[layer - 1], _added_sigma(layer))
+            _blur(stack[layer - 1], _added_sigma(layer), stack[layer])
         octaves.append(stack)
         # The layer of twice the sigma, every second pixel: it needs no further smoothing.
         image = np.ascontiguousarray(stack[NUM_LAYERS, ::2, ::2])
@@ -70,10 +70,10 @@ def _added_sigma(layer: int) -> float:
     return float(BASE_SIGMA * step ** (layer - 1) * np.sqrt(step**2 - 1))
 
 
-def _blur(image: Floats, sigma: float) -> Floats:
+def _blur(image: Floats, sigma: float, out: Floats) -> None:
     # Three sigma to each side: the rest of the kernel weighs 0.3 % and takes a quarter of the time.
     side = 2 * int(np.ceil(3 * sigma)) + 1
-    return np.asarray(cv2.GaussianBlur(image, (side, side), sigma, borderType=cv2.BORDER_REFLECT_101), np.float32)
+    cv2.GaussianBlur(image, (side, side), sigma, dst=out, borderType=cv2.BORDER_REFLECT_101)
 
 
 @compiled

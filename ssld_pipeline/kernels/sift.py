@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -69,23 +70,37 @@ def resize_grey(pixels: npt.NDArray[np.uint8], max_side: int, enlarge: bool = Fa
     return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR), np.uint8)
 
 
-def detect_keypoints(grey: Grey, budget: int, coarse_share: float = 0.0) -> KeyPoints:
-    """At most ``budget`` key points, taken cell by cell so that overlaid text cannot use up the budget.
+class Chosen(NamedTuple):
+    """Blobs of an image, ``order`` [n] being the rows of those that are to be key points, the best first."""
 
-    Each of the 8x8 cells gives its strongest, then its second strongest, and so on until the budget is spent.
-    ``coarse_share`` of the budget goes to key points that an image of half the size would have, too.
+    pyramid: list[Floats]
+    blobs: Blobs
+    order: npt.NDArray[np.intp]
+
+
+def detect_keypoints(grey: Grey, budget: int, coarse_share: float = 0.0) -> KeyPoints:
+    """At most ``budget`` key points, of the blobs that ``choose_blobs`` gives."""
+    return describe_blobs(choose_blobs(grey, budget, coarse_share), slice(None), budget)
+
+
+def choose_blobs(grey: Grey, num: int, coarse_share: float = 0.0) -> Chosen:
+    """At most ``num`` blobs, taken cell by cell so that overlaid text cannot use them up.
+
+    Each of the 8x8 cells gives its strongest, then its second strongest, and so on. ``coarse_share`` of them are such
+    as an image of half the size would have, too, and come first.
     """
     is_small = max(grey.shape) <= _DOUBLED_BELOW_PX
     pyramid, blobs = _find_blobs(_doubled(grey) if is_small else grey)
     if len(blobs.octaves) < _FEW_BLOBS and not is_small:
         pyramid, blobs = _find_blobs(_doubled(grey))
         coarse_share = 1.0  # those that the image has at its own size come first
-    if not len(blobs.octaves):
-        return no_keypoints()
-    unit = pyramid[0].shape[2], pyramid[0].shape[1]
+    size = pyramid[0].shape[2], pyramid[0].shape[1]
     positions = blobs.places[:, :2] * np.exp2(blobs.octaves)[:, None].astype(np.float32)
-    chosen = _choose(positions, blobs, unit, budget, coarse_share)
-    return _described(pyramid, blobs, chosen, budget, max(unit))
+    coarse = np.flatnonzero(blobs.octaves > 0)[: None if coarse_share else 0]
+    kept = coarse[spread_over_cells(positions[coarse], blobs.responses[coarse], size, round(coarse_share * num))]
+    others = np.delete(np.arange(len(positions)), kept)
+    rest = others[spread_over_cells(positions[others], blobs.responses[others], size, num - len(kept))]
+    return Chosen(pyramid, blobs, np.concatenate((kept, rest)))
 
 
 def _find_blobs(grey: Grey) -> tuple[list[Floats], Blobs]:
@@ -98,37 +113,28 @@ def _doubled(grey: Grey) -> Grey:
     return np.asarray(cv2.resize(grey, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def _choose(
-    positions: Floats, blobs: Blobs, size: tuple[int, int], budget: int, coarse_share: float
-) -> npt.NDArray[np.intp]:
-    coarse = np.flatnonzero(blobs.octaves > 0)
-    num_coarse = round(coarse_share * budget)
-    kept = coarse[spread_over_cells(positions[coarse], blobs.responses[coarse], size, num_coarse)]
-    others = np.setdiff1d(np.arange(len(positions)), kept)
-    rest = others[spread_over_cells(positions[others], blobs.responses[others], size, budget - len(kept))]
-    return np.concatenate((kept, rest))
-
-
-def _described(
-    pyramid: list[Floats], blobs: Blobs, chosen: npt.NDArray[np.intp], budget: int, longer_side: int
-) -> KeyPoints:
-    """Key points of the chosen blobs; one with two orientations counts twice."""
-    angles = np.zeros((len(chosen), 2), np.float32)
-    counts = np.zeros(len(chosen), np.int64)
-    places, octaves = blobs.places[chosen], blobs.octaves[chosen]
+def describe_blobs(chosen: Chosen, which: slice, budget: int) -> KeyPoints:
+    """At most ``budget`` key points of the chosen blobs ``which``; one with two orientations counts twice."""
+    pyramid, blobs, order = chosen
+    rows = order[which]
+    if not len(rows):
+        return no_keypoints()
+    angles = np.zeros((len(rows), 2), np.float32)
+    counts = np.zeros(len(rows), np.int64)
+    places, octaves = blobs.places[rows], blobs.octaves[rows]
     for octave in np.unique(octaves):
         at = octaves == octave
         angles[at], counts[at] = orient(pyramid[octave], places[at])
     # By the second orientation first, so that a cut budget loses second orientations.
-    which = np.concatenate((np.flatnonzero(counts > 0), np.flatnonzero(counts > 1)))[:budget]
+    kept = np.concatenate((np.flatnonzero(counts > 0), np.flatnonzero(counts > 1)))[:budget]
     turned = np.concatenate((angles[counts > 0, 0], angles[counts > 1, 1]))[:budget]
-    places, octaves = places[which], octaves[which]
-    descriptors = np.empty((len(which), 128), np.uint8)
+    places, octaves = places[kept], octaves[kept]
+    descriptors = np.empty((len(kept), 128), np.uint8)
     for octave in np.unique(octaves):
         at = octaves == octave
         descriptors[at] = describe(pyramid[octave], places[at], turned[at])
     canonical, mirrored = canonical_descriptors(descriptors)
-    scale = np.exp2(octaves).astype(np.float32)
+    scale, longer_side = np.exp2(octaves).astype(np.float32), max(pyramid[0].shape[1:])
     # A pixel's centre lies at a whole number; half a pixel moves the origin to the image's corner.
     positions = (places[:, :2] * scale[:, None] + np.float32(0.5)) / np.float32(longer_side)
     sizes = 2 * BASE_SIGMA * np.exp2(places[:, 2] / NUM_LAYERS) * scale / longer_side
