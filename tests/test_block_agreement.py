@@ -67,6 +67,18 @@ def test_the_score_equals_a_count_part_by_part(seed, noise):
     assert 0.1 < found.score < 1
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_what_the_count_finds_no_agreement_in_scores_0_and_nothing_else_does(seed):
+    """Between two pictures there are all shades of agreement; edges alone must not end what blocks and tones save."""
+    scores = []
+    for share in np.linspace(0, 0.6, 13):
+        left = (share * frame(seed) + (1 - share) * frame(seed + 1)).astype(np.float32)
+        score, _ = counted(left, frame(seed))
+        scores.append(score)
+        assert agree(Overlaid(left, frame(seed)), EVERYWHERE).score == pytest.approx(max(score, 0), abs=2e-3)
+    assert min(scores) < 0 < max(scores)
+
+
 def test_brightness_and_contrast_do_not_matter_and_another_picture_does_not_agree():
     assert agree(Overlaid(0.5 * frame(1) + 60, frame(1)), EVERYWHERE).score == pytest.approx(1, abs=0.01)
     assert agree(Overlaid(frame(2), frame(1)), EVERYWHERE).score < 0.3

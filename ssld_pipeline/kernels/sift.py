@@ -27,7 +27,8 @@ _CONTRAST_THRESHOLD = 0.01
 _GRID_CELLS = 8
 # Small images at twice their size, or their smallest blobs would be lost.
 _DOUBLED_BELOW_PX = 200
-# With fewer blobs than this an image shows little, a bird in the sky; at twice its size it has 3 to 9 times as many.
+# With fewer blobs than this an image shows little, a bird in the sky; at twice its size it has 3 to 9 times as many. Of
+# photographs of clothing 3 % have fewer than 60, 17 % fewer than 100, which found no more copies.
 _FEW_BLOBS = 60
 
 

@@ -34,7 +34,8 @@ _MIN_INLIERS = 6
 _SAME_PICTURE = 0.5
 # Patterns agree with themselves moved to .99, photographs under a tiled watermark to .7.
 _REPEATS = 0.9
-_MIN_REPEATED = 0.35  # of the image
+# Of the image. A shift leaves at least .4 of it (autocorrelation), alignment a little less; two like quarters are .25.
+_MIN_REPEATED = 0.35
 _MOVED = 0.06  # of the longer side
 _SHIFTED = 0.1  # of each side: clearly more than ``is_whole`` allows for
 _NUM_SHIFTS = 2
