@@ -114,3 +114,31 @@ def test_overlap_of_a_crop_a_frame_and_a_corner():
     corner = np.array([[1, 0, 0.5], [0, 1, 0.375], [0, 0, 1]])
     assert overlap(corner, (400, 300), (400, 300)) == pytest.approx((0.25, 0.25), abs=1e-5)
     assert overlap(np.diag([-1.0, 1, -1]), (400, 300), (400, 300)) == (1, 1), "behind the camera"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_copy_lies_on_all_of_its_original_however_little_it_is_off(seed):
+    """Corners and sides lie on each other but for rounding, or cross in places that rounding decides."""
+    rng = np.random.default_rng(seed)
+    sizes = (341, 256), (256, 341), (300, 300)
+    for off in (0, 1e-12, 1e-7, 1e-5, 1e-3):
+        for size in sizes:
+            nearly = np.eye(3) + off * rng.normal(0, 1, (3, 3)) * [[1, 1, 1], [1, 1, 1], [1, 1, 0]]
+            assert overlap(nearly, size, size) == pytest.approx((1, 1), abs=0.02)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_overlap_is_the_share_of_points(seed):
+    rng = np.random.default_rng(seed)
+    turn, scale = rng.uniform(0, 6), rng.uniform(0.5, 1.5)
+    rotation = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    homography = np.eye(3)
+    homography[:2, :2] = rotation @ np.diag([rng.choice([-1, 1]), 1])
+    homography[:2, 2] = rng.uniform(0.2, 0.8, 2) - homography[:2, :2] @ [0.5, 0.4]
+    points = np.column_stack((rng.uniform(0, 1, 100_000), rng.uniform(0, 0.8, 100_000), np.ones(100_000)))
+
+    def share_inside(moved):
+        return ((moved[:, :2] >= 0) & (moved[:, :2] <= (1, 0.8))).all(axis=1).mean()
+
+    expected = share_inside(points @ homography.T), share_inside(points @ np.linalg.inv(homography).T)
+    assert overlap(homography, (500, 400), (500, 400)) == pytest.approx(expected, abs=0.01)

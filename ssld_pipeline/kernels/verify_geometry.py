@@ -244,9 +244,35 @@ def overlap(homography: Affine, pool_size: tuple[int, int], protected_size: tupl
     moved = _moved_corners(homography, pool_size)
     if moved is None:
         return 1.0, 1.0
-    pool, protected = moved.astype(np.float32), _corners(protected_size).astype(np.float32)
-    common, _ = cv2.intersectConvexConvex(pool, protected)
-    return common / max(cv2.contourArea(pool), 1e-9), common / cv2.contourArea(protected)
+    width, height = _corners(protected_size)[2]
+    common = _area(_clip(moved, width, height))
+    return common / max(_area(moved), 1e-9), common / (width * height)
+
+
+def _clip(polygon: Affine, width: float, height: float) -> Affine:
+    """The corners of the part of a convex polygon that lies in the rectangle from the origin to (width, height).
+
+    Side after side (Sutherland and Hodgman, CACM 1974). OpenCV's intersectConvexConvex finds nothing in common where
+    two outlines lie on each other, as a copy's does on its original.
+    """
+    for axis, limit in ((0, width), (1, height)):
+        for sign, bound in ((1, limit), (-1, 0.0)):
+            beyond = sign * (polygon[:, axis] - bound)
+            kept = []
+            for here in range(len(polygon)):
+                after = (here + 1) % len(polygon)
+                if beyond[here] <= 0:
+                    kept.append(polygon[here])
+                if (beyond[here] <= 0) != (beyond[after] <= 0):
+                    share = beyond[here] / (beyond[here] - beyond[after])
+                    kept.append(polygon[here] + share * (polygon[after] - polygon[here]))
+            polygon = np.array(kept).reshape(-1, 2)
+    return polygon
+
+
+def _area(polygon: Affine) -> float:
+    x, y = polygon.T
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
 
 
 def _moved_corners(homography: Affine, size: tuple[int, int]) -> Affine | None:

@@ -216,7 +216,7 @@ def _settings(config: RunConfig) -> dict[str, Json]:
 
 STAGE = ArtifactStage(
     name="index_protected",
-    version=12,
+    version=13,
     reads=("catalog",),
     settings=_settings,
     build=build,
