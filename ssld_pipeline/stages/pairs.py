@@ -28,6 +28,8 @@ _SECOND_KEYPOINTS = 2  # times as many as at first
 # Small images are enlarged for it. Others are not looked at more closely: at 480 px instead of 400, with as many key
 # points, of 485 extreme copies one more was found and of 970 hard ones two fewer, for three times the time.
 _ENLARGED_SIDE = 1.2
+# So many votes more than chance gives are worth enlarging an image for; one more is enough where it costs less.
+_ENLARGED_VOTES = 2
 _DOUBTFUL_INLIERS = 10
 # With fewer, thumbnails are compared, too, which costs time for every protected image.
 _FEW_KEYPOINTS = 60
@@ -146,8 +148,8 @@ def _pairs_by_keypoints(pool_image: PoolImage, index: ProtectedIndex, config: De
     if _is_settled(pairs):
         return pairs
     doubtful = {p.protected for p in pairs if p.score >= _DOUBTFUL_SCORE or p.num_inliers >= _DOUBTFUL_INLIERS}
-    if not pool_image.is_small:
-        doubtful |= set(images[votes > noise_level(votes, config)].tolist())
+    least = _ENLARGED_VOTES if pool_image.is_small else 1
+    doubtful |= set(images[votes >= noise_level(votes, config) + least].tolist())
     return pairs + [
         pair for image in sorted(doubtful) if (pair := _verify(pool_image.second_look, image, index, config))
     ]
