@@ -110,19 +110,23 @@ def find_pairs(pool_image: PoolImage, index: ProtectedIndex, config: DedupeConfi
         pairs += _pairs_by_likeness(grey, index, config, len(keypoints) < _FEW_KEYPOINTS)
     best: dict[int, Pair] = {}
     for pair in pairs:
+        if pair.score >= _DOUBTFUL_SCORE:
+            pair = replace(pair, explained=_explained(grey, pair, index))
         other = best.get(pair.protected)
         best[pair.protected] = pair if other is None else _together(other, pair)
     kept = (pair for pair in best.values() if pair.score >= _DOUBTFUL_SCORE)
-    measured = [replace(pair, explained=_explained(grey, pair, index)) for pair in kept]
-    return sorted(measured, key=lambda p: (-p.score, p.protected))
+    return sorted(kept, key=lambda p: (-p.score, p.protected))
 
 
 def _together(first: Pair, second: Pair) -> Pair:
-    """One pair of two looks at the same protected image: the key points of the one, the place that fits better. Alike
-    as a whole in either, it is so in both: a few key points are no reason against it."""
+    """One pair of two looks at the same protected image: the key points of the one, the place that fits better, and the
+    better explanation. Alike as a whole in either, it is so in both: a few key points are no reason against it."""
     best, place = max(first, second, key=lambda p: p.num_inliers), max(first, second, key=lambda p: p.score)
     method = "perceptual" if "perceptual" in (first.method, second.method) else best.method
-    return replace(place, method=method, num_matches=best.num_matches, num_inliers=best.num_inliers)
+    explained = max(first.explained, second.explained)
+    return replace(
+        place, method=method, num_matches=best.num_matches, num_inliers=best.num_inliers, explained=explained
+    )
 
 
 def _is_settled(pairs: list[Pair]) -> bool:
