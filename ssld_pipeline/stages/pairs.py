@@ -72,6 +72,7 @@ class PoolImage:
 
     @property
     def is_small(self) -> bool:
+        """Smaller than it is looked at first: a second look must enlarge it to see more."""
         return bool(max(self._pixels.shape[:2]) < self._config.image_side)
 
     @cached_property

@@ -1,0 +1,37 @@
+"""What is looked at again, and what two looks at one protected image say together."""
+
+import cv2
+import numpy as np
+import pytest
+from drawn import picture
+
+from ssld_pipeline.stages.dedupe import DedupeConfig
+from ssld_pipeline.stages.pairs import Pair, PoolImage, _together
+
+CONFIG = DedupeConfig()
+
+
+def test_the_second_look_at_a_large_image_adds_key_points_to_those_of_the_first():
+    gravel = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    image = PoolImage(cv2.GaussianBlur(gravel, (0, 0), 3), CONFIG)
+    (grey, first), (again, second) = image.first_look, image.second_look
+    assert grey is again and grey.shape == (300, 400)
+    assert len(first) == 250 < len(second) <= 500
+    np.testing.assert_array_equal(second.descriptors[:250], first.descriptors)
+    apart = np.abs(second.places[250:, None] - first.places[None]).max(axis=2)
+    assert apart.min(axis=1).min() > 0, "a key point is given twice"
+
+
+def test_the_second_look_at_a_small_image_is_at_a_larger_one():
+    grey, points = PoolImage(picture(1, 320, 240), CONFIG).second_look
+    assert grey.shape == (360, 480) and len(points) <= 500
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_each_look_says_what_it_knows_best(swapped):
+    turned = np.diag([1.0, 1.1, 1.0])
+    matched = Pair(3, "sift", 80, 60, 0.34, 256, 1.0, np.eye(3), explained=0.54)
+    alike = Pair(3, "perceptual", 0, 0, 0.37, 256, 1.0, turned, explained=0.42)
+    found = _together(*((alike, matched) if swapped else (matched, alike)))
+    assert (found.method, found.num_matches, found.num_inliers) == ("perceptual", 80, 60)
+    assert (found.score, found.explained) == (0.37, 0.54) and found.homography is turned
