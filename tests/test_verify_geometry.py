@@ -113,6 +113,8 @@ def test_overlap_of_a_crop_a_frame_and_a_corner():
     assert overlap(mirrored, (400, 300), (400, 300)) == pytest.approx((1, 0.25), abs=1e-5)
     corner = np.array([[1, 0, 0.5], [0, 1, 0.375], [0, 0, 1]])
     assert overlap(corner, (400, 300), (400, 300)) == pytest.approx((0.25, 0.25), abs=1e-5)
+    far = np.array([[1, 0, 3], [0, 1, 0], [0, 0, 1.0]])
+    assert overlap(far, (400, 300), (400, 300)) == (0, 0)
     assert overlap(np.diag([-1.0, 1, -1]), (400, 300), (400, 300)) == (1, 1), "behind the camera"
 
 

@@ -27,6 +27,6 @@ def squared_distances(left: Descriptors, right: Descriptors) -> npt.NDArray[np.f
     """float32 [len(left), len(right)]; exact, since every intermediate is a whole number below 2**24."""
     a, b = left.astype(np.float32), right.astype(np.float32)
     distances = a @ (-2 * b).T
-    distances += (a * a).sum(1)[:, None]
-    distances += (b * b).sum(1)
+    distances += np.einsum("ij,ij->i", a, a)[:, None]
+    distances += np.einsum("ij,ij->i", b, b)
     return distances

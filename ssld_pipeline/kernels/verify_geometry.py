@@ -249,24 +249,26 @@ def overlap(homography: Affine, pool_size: tuple[int, int], protected_size: tupl
     return common / max(_area(moved), 1e-9), common / (width * height)
 
 
+@compiled
 def _clip(polygon: Affine, width: float, height: float) -> Affine:
     """The corners of the part of a convex polygon that lies in the rectangle from the origin to (width, height).
 
     Side after side (Sutherland and Hodgman, CACM 1974). OpenCV's intersectConvexConvex finds nothing in common where
     two outlines lie on each other, as a copy's does on its original.
     """
-    for axis, limit in ((0, width), (1, height)):
-        for sign, bound in ((1, limit), (-1, 0.0)):
-            beyond = sign * (polygon[:, axis] - bound)
-            kept = []
-            for here in range(len(polygon)):
-                after = (here + 1) % len(polygon)
-                if beyond[here] <= 0:
-                    kept.append(polygon[here])
-                if (beyond[here] <= 0) != (beyond[after] <= 0):
-                    share = beyond[here] / (beyond[here] - beyond[after])
-                    kept.append(polygon[here] + share * (polygon[after] - polygon[here]))
-            polygon = np.array(kept).reshape(-1, 2)
+    for axis, sign, bound in ((0, 1.0, width), (0, -1.0, 0.0), (1, 1.0, height), (1, -1.0, 0.0)):
+        kept = np.empty((2 * len(polygon), 2))
+        num = 0
+        for i in range(len(polygon)):
+            here, after = polygon[i], polygon[(i + 1) % len(polygon)]
+            beyond, then = sign * (here[axis] - bound), sign * (after[axis] - bound)
+            if beyond <= 0:
+                kept[num] = here
+                num += 1
+            if (beyond <= 0) != (then <= 0):
+                kept[num] = here + beyond / (beyond - then) * (after - here)
+                num += 1
+        polygon = kept[:num]
     return polygon
 
 
