@@ -21,6 +21,16 @@ _TOLERANCE = 0.02  # of the protected image's longer side: 5 pixels of 256
 _MAX_LOG_SCALE = math.log(1.6)
 
 
+def to_places(
+    positions: npt.NDArray[np.float32],
+    sizes: npt.NDArray[np.float32],
+    angles: npt.NDArray[np.float32],
+    mirrored: npt.NDArray[np.bool_],
+) -> Places:
+    """Of n key points, in the units of ``sift.KeyPoints``."""
+    return np.column_stack((positions, np.log(np.maximum(sizes, 1e-9)), angles, mirrored)).astype(np.float64)
+
+
 def rank_by_agreement(
     left: Places, right: Places, sources: Counts, images: Counts, min_agreeing: int
 ) -> tuple[Counts, Counts]:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ssld_pipeline.kernels.agreement import Places
+from ssld_pipeline.kernels.agreement import Places, to_places
 from ssld_pipeline.kernels.mirror import canonical_descriptors
 from ssld_pipeline.kernels.scale_space import BASE_SIGMA, NUM_LAYERS, Blobs, find_blobs, gaussian_pyramid
 from ssld_pipeline.kernels.sift_descriptor import describe, orient
@@ -49,8 +49,7 @@ class KeyPoints:
     @cached_property
     def places(self) -> Places:
         """What is compared of them but for their descriptors."""
-        log_sizes = np.log(np.maximum(self.sizes, 1e-9))
-        return np.column_stack((self.positions, log_sizes, self.angles, self.mirrored)).astype(np.float64)
+        return to_places(self.positions, self.sizes, self.angles, self.mirrored)
 
     def __len__(self) -> int:
         return len(self.sizes)

@@ -51,8 +51,6 @@ def _drawn_over(pictures: Overlaid, inside: Mask) -> Mask | None:
     around = cv2.dilate(own, np.ones((5, 5), np.uint8))
     least = max(_MIN_STROKE, _STROKE_SHARE * quantile(theirs, inside, 0.95))
     edges = inside & (theirs > least) & (around < _MAX_BELOW * theirs)
-    if not edges.any():
-        return None
     filled = cv2.morphologyEx(edges.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((_STROKE_PX, _STROKE_PX), np.uint8))
     drawn = cv2.dilate(filled, np.ones((3, 3), np.uint8)) > 0
     hidden = np.count_nonzero(drawn & inside)

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from ssld_pipeline.kernels.agreement import Places, to_places
 from ssld_pipeline.kernels.block_agreement import FRAME_SIDE_PX
 from ssld_pipeline.kernels.nearest import GpuIndex, search, set_num_probes, to_gpu
 from ssld_pipeline.kernels.perceptual import Looks
@@ -222,10 +223,10 @@ class ProtectedIndex:
         rows[rows >= 0] = np.where(self.stopped[rows[rows >= 0]], -1, rows[rows >= 0])
         return rows
 
-    def places_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def places_of(self, rows: npt.NDArray[np.int64]) -> Places:
         """[n, 5] as in ``agreement.Places``, of these key points."""
-        x, y, size, angle = self.places[rows].T
-        return np.column_stack((x, y, np.log(np.maximum(size, 1e-9)), angle, self.mirrored[rows])).astype(np.float64)
+        place = self.places[rows]
+        return to_places(place[:, :2], place[:, 2], place[:, 3], self.mirrored[rows])
 
     def image_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The images that own these key points; -1 for row -1."""
