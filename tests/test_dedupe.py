@@ -109,6 +109,16 @@ def among_others(image):
     return np.vstack([np.hstack(small[row : row + 3]) for row in (0, 3, 6)])
 
 
+def on_a_page(image):
+    """The tenth of 48 small pictures, in eight rows."""
+    pictures = [*(picture(720 + n, *SIZE) for n in range(9)), image, *(picture(740 + n, *SIZE) for n in range(38))]
+    page = np.full((8 * 66 + 6, 6 * 86 + 6, 3), 255, np.uint8)
+    for number, cell in enumerate(pictures):
+        top, left = 6 + 66 * (number // 6), 6 + 86 * (number % 6)
+        page[top : top + 60, left : left + 80] = cv2.resize(cell, (80, 60), interpolation=cv2.INTER_AREA)
+    return page
+
+
 COPIES = {
     "smaller": lambda image: cv2.resize(image, (160, 120), interpolation=cv2.INTER_AREA),
     "larger": lambda image: cv2.resize(image, (800, 600), interpolation=cv2.INTER_CUBIC),
@@ -126,6 +136,7 @@ COPIES = {
     "stretched": lambda image: cv2.resize(image, (300, 280), interpolation=cv2.INTER_AREA),
     "squeezed to half, mirrored": lambda image: cv2.resize(image, (320, 115), interpolation=cv2.INTER_AREA)[:, ::-1],
     "among eight others": among_others,
+    "one of 48 on a page": on_a_page,
 }
 
 
@@ -198,6 +209,7 @@ def test_the_homography_shows_where_a_copy_lies(result):
         ("larger", (799, 0), (319, 0)),
         ("mirrored", (0, 0), (319, 0)),
         ("turned 90 degrees", (0, 0), (319, 0)),
+        ("one of 48 on a page", (6 + 86 * 3, 6 + 66), (0, 0)),
     ):
         x, y, depth = np.reshape(by_kind[kind]["homography"], (3, 3)) @ (*corner, 1)
         np.testing.assert_allclose((x / depth, y / depth), expected, atol=4, err_msg=kind)

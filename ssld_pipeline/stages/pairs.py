@@ -1,7 +1,8 @@
 """The images of one input that one pool image may copy: proposed cheaply, then compared pixel by pixel.
 
-Cheapest first: SIFT votes propose protected images and geometry checks them; whole-picture likeness proposes more. Only
-the comparison of pixels supports a pair, never counts of matches alone.
+Cheapest first: SIFT votes propose protected images and geometry checks them; whole-picture likeness proposes more;
+last, the pictures of a grid or a page are searched one by one. Only the comparison of pixels supports a pair, never
+counts of matches alone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from ssld_pipeline.kernels.sift import Chosen, KeyPoints
     from ssld_pipeline.stages.dedupe import DedupeConfig
     from ssld_pipeline.stages.protected_index import ProtectedIndex
+
+    Homography = npt.NDArray[np.float64]
 
 # From this score on, with this many inliers, a pair is beyond doubt and nothing more is looked for.
 _SETTLED_SCORE = 0.6
@@ -34,6 +37,8 @@ _DOUBTFUL_INLIERS = 10
 # With fewer, thumbnails are compared, too, which costs time for every protected image.
 _FEW_KEYPOINTS = 60
 
+# Of the protected image, in one part of a grid or page. Less is what pages have in common: a column, a button.
+_PANEL_SHOWS = 0.5
 # Less of both: boards of one laminate that agree corner on corner. A crop lies on the protected image with all it
 # shows: of 189 copies that showed less than half of it, each with .91 or more of itself.
 _CORNER_OF_POOL, _CORNER_OF_PROTECTED = 0.5, 0.3
@@ -54,7 +59,7 @@ class Pair:
     score: float
     num_blocks: int
     coverage: float
-    homography: npt.NDArray[np.float64]
+    homography: Homography
     explained: float = 0.0
 
 
@@ -73,6 +78,22 @@ class PoolImage:
     def is_small(self) -> bool:
         """Smaller than it is looked at first: a second look must enlarge it to see more."""
         return bool(max(self._pixels.shape[:2]) < self._config.image_side)
+
+    @cached_property
+    def panels(self) -> list[tuple[PoolImage, Homography]]:
+        """The pictures that it is put together of, and where each lies: its own units of the longer side in these."""
+        import numpy as np
+
+        from ssld_pipeline.kernels.panels import find_panels
+
+        grey, longer = self.first_look.grey, max(self._pixels.shape[:2])
+        panels = []
+        for panel in find_panels(grey):
+            top, bottom, left, right = (round(longer / max(grey.shape) * side) for side in panel)
+            scale, x, y = (side / longer for side in (max(bottom - top, right - left), left, top))
+            placed = np.array([[scale, 0, x], [0, scale, y], [0, 0, 1]])
+            panels.append((PoolImage(self._pixels[top:bottom, left:right], self._config), placed))
+        return panels
 
     @cached_property
     def _chosen(self) -> tuple[npt.NDArray[np.uint8], Chosen]:
@@ -104,18 +125,32 @@ class PoolImage:
 
 def find_pairs(pool_image: PoolImage, index: ProtectedIndex, config: DedupeConfig) -> list[Pair]:
     """The pairs whose pixels agree at least a little, by falling score; each protected image once."""
-    grey, keypoints = pool_image.first_look
-    pairs = _pairs_by_keypoints(pool_image, index, config)
+    import numpy as np
+
+    pairs = _pairs_of(pool_image, index, config)
     if not _is_settled(pairs):
-        pairs += _pairs_by_likeness(grey, index, config, len(keypoints) < _FEW_KEYPOINTS)
+        for panel, placed in pool_image.panels:
+            from_whole = np.linalg.inv(placed)
+            shown = (pair for pair in _pairs_of(panel, index, config) if pair.coverage >= _PANEL_SHOWS)
+            pairs += [replace(pair, homography=pair.homography @ from_whole) for pair in shown]
     best: dict[int, Pair] = {}
     for pair in pairs:
-        if pair.score >= _DOUBTFUL_SCORE:
-            pair = replace(pair, explained=_explained(grey, pair, index))
         other = best.get(pair.protected)
         best[pair.protected] = pair if other is None else _together(other, pair)
     kept = (pair for pair in best.values() if pair.score >= _DOUBTFUL_SCORE)
     return sorted(kept, key=lambda p: (-p.score, p.protected))
+
+
+def _pairs_of(pool_image: PoolImage, index: ProtectedIndex, config: DedupeConfig) -> list[Pair]:
+    """What one picture gives; a protected image may stand in it twice."""
+    grey, keypoints = pool_image.first_look
+    pairs = _pairs_by_keypoints(pool_image, index, config)
+    if not _is_settled(pairs):
+        pairs += _pairs_by_likeness(grey, index, config, len(keypoints) < _FEW_KEYPOINTS)
+    return [
+        replace(pair, explained=_explained(grey, pair, index)) if pair.score >= _DOUBTFUL_SCORE else pair
+        for pair in pairs
+    ]
 
 
 def _together(first: Pair, second: Pair) -> Pair:
@@ -220,7 +255,7 @@ def _pairs_by_likeness(
 def _compare(
     grey: npt.NDArray[np.uint8],
     image: int,
-    homography: npt.NDArray[np.float64],
+    homography: Homography,
     method: str,
     counts: tuple[int, int],
     index: ProtectedIndex,
