@@ -71,6 +71,34 @@ def test_a_bold_watermark_makes_no_copy_however_many_protected_images_bear_it(tm
     assert removed(index, tmp_path / "pool", pool) == expected
 
 
+def on_page(image):
+    """In the page of a shop, which shows more than its picture: columns of words, and the same six small pictures."""
+    page = np.full((360, 480, 3), 250, np.uint8)
+    page[20:206, 14:262] = cv2.resize(image, (248, 186), interpolation=cv2.INTER_AREA)
+    rng = np.random.default_rng(0)
+    for y in range(20, 350, 15):
+        words = " ".join("".join(rng.choice([*"abcdefghiklmnoprstu"], rng.integers(2, 8))) for _ in range(9))
+        cv2.putText(page, words, (275 if y < 215 else 14, y), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (20, 20, 20), 1)
+    for number in range(6):
+        small = cv2.resize(picture(800 + number, *SIZE), (72, 54), interpolation=cv2.INTER_AREA)
+        page[220:274, 14 + 78 * number : 86 + 78 * number] = small
+    return page
+
+
+def test_pages_that_differ_in_one_picture_are_no_copies_of_each_other(tmp_path):
+    pages = {f"protected/{i}": encoded(on_page(picture(20 + i, *SIZE))) for i in range(3)}
+    plain = {f"protected/plain{i}": encoded(picture(40 + i, *SIZE)) for i in range(4)}
+    index, figures, _ = build(tmp_path / "pages", pages | plain)
+    assert figures["num_sharing"] == len(pages)
+    pool = {f"pool/other{i}": encoded(on_page(picture(60 + i, *SIZE))) for i in range(4)}
+    pool |= {
+        "pool/smaller": encoded(cv2.resize(on_page(picture(20, *SIZE)), (300, 225), interpolation=cv2.INTER_AREA)),
+        "pool/cropped": encoded(on_page(picture(21, *SIZE))[10:330, 5:430], 60),
+    }
+    expected = {("pool/smaller", "protected/0"), ("pool/cropped", "protected/1")}
+    assert removed(index, tmp_path / "pool", pool) == expected
+
+
 def test_an_altered_copy_among_the_protected_images_hides_nothing(tmp_path):
     smaller = cv2.GaussianBlur(picture(7, *SIZE), (0, 0), 1.5)[20:230, 20:310]
     images = {"protected/a": encoded(picture(7, *SIZE)), "protected/b": encoded(smaller, 60)}

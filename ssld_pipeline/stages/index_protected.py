@@ -216,7 +216,7 @@ def _settings(config: RunConfig) -> dict[str, Json]:
 
 STAGE = ArtifactStage(
     name="index_protected",
-    version=13,
+    version=14,
     reads=("catalog",),
     settings=_settings,
     build=build,

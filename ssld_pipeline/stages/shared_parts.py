@@ -30,8 +30,9 @@ _NUM_OTHERS = 5
 _MIN_VOTES = 2
 _MAX_MATCH_DISTANCE = 300.0
 _MIN_INLIERS = 6
-# From this score on two images are the same picture and share all of it. Below, what they share is no picture.
-_SAME_PICTURE = 0.5
+# From this score on two images are the same picture and share all of it. Below, what they share is no picture: pages
+# that differ in one photograph agree to .74.
+_SAME_PICTURE = 0.8
 # Patterns agree with themselves moved to .99, photographs under a tiled watermark to .7.
 _REPEATS = 0.9
 # Of the image. A shift leaves at least .4 of it (autocorrelation), alignment a little less; two like quarters are .25.
