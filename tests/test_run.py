@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -282,6 +283,18 @@ def test_an_image_that_dedupe_has_come_to_remove_is_not_selected_or_trained_on(f
     config = load_config(folder / "config.yaml", (f"dedupe.deny=[{folder / 'denied.txt'}]",))
     with pytest.raises(UserError, match=f"{stage} stands on dedupe, which is not up to date"):
         bring(config, only=(stage,))
+
+
+def test_a_student_that_saw_no_mined_image_is_not_committed(folder: Path) -> None:
+    """As when the mount goes away between the driver's listing and the worker's reading."""
+    config = load_config(folder / "config.yaml", ("train.seed=1",))
+    bring(config, until="select")  # the folder lies elsewhere than where the tables were made
+    listed = survey(config)
+    shutil.move(folder / "inputs/pool", folder / "elsewhere")
+    with pytest.raises(UserError, match=r"train: .* images of role pool .*train.max_reject_share.*unreadable"):
+        run(listed, Here, Silent(), only=("train",))
+    shutil.move(folder / "elsewhere", folder / "inputs/pool")
+    assert ran(bring(config, only=("train",))) == {"train": 1}
 
 
 def test_the_plan_of_another_verdict_says_what_may_follow(folder: Path) -> None:

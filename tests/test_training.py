@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import timm
 import torch
@@ -17,12 +18,15 @@ from ssld_pipeline.errors import UserError
 from ssld_pipeline.models.build import build
 from ssld_pipeline.models.spec import ModelSpec
 from ssld_pipeline.models.weights import save_weights
-from ssld_pipeline.training.data import TrainImages, read_rows
+from ssld_pipeline.training.data import Lost, TrainImages, read_rows
 from ssld_pipeline.training.fit import Means, fit
+from ssld_pipeline.training.group import ALONE, Group
 from ssld_pipeline.training.learner import parameter_groups
+from ssld_pipeline.training.reject_limit import RejectLimit
 
 NOW = Means(loader_threads=2, checkpoint_every_s=0)
 """A checkpoint after every step."""
+ROLES = pa.chunked_array([["labeled"] * 20 + ["pool"] * 80])
 
 
 @pytest.fixture(scope="module")
@@ -169,13 +173,70 @@ def test_bad_images_are_counted_once_and_others_take_their_place(tables: tuple[s
     Path(rows[3]["uri"]).write_bytes(b"no image at all, but as long as it likes"[: rows[3]["size_bytes"]])
     rows[3]["size_bytes"] = Path(rows[3]["uri"]).stat().st_size
     Path(rows[8]["uri"]).unlink()
-    job = trial.job(trial.write_table(tmp_path / "t.parquet", rows), steps=9, batch_size=4)
+    table = trial.write_table(tmp_path / "t.parquet", rows)
+    job = trial.job(table, steps=9, batch_size=4, max_reject_share=0.1)
     metrics = fit(job, str(tmp_path / "trial"), fingerprint="f")
     assert [(r["image_id"], r["reason"]) for r in metrics["rejects"]] == [
         ("images/003.png", "not_an_image"),
         ("images/008.png", "unreadable"),
     ]
     assert metrics["steps"] == 9
+
+
+def test_a_pool_that_is_gone_stops_the_run_which_goes_on_when_it_is_back(tmp_path: Path) -> None:
+    """42 labelled and 6 mined images: less than a tenth of an epoch is lost, and all of the pool."""
+    rows = trial.write_images(tmp_path / "labeled", 14)
+    mined = [{**row, "role": "pool"} for row in trial.write_images(tmp_path / "pool", 2, first=500)]
+    job = trial.job(trial.write_table(tmp_path / "t.parquet", rows + mined), steps=30, validations=0)
+    job = replace(job, roles=("labeled", "pool"))
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    fit(job, str(whole), fingerprint="f")
+    with pytest.raises(KilledError):
+        fit(job, str(broken), fingerprint="f", means=NOW, report=kill_at(11))
+    (tmp_path / "pool").rename(tmp_path / "elsewhere")
+    said: list[dict[str, Any]] = []
+    gone = (
+        r"train: \d of the 6 images of role pool .*train.max_reject_share \(0.05\).*pool/00\d.png \(unreadable No such"
+    )
+    with pytest.raises(UserError, match=gone):
+        fit(job, str(broken), fingerprint="f", report=said.append)
+    assert said[0]["resumed_at"] == 10 and said[-1]["step"] <= 12, "at the first mined image beyond the share"
+    assert not (broken / "student.safetensors").exists()
+    (tmp_path / "elsewhere").rename(tmp_path / "pool")
+    fit(job, str(broken), fingerprint="f")
+    expected, found = (load_file(folder / "student.safetensors") for folder in (whole, broken))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("reason", "steps", "lost", "stops"),
+    [
+        ("unreadable", 40, 1, False),  # .05 of 20
+        ("unreadable", 40, 2, True),
+        ("not_an_image", 40, 10, False),  # a share means nothing of so few
+        ("not_an_image", 40, 11, True),
+        ("unreadable", 2, 1, True),  # half an epoch
+    ],
+)
+def test_an_epoch_may_lose_its_share_of_a_role(reason: str, steps: int, lost: int, stops: bool) -> None:
+    limit = RejectLimit(trial.job("t", steps=steps), ROLES, 4, steps)
+    for number in range(lost):
+        limit.add(number % 4, [Lost("labeled", reason)])
+    limit.add(3, [Lost("pool", reason)])
+    assert bool(limit.exceeded(ALONE)) is stops
+    limit.add(4, [])
+    assert limit.exceeded(ALONE) is None, "another epoch is another count"
+
+
+def test_what_the_processes_of_a_group_lose_adds_up() -> None:
+    class Twins(Group):
+        def sum_counts(self, counts: Any) -> Any:
+            return 2 * counts
+
+    limit = RejectLimit(trial.job("t"), ROLES, 4, 40)
+    limit.add(0, [Lost("labeled", "unreadable")])
+    assert limit.exceeded(ALONE) is None
+    assert limit.exceeded(Twins(size=2)) == "2 of the 20 images of role labeled that are seen in an epoch"
 
 
 def test_a_folder_of_bad_images_is_refused(tmp_path: Path) -> None:

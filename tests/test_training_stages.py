@@ -108,9 +108,12 @@ def test_a_null_section_is_no_stage() -> None:
     assert [stage.enabled(off) for stage in stages] == [True, False, False, False]
 
 
-def test_how_often_a_run_is_validated_changes_no_fingerprint_and_the_rest_does() -> None:
+def test_how_often_a_run_is_validated_and_what_it_may_lose_changes_no_fingerprint_and_the_rest_does() -> None:
     first = train.STAGE.settings(config())
     section = {"epochs": 10, "batch_size": 40, "lr": 0.4, "loss": "symmetric_kl"}
-    assert train.STAGE.settings(config(train={**section, "validations": 3})) == first
+    assert train.STAGE.settings(config(train={**section, "validations": 3, "max_reject_share": 0.5})) == first
+    fitted = [{"model": "timm:resnet50", "weights": "t", "fit": {"max_reject_share": share}} for share in (0.1, 0.2)]
+    one, other = (fit_teacher.STAGE.settings(config(teacher=teacher)) for teacher in fitted)
+    assert one == other
     for key, value in {"lr": 0.5, "seed": 1, "loss": "js", "teacher_batch_norm": "eval", "image_size": 128}.items():
         assert train.STAGE.settings(config(train={**section, key: value})) != first, key

@@ -172,6 +172,7 @@ def measure_training(
     batch_size = max(1, min(job.settings.batch_size // num_workers, _LARGEST_BATCH[means.device], rows))
     steps = _STEPS[means.device]
     changes = {"batch_size": batch_size, "steps": steps, "lr": 1e-9, "validations": steps // _STEPS_PER_VALIDATION}
+    changes["max_reject_share"] = 1.0  # it measures and refuses nothing
     trial = replace(job, settings=job.settings.model_copy(update=changes))
     watch, started = _Watch(seconds, num_validated > 0), time.monotonic()
     with contextlib.suppress(_Enough):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def settings(config: RunConfig) -> dict[str, Any]:
     assert config.teacher.fit is not None
-    fit = config.teacher.fit.model_dump(mode="json", exclude={"validations", "data"})
+    fit = config.teacher.fit.model_dump(mode="json", exclude={"validations", "max_reject_share", "data"})
     network = {k: v for k, v in teacher_settings(config).items() if k not in ("image_size", "crop_pct")}
     return {"teacher": network, "fit": fit}
 

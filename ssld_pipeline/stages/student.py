@@ -35,10 +35,10 @@ def student_spec(setup: Setup, weights: Path | None = None) -> ModelSpec:
 def student_settings(config: RunConfig, section: TrainSettings, with_teacher: bool = True) -> dict[str, Any]:
     """The settings that decide what a student becomes, weights aside: the runner adds their digests.
 
-    How often it is validated changes nothing but the log.
+    How often it is validated changes nothing but the log, and what it may lose, whether there is a student.
     """
     student = config.student.model_dump(mode="json", exclude={"weights"})
-    train = section.model_dump(mode="json", exclude={"validations", "mismatched_views"})
+    train = section.model_dump(mode="json", exclude={"validations", "mismatched_views", "max_reject_share"})
     settings: dict[str, Any] = {"train": train, "student": student}
     if section.replays:
         settings["label"] = {"num_kept": config.label.num_kept, "views": config.label.views}

@@ -27,17 +27,31 @@ from ssld_pipeline.training.views import least_short_side, replay_view
 
 _COLUMNS = ["image_id", "role", "uri", "offset", "size_bytes", "class_id"]
 _MOST_SUBSTITUTES = 20
-_View = tuple[NDArray[np.uint8], int, SoftLabel | None]
+
+
+class Lost(NamedTuple):
+    """An image whose place another took: its role, and the reason."""
+
+    role: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class Batch:
     """``views`` uint8 [N,S,S,3]; ``class_ids`` int64 [N], -1 where unknown; ``labels``: of views that are replayed, the
-    stored soft labels as one, with a first dimension N."""
+    stored soft labels as one, with a first dimension N; ``lost``: of images that belong here and could not be used."""
 
     views: NDArray[np.uint8]
     class_ids: NDArray[np.int64]
     labels: SoftLabel | None = None
+    lost: tuple[Lost, ...] = ()
+
+
+class _View(NamedTuple):
+    pixels: NDArray[np.uint8]
+    class_id: int
+    label: SoftLabel | None
+    lost: Lost | None
 
 
 class Place(NamedTuple):
@@ -109,9 +123,9 @@ class TrainImages:
         pieces = _pieces(self.places(first_step, last_step), max(1, share // (2 * num_threads)))
         views = chain.from_iterable(ahead(self._views, pieces, num_threads))
         for _ in range(first_step, last_step):
-            pixels, class_ids, labels = zip(*islice(views, share), strict=True)
+            pixels, class_ids, labels, lost = zip(*islice(views, share), strict=True)
             stored = stack(labels) if self._labels else None
-            yield Batch(np.stack(pixels), np.array(class_ids, dtype=np.int64), stored)
+            yield Batch(np.stack(pixels), np.array(class_ids, dtype=np.int64), stored, tuple(filter(None, lost)))
 
     def places(self, first_step: int, last_step: int) -> Iterator[Place]:
         """Those of this rank, step by step."""
@@ -135,13 +149,15 @@ class TrainImages:
         The next image in order takes the place of one that cannot be used.
         """
         bad: BadImage | None = None
+        lost: Lost | None = None
         for attempt in range(_MOST_SUBSTITUTES):
             row = int(order[(place + attempt) % len(order)])
             try:
                 pixels, label = self._load(row, epoch, place)
-                return pixels, int(self._class_ids[row]), label
+                return _View(pixels, int(self._class_ids[row]), label, lost)
             except BadImage as error:
                 bad, image_id = error, self.rows["image_id"][row].as_py()
+                lost = lost or Lost(self.rows["role"][row].as_py(), error.reason)
                 self.rejects[image_id] = Reject(image_id, error.reason, error.detail)
         raise UserError(f"{_MOST_SUBSTITUTES} images in a row cannot be used for training, the last: {image_id}: {bad}")
 

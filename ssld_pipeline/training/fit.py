@@ -24,12 +24,13 @@ from ssld_pipeline.models.allocator import keep_freed_memory
 from ssld_pipeline.models.card import config_json
 from ssld_pipeline.models.predict import Predictor
 from ssld_pipeline.models.weights import save_weights
-from ssld_pipeline.training.data import TrainImages, read_rows
+from ssld_pipeline.training.data import Batch, TrainImages, read_rows
 from ssld_pipeline.training.evaluate import evaluate
 from ssld_pipeline.training.folder import MetricsLog, TrialFolder
 from ssld_pipeline.training.group import Group
 from ssld_pipeline.training.job import StoredTeacher, TrainJob
 from ssld_pipeline.training.learner import Learner
+from ssld_pipeline.training.reject_limit import RejectLimit
 from ssld_pipeline.training.schedule import lr_at, num_steps, num_warmup_steps, steps_per_epoch, validation_steps
 
 _LOG_ROWS = 200
@@ -87,6 +88,7 @@ class _Trial:
         self.images = TrainImages(rows, job.settings, group.rank, group.size, stored)
         self.validation = read_rows(job.validation, ("protected",), labelled=True)
         self.learner = Learner(job, group, means.amp)
+        self.reject_limit = RejectLimit(job, rows["role"], self.per_epoch, self.total)
         self.loss_sum, self.loss_steps = torch.zeros((), device=group.device), 0
         self.first_bad = torch.tensor(_NEVER, device=group.device)
 
@@ -116,6 +118,7 @@ class _Trial:
             for done, batch in enumerate(batches, start=first + 1):
                 lr = self._lr(done)
                 self._count(done, self.learner.step(done - 1, lr, batch))
+                self._require_images(done, batch)
                 if done % every == 0 or done in (1, self.total):
                     self._log_loss(done, lr, time.monotonic() - logged)
                     logged = time.monotonic()
@@ -134,6 +137,14 @@ class _Trial:
         self.loss_sum += loss
         self.loss_steps += 1
         self.first_bad = torch.where(torch.isfinite(loss), self.first_bad, self.first_bad.clamp(max=done))
+
+    def _require_images(self, done: int, batch: Batch) -> None:
+        """A group adds up now and then only, the ends of an epoch and of the run included."""
+        self.reject_limit.add(done - 1, batch.lost)
+        if self.group.size > 1 and done % _ASK_EVERY and done % self.per_epoch and done < self.total:
+            return
+        if exceeded := self.reject_limit.exceeded(self.group):
+            raise UserError(self.reject_limit.explain(exceeded, [Reject(**r) for r in self._rejects()]))
 
     def _log_loss(self, done: int, lr: float, seconds: float) -> None:
         self._require_finite()

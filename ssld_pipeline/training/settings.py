@@ -56,6 +56,9 @@ class TrainSettings(Settings):
     """classifier: everything but the last layer is frozen, its batch norm included."""
     validations: int = Field(10, ge=0)
     """How often the protected inputs are evaluated during the run, evenly spread, the end included."""
+    max_reject_share: float = Field(0.05, ge=0, le=1)
+    """A run that in an epoch loses a larger share than this (and more than 10) of the labelled or of the pool's images
+    stops, and no model is committed. Of images that cannot be read any number above the share stops it."""
     seed: int = 0
     """Decides initial weights, order of images and augmentation."""
 
