@@ -182,6 +182,11 @@ def laws(select: SelectConfig) -> tuple[Law, ...]:
             "accuracies are in [0,1], top-5 is at least top-1",
             "SELECT model, top1 FROM evaluations WHERE NOT (top1 BETWEEN 0 AND 1 AND top5 BETWEEN top1 AND 1)",
         ),
+        Law(
+            "evaluations_measured",
+            "accuracies are of at least one image",
+            "SELECT model, input FROM evaluations WHERE num_images < 1",
+        ),
     )
 
 

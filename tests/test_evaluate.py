@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ssld_pipeline.config import RunConfig
 from ssld_pipeline.contracts import EVALUATIONS
+from ssld_pipeline.errors import UserError
 from ssld_pipeline.models.build import build
 from ssld_pipeline.models.predict import Predictor
 from ssld_pipeline.models.spec import ModelSpec
@@ -99,7 +101,7 @@ def test_the_stage_measures_every_model_there_is(tmp_path: Path, rows: list[dict
         save_weights(student, tmp_path / name / "student.safetensors")
     artifacts = {name: tmp_path / name for name in ("train", "finetune")}
     work = stage.STAGE.open(Setup(config(tmp_path), trial.CLASSES, artifacts))
-    Path(rows[2]["uri"]).unlink()
+    spoil(Path(rows[2]["uri"]))
     rows[3]["class_id"] = None
     result = work(read_rows([trial.write_table(tmp_path / "v.parquet", rows)], ["labeled"], labelled=False))
     found = result.rows.to_pylist()
@@ -111,6 +113,28 @@ def test_the_stage_measures_every_model_there_is(tmp_path: Path, rows: list[dict
     assert found[1]["num_parameters"] == sum(p.numel() for p in student.parameters())
     assert [r.image_id for r in result.rejects] == ["images/002.png"]
     assert result.rows.schema.names == [c.name for c in EVALUATIONS.columns if c.name != "part"]
+
+
+def spoil(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "damage", "says"),
+    [
+        (slice(4, 5), Path.unlink, r"1 of 15 labelled images of the input 'images'.*images/004.png \(unreadable No"),
+        (slice(None), spoil, r"15 of 15 .*images/000.png \(not_an_image"),
+    ],
+)
+def test_an_accuracy_over_a_part_of_the_set_is_refused(
+    tmp_path: Path, rows: list[dict[str, Any]], spoilt: slice, damage: Callable[[Path], None], says: str
+) -> None:
+    save_weights(build(ModelSpec("timm:test_resnet", 3)), tmp_path / "teacher.safetensors")
+    work = stage.STAGE.open(Setup(config(tmp_path), trial.CLASSES, {}))
+    for row in rows[spoilt]:
+        damage(Path(row["uri"]))
+    with pytest.raises(UserError, match=f"evaluate: {says}"):
+        work(read_rows([trial.write_table(tmp_path / "v.parquet", rows)], ["labeled"], labelled=False))
 
 
 def test_an_input_without_labels_gives_no_figures(tmp_path: Path, rows: list[dict[str, Any]]) -> None:

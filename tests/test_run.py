@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mini
+import pyarrow as pa
 import pytest
 
 from ssld_pipeline.browse import sql
@@ -295,6 +296,24 @@ def test_a_student_that_saw_no_mined_image_is_not_committed(folder: Path) -> Non
         run(listed, Here, Silent(), only=("train",))
     shutil.move(folder / "elsewhere", folder / "inputs/pool")
     assert ran(bring(config, only=("train",))) == {"train": 1}
+
+
+def test_figures_of_images_that_are_gone_are_refused_and_those_of_none_break_a_law(folder: Path) -> None:
+    config = load_config(folder / "config.yaml", ("teacher.crop_pct=0.8", "label.num_kept=1"))
+    bring(config, until="finetune")
+    listed, evaluations = survey(config), Workspace(config.workspace).tables["evaluations"]
+    before = evaluations.version()
+    shutil.move(folder / "inputs/validation", folder / "elsewhere")
+    with pytest.raises(UserError, match="evaluate: 12 of 12 labelled images of the input 'protected' cannot be used"):
+        run(listed, Here, Silent(), only=("evaluate",))
+    assert evaluations.version() == before
+    part = next(iter(evaluations.parts().values()))
+    rows = evaluations.read(part)
+    none = pa.array([0] * len(rows), rows.schema.field("num_images").type)
+    rows = rows.set_column(rows.schema.get_field_index("num_images"), "num_images", none)
+    evaluations.commit([evaluations.write(rows, {"part": part.name}, part.fingerprint, {}, {})], [part])
+    broken = {v.law.name: v.num_broken for v in verify(Workspace(config.workspace), config) if v.num_broken}
+    assert broken == {"evaluations_measured": 4}
 
 
 def test_the_plan_of_another_verdict_says_what_may_follow(folder: Path) -> None:

@@ -239,6 +239,12 @@ def test_what_the_processes_of_a_group_lose_adds_up() -> None:
     assert limit.exceeded(Twins(size=2)) == "2 of the 20 images of role labeled that are seen in an epoch"
 
 
+def test_a_validation_of_no_image_has_no_figure(tables: tuple[str, str], tmp_path: Path) -> None:
+    rows = trial.write_images(tmp_path / "validation", 2)
+    gone = trial.write_table(tmp_path / "v.parquet", [{**row, "uri": "/nowhere"} for row in rows], "protected")
+    assert "validation_top1" not in fit(trial.job(tables[0], gone, steps=2), str(tmp_path / "t"), fingerprint="f")
+
+
 def test_a_folder_of_bad_images_is_refused(tmp_path: Path) -> None:
     rows = trial.write_images(tmp_path / "images", 4)
     for row in rows:

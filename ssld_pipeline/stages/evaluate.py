@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ssld_pipeline.stages.stage import PartResult, PartStage, Setup
+from ssld_pipeline.errors import UserError
+from ssld_pipeline.stages.stage import PartResult, PartStage, Reject, Setup
 from ssld_pipeline.stages.student import MODEL_FILE, student_spec
 from ssld_pipeline.stages.teacher import teacher_settings, teacher_spec
 
@@ -25,7 +26,10 @@ def settings(config: RunConfig) -> dict[str, Any]:
 
 
 def open_evaluate(setup: Setup) -> Callable[[pa.Table], PartResult]:
-    """The function from the catalog rows of one input to one row per model; images without a class are passed over."""
+    """The function from the catalog rows of one input to one row per model; images without a class are passed over.
+
+    UserError where an image cannot be read, or none can be used.
+    """
     from ssld_pipeline.models.predict import open_predictor
     from ssld_pipeline.training.evaluate import evaluate
 
@@ -42,14 +46,16 @@ def open_evaluate(setup: Setup) -> Callable[[pa.Table], PartResult]:
 
         rows = rows.filter(pc.is_valid(rows["class_id"]))
         found, rejects = [], []
+        input_name = rows["image_id"][0].as_py().split("/", 1)[0] if rows.num_rows else ""
         for name, predictor in predictors.items() if rows.num_rows else ():
             _, image_size, crop_pct = models[name]
             figures = evaluate(predictor, rows, image_size, crop_pct, placement.loader_threads)
             rejects = figures.pop("rejects")  # of the same images for every model
+            _refuse_gaps(rejects, input_name, rows.num_rows)
             found.append(
                 {
                     "model": name,
-                    "input": rows["image_id"][0].as_py().split("/", 1)[0],
+                    "input": input_name,
                     **figures,
                     "num_parameters": sum(p.numel() for p in predictor.model.parameters()),
                 }
@@ -57,6 +63,18 @@ def open_evaluate(setup: Setup) -> Callable[[pa.Table], PartResult]:
         return PartResult(pa.Table.from_pylist(found, _schema()), rejects)
 
     return work
+
+
+def _refuse_gaps(rejects: list[Reject], name: str, num_images: int) -> None:
+    """What cannot be read today is part of the input all the same: without it an accuracy is of other images."""
+    unread = [r for r in rejects if r.reason in ("unreadable", "truncated_archive")]
+    if unread or len(rejects) == num_images:
+        bad = unread or rejects
+        examples = ", ".join(f"{r.image_id} ({r.reason} {r.detail})" for r in bad[:3])
+        raise UserError(
+            f"evaluate: {len(bad)} of {num_images} labelled images of the input {name!r} cannot be used, so there is "
+            f"no accuracy on it: {examples}. See that the input is there on the workers, or take these images out of it"
+        )
 
 
 def _models(setup: Setup) -> dict[str, tuple[ModelSpec, int, float]]:
@@ -85,7 +103,7 @@ def _schema() -> pa.Schema:
 
 STAGE = PartStage(
     name="evaluate",
-    version=1,
+    version=2,
     table="evaluations",
     reads=("catalog",),
     settings=settings,

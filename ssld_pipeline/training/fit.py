@@ -177,7 +177,8 @@ class _Trial:
             self.means.loader_threads,
             self.group,
         )
-        self._log(done, epoch=done / self.per_epoch, validation_top1=found["top1"], validation_top5=found["top5"])
+        if found["num_images"]:
+            self._log(done, epoch=done / self.per_epoch, validation_top1=found["top1"], validation_top5=found["top5"])
 
     def _log(self, step: int, **row: Any) -> None:
         self.log.add(step=step, **row)
