@@ -131,7 +131,7 @@ class StudentConfig(Settings):
 
 class PlacementConfig(Settings):
     """Where and how fast; no field here can change a result beyond floating point and, for dedupe_on_gpu, which of two
-    near neighbours is found."""
+    near neighbours is found. One exception: train_workers, in training with batch norm."""
 
     runner: Literal["ray", "local"] = "ray"
     """ray: a cluster, or this machine as one. local: in this process, for debugging."""
@@ -144,7 +144,10 @@ class PlacementConfig(Settings):
     dedupe_on_gpu: bool = False
     """Search the protected key points on the GPU, one worker each: worth it where 64 cores or more feed it."""
     train_workers: int = Field(1, gt=0)
-    """Processes of a training run; with GPUs, one each."""
+    """Processes of a training run; with GPUs, one each. Batch norm sees the images of its own process alone, batch_size
+    / train_workers of them, so this is part of the recipe of a network that has it, and of one whose teacher has it and
+    teacher_batch_norm: train. The model's record says how many images they were; a run that was begun with another
+    number is not gone on with, and a finished model stays what it is."""
     train_threads: int | None = Field(None, gt=0)
     """CPU threads of a training process's network; null: the cores of its node, shared among the processes."""
     loader_threads: int = Field(2, gt=0)
@@ -200,7 +203,7 @@ class RunConfig(Settings):
     together unless it has `steps` (its `epochs` are not used); what is absent is inherited from train. Shows what the
     pool is worth. null: no such stage."""
     placement: PlacementConfig = PlacementConfig()
-    """Where and how fast; changes no result and is part of no fingerprint."""
+    """Where and how fast; is part of no fingerprint, and changes no result but as train_workers says."""
 
     @model_validator(mode="before")
     @classmethod

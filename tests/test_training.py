@@ -20,6 +20,7 @@ from ssld_pipeline.models.spec import ModelSpec
 from ssld_pipeline.models.weights import save_weights
 from ssld_pipeline.training.data import Lost, TrainImages, read_rows
 from ssld_pipeline.training.fit import Means, fit
+from ssld_pipeline.training.folder import TrialFolder
 from ssld_pipeline.training.group import ALONE, Group
 from ssld_pipeline.training.learner import parameter_groups
 from ssld_pipeline.training.reject_limit import RejectLimit
@@ -125,6 +126,42 @@ def test_a_run_killed_and_resumed_ends_with_the_weights_of_one_that_was_not(
         for folder in (whole, broken)
     ]
     assert logged[0] == logged[1]
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "refused"),
+    [
+        ("timm:test_resnet", {"loss": "ce"}, True),
+        ("timm:test_resnet", {"loss": "ce", "trainable": "classifier"}, False),
+        ("timm:test_vit", {"loss": "ce"}, False),
+        ("timm:test_vit", {"loss": "symmetric_kl"}, True),  # for the teacher's batch norm
+        ("timm:test_vit", {"loss": "symmetric_kl", "teacher_batch_norm": "eval"}, False),
+    ],
+)
+def test_a_run_begun_with_other_shares_of_a_batch_is_another_recipe_where_there_is_batch_norm(
+    model: str,
+    changes: dict[str, Any],
+    refused: bool,
+    tables: tuple[str, str],
+    teacher: tuple[ModelSpec, dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    arguments = {"img_size": 32} if model == "timm:test_vit" else {}
+    taught = teacher[0] if changes["loss"] != "ce" else None
+    job = trial.job(tables[0], model=model, model_args=arguments, teacher=taught, steps=3, **changes)
+    with pytest.raises(KilledError):
+        fit(job, str(tmp_path), fingerprint="f", means=NOW, report=kill_at(3))
+    folder = TrialFolder(str(tmp_path))
+    made = folder.newest_checkpoint("f")
+    assert made is not None and made.state["images_per_process"] == 8
+    folder.save_checkpoint("f", 2, made.tensors, {**made.state, "images_per_process": 2})
+    if not refused:
+        assert fit(job, str(tmp_path), fingerprint="f")["images_per_process"] == 8
+        return
+    said = r"step 2 .* 2 of 8 images per process \(4 processes\), .* would be 8 \(1 processes\).*train_workers: 4, or"
+    with pytest.raises(UserError, match=said):
+        fit(job, str(tmp_path), fingerprint="f")
+    assert folder.newest_checkpoint("f") is not None
 
 
 def test_the_loss_of_steps_between_two_rows_survives_a_resume(tables: tuple[str, str], tmp_path: Path) -> None:

@@ -57,10 +57,11 @@ def fit(
     """Train ``job`` and leave student.safetensors, config.json and metrics.jsonl in ``folder`` (a path or fsspec URI).
 
     All processes of an initialised torch.distributed group call it with the same arguments; each returns the final
-    metrics: ``steps``, ``num_images``, the last ``loss``, ``validation_top1`` and ``validation_top5`` where there is
-    validation, and ``rejects`` (image_id, reason, detail of images that could not be used). Goes on from the newest
-    checkpoint of ``fingerprint`` in ``folder``; a run that is done is not done again. ``report`` is given every row of
-    metrics. UserError where the job cannot be trained.
+    metrics: ``steps``, ``num_images``, ``images_per_process`` of a batch, the last ``loss``, ``validation_top1`` and
+    ``validation_top5`` where there is validation, and ``rejects`` (image_id, reason, detail of images that could not be
+    used). Goes on from the newest checkpoint of ``fingerprint`` in ``folder``; a run that is done is not done again.
+    ``report`` is given every row of metrics. UserError where the job cannot be trained, or was begun with another
+    number of images per process and batch norm would make that another training.
     """
     means = means or Means()
     torch.set_num_threads(means.num_threads)
@@ -86,6 +87,7 @@ class _Trial:
         self.warmup = num_warmup_steps(job.settings, len(rows))
         stored = job.teacher if isinstance(job.teacher, StoredTeacher) else None
         self.images = TrainImages(rows, job.settings, group.rank, group.size, stored)
+        self.images_per_process = job.settings.batch_size // group.size
         self.validation = read_rows(job.validation, ("protected",), labelled=True)
         self.learner = Learner(job, group, means.amp)
         self.reject_limit = RejectLimit(job, rows["role"], self.per_epoch, self.total)
@@ -101,6 +103,7 @@ class _Trial:
         metrics = {
             "steps": self.total,
             "num_images": len(self.images.rows),
+            "images_per_process": self.images_per_process,
             **self._last_figures(),
             "rejects": self._rejects(),
         }
@@ -201,7 +204,12 @@ class _Trial:
         loss_sum, rejects = float(self.group.mean(self.loss_sum)), self._rejects()
         if self.group.rank == 0:
             self.log.flush()
-            state = {"rejects": rejects, "loss_sum": loss_sum, "loss_steps": self.loss_steps}
+            state = {
+                "rejects": rejects,
+                "loss_sum": loss_sum,
+                "loss_steps": self.loss_steps,
+                "images_per_process": self.images_per_process,
+            }
             self.folder.save_checkpoint(self.fingerprint, done, self.learner.tensors(), state)
 
     def _restore(self) -> int:
@@ -212,11 +220,24 @@ class _Trial:
         if name is None:
             return 0
         _, tensors, state = found or self.folder.checkpoint(name)
+        self._require_same_share(state)
         self.learner.restore(tensors)
         self.images.rejects.update({r["image_id"]: Reject(**r) for r in state["rejects"]})
         self.loss_sum, self.loss_steps = self.loss_sum + state["loss_sum"], state["loss_steps"]
         self.started_at = int(state["step"])
         return self.started_at
+
+    def _require_same_share(self, state: dict[str, Any]) -> None:
+        before, now = state.get("images_per_process", self.images_per_process), self.images_per_process
+        if before == now or not self.learner.depends_on_share():
+            return
+        batch_size = self.settings.batch_size
+        raise UserError(
+            f"{self.job.stage}: the checkpoint at step {state['step']} was made with {before} of {batch_size} images "
+            f"per process ({batch_size // before} processes), now they would be {now} ({self.group.size} processes). "
+            f"Batch norm sees the images of its own process alone, so that would be another training. Go on with "
+            f"placement.train_workers: {batch_size // before}, or start anew by removing {self.folder.uri}"
+        )
 
     def _rejects(self) -> list[dict[str, str]]:
         """Of all ranks, by image_id."""

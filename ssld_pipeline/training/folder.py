@@ -29,6 +29,7 @@ class TrialFolder:
     """Written by rank 0 alone. A file appears whole or not at all."""
 
     def __init__(self, uri: str) -> None:
+        self.uri = uri
         self._files, self._path = filesystem(uri)
         self._shows_half_files = is_local(uri)
         self._files.makedirs(self._path, exist_ok=True)

@@ -20,6 +20,7 @@ from ssld_pipeline.training.settings import TrainSettings
 from ssld_pipeline.training.stored_labels import logits_of
 
 _STUDENT, _MOMENTUM = "student.", "momentum."
+_BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
 
 class Learner:
@@ -65,6 +66,13 @@ class Learner:
             return torch.from_numpy(batch.class_ids).to(device)
         return self._teacher.logits(views)
 
+    def depends_on_share(self) -> bool:
+        """Whether a batch norm computes with the statistics of this process's images, so that their number is part of
+        the recipe."""
+        learning = self.student.modules() if self._settings.trainable == "all" else ()
+        teaching = (m for m in self._teacher.model.modules() if m.training) if self._teacher else ()
+        return any(isinstance(module, _BATCH_NORMS) for module in (*learning, *teaching))
+
     def tensors(self) -> dict[str, Tensor]:
         """All that the next step depends on besides its number and its batch, on the CPU.
 
@@ -107,11 +115,11 @@ def _place(model: nn.Module, device: str) -> nn.Module:
 
 class _Teacher:
     def __init__(self, spec: ModelSpec, settings: TrainSettings, group: Group) -> None:
-        self._spec, self._model = spec, _frozen_teacher(spec, settings, group.device)
+        self._spec, self.model = spec, _frozen_teacher(spec, settings, group.device)
 
     def logits(self, views: Tensor) -> Tensor:
         with torch.no_grad():
-            logits: Tensor = self._model(normalise(views, self._spec.mean, self._spec.std))
+            logits: Tensor = self.model(normalise(views, self._spec.mean, self._spec.std))
         return logits
 
 
@@ -120,7 +128,7 @@ def _frozen_teacher(spec: ModelSpec, settings: TrainSettings, device: str) -> nn
     teacher = _place(build(spec), device).requires_grad_(False).eval()
     if settings.teacher_batch_norm == "train":
         for module in teacher.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, _BATCH_NORMS):
                 module.train()
     return teacher
 
