@@ -22,7 +22,7 @@ from ssld_pipeline.stages.dedupe import DedupeConfig
 from ssld_pipeline.stages.label import LabelConfig
 from ssld_pipeline.stages.select import SelectConfig
 from ssld_pipeline.stages.teacher import TeacherNetworkConfig
-from ssld_pipeline.training.settings import TrainSettings
+from ssld_pipeline.training.settings import TrainSettings, section_of
 
 Format = Literal["folder", "tar", "parquet", "list"]
 Network = TypeVar("Network", bound=TeacherNetworkConfig)
@@ -229,6 +229,19 @@ class RunConfig(Settings):
         return baseline
 
     @model_validator(mode="after")
+    def _batches_can_be_shared(self) -> Self:
+        """``local`` trains in one process."""
+        workers = self.placement.train_workers if self.placement.runner == "ray" else 1
+        sizes = {f"{section_of(stage)}.batch_size": s.batch_size for stage, s in self.trainings().items()}
+        odd = [f"{name} ({size})" for name, size in sizes.items() if size % workers]
+        if odd:
+            raise ValueError(
+                f"{workers} training processes (placement.train_workers) cannot share {', '.join(odd)} evenly; make "
+                f"each a multiple of placement.train_workers"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _stored_views_are_what_is_trained_on(self) -> Self:
         for name, section in self._replaying():
             if self.label.views == 0:
@@ -254,6 +267,11 @@ class RunConfig(Settings):
         """Those of the student that are there, by name."""
         sections = {"train": self.train, "finetune": self.finetune, "baseline": self.baseline}
         return {name: section for name, section in sections.items() if section is not None}
+
+    def trainings(self) -> dict[str, TrainSettings]:
+        """The settings of every training that there is, by its stage."""
+        fit: dict[str, TrainSettings] = {"fit_teacher": self.teacher.fit} if self.teacher.fit else {}
+        return fit | self.train_sections()
 
     def _replaying(self) -> list[tuple[str, TrainSettings]]:
         return [(name, section) for name, section in self.train_sections().items() if section.replays]

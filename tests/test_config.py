@@ -142,6 +142,20 @@ def test_teacher_data_are_an_input_of_their_own(tmp_path: Path) -> None:
     assert "two inputs are called 'teacher'" in message(tmp_path, teacher=teacher, inputs=two(name="teacher"))
 
 
+# Training processes
+
+
+def test_batches_that_the_training_processes_cannot_share_are_told_at_once(tmp_path: Path) -> None:
+    """The publication's batches on its 24 GPUs: train's could be shared."""
+    teacher = {**mini.settings()["teacher"], "fit": {"batch_size": 64}}
+    changes = {"train": {"batch_size": 5760}, "finetune": {"batch_size": 2048}, "teacher": teacher}
+    said = message(tmp_path, "placement={train_workers: 24}", **changes)
+    assert "24 training processes" in said and "train.batch_size (" not in said
+    assert "teacher.fit.batch_size (64), finetune.batch_size (2048)" in said
+    assert load(tmp_path, "placement={train_workers: 32}", **changes).placement.train_workers == 32
+    assert load(tmp_path, "placement={train_workers: 24, runner: local}", **changes).placement.runner == "local"
+
+
 # --set
 
 

@@ -248,6 +248,22 @@ def test_a_network_that_cannot_be_is_found_before_anything_is_done(world: Path, 
         run(survey(load_config(world, (override,))), no_engine, Silent())
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("finetune.batch_size=25", "finetune: a batch of 25 cannot be made of 24 images of role labeled"),
+        ("baseline.batch_size=25", "baseline: a batch of 25 cannot be made of 24 labelled images"),
+        ("teacher.fit={batch_size: 25}", "fit_teacher: a batch of 25 .* Lower teacher.fit.batch_size"),
+        ("train.batch_size=51", "train: a batch of 51 cannot be made of 50 images of role labeled or pool"),
+    ],
+)
+def test_too_few_images_for_a_batch_are_told_when_they_are_counted(world: Path, override: str, message: str) -> None:
+    sizes = ("train.batch_size=8", "finetune.batch_size=8", "baseline.batch_size=8")
+    with pytest.raises(UserError, match=message):
+        bring(load_config(world, (*sizes, override)))
+    assert Workspace(str(world.parent / "workspace")).artifact("index_protected").record() is None
+
+
 def test_what_is_finished_does_not_wait_for_the_next_to_finish(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers with equal parts finish together: a kill before the next wave ends must not cost all but one of them."""
     config = load_config(world)

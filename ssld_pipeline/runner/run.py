@@ -36,7 +36,7 @@ from ssld_pipeline.store.fingerprints import Fingerprint
 from ssld_pipeline.store.tables import Part
 from ssld_pipeline.store.workspace import Workspace
 from ssld_pipeline.training.job import TrainJob
-from ssld_pipeline.training.schedule import num_steps
+from ssld_pipeline.training.schedule import num_steps, require_a_batch
 
 if TYPE_CHECKING:
     from ssld_pipeline.config import RunConfig
@@ -97,7 +97,11 @@ def run(
     stages = [s for s in STAGES[: last + 1] if (not only or s.name in only) and s.enabled(survey.config)]
     _check_networks(survey, stages)
     runner = _Run(survey, engine, progress, bool(only), checked)
-    reports = [runner.bring_up_to_date(stage) for stage in stages]
+    reports = []
+    for stage in stages:
+        reports.append(runner.bring_up_to_date(stage))
+        if stage.name == "catalog":
+            _require_batches(runner.state(), stages)
     for table in runner.workspace.tables.values():
         table.num_orphans_removed(_ORPHAN_HOURS)
     return reports
@@ -108,6 +112,16 @@ def _check_networks(survey: Survey, stages: Sequence[Stage]) -> None:
     asked = {stage.name for stage in stages if stage.networks}
     if asked and any(made.changes for made in plan(survey) if made.stage in asked):
         check_networks(Setup(survey.config, survey.classes, {}))
+
+
+def _require_batches(state: State, stages: Sequence[Stage]) -> None:
+    """Asked as soon as the images are counted, not when training starts, after days of labels. Of those that train
+    reads there will be as many as are selected, at most all."""
+    for stage in stages:
+        if isinstance(stage, TrainStage):
+            roles = stage.roles(state.config) or ("labeled", "pool")
+            num_images = sum(part.num_rows for part in state.catalog_parts(roles))
+            require_a_batch(stage.name, state.config.trainings()[stage.name], roles, num_images)
 
 
 def upstream_of(stage: Stage, config: RunConfig) -> list[Stage]:
@@ -152,9 +166,12 @@ class _Run:
     def engine(self) -> Engine:
         return self._make_engine()
 
+    def state(self) -> State:
+        return State(self.survey, self.workspace, self.digests)
+
     def bring_up_to_date(self, stage: Stage) -> StageReport:
         started = time.monotonic()
-        state = State(self.survey, self.workspace, self.digests)
+        state = self.state()
         if self.only:
             self._require_upstream(stage, state)
         plan = plan_stage(stage, state)

@@ -31,7 +31,14 @@ from ssld_pipeline.training.group import Group
 from ssld_pipeline.training.job import StoredTeacher, TrainJob
 from ssld_pipeline.training.learner import Learner
 from ssld_pipeline.training.reject_limit import RejectLimit
-from ssld_pipeline.training.schedule import lr_at, num_steps, num_warmup_steps, steps_per_epoch, validation_steps
+from ssld_pipeline.training.schedule import (
+    lr_at,
+    num_steps,
+    num_warmup_steps,
+    require_a_batch,
+    steps_per_epoch,
+    validation_steps,
+)
 
 _LOG_ROWS = 200
 _ASK_EVERY = 20
@@ -81,7 +88,7 @@ class _Trial:
         self.job, self.settings, self.means, self.group = job, job.settings, means, group
         self.folder, self.fingerprint, self.report = folder, fingerprint, report
         rows = read_rows(job.tables, job.roles, labelled=job.settings.loss == "ce")
-        _require_a_batch(job, len(rows))
+        require_a_batch(job.stage, job.settings, job.roles, len(rows))
         self.per_epoch = steps_per_epoch(job.settings, len(rows))
         self.total = num_steps(job.settings, len(rows))
         self.warmup = num_warmup_steps(job.settings, len(rows))
@@ -259,12 +266,3 @@ class _Trial:
             save_weights(student.to(memory_format=torch.contiguous_format), path)
             self.folder.write(path.name, path.read_bytes())
         self.folder.write("config.json", (json.dumps(card, indent=2) + "\n").encode())
-
-
-def _require_a_batch(job: TrainJob, num_images: int) -> None:
-    if num_images < job.settings.batch_size:
-        what = "labelled images" if job.settings.loss == "ce" else "images"
-        raise UserError(
-            f"{job.stage}: a batch of {job.settings.batch_size} cannot be made of {num_images} {what} of role "
-            f"{' or '.join(job.roles)}. Lower batch_size in this stage's section, or give more images"
-        )

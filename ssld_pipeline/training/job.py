@@ -36,8 +36,3 @@ class TrainJob:
     class_names: tuple[str, ...] = ()
     licence: str | None = None
     """Of the weights that the result is made with, as an SPDX name."""
-
-    @property
-    def section(self) -> str:
-        """Where the settings stand in the config."""
-        return "teacher.fit" if self.stage == "fit_teacher" else self.stage

@@ -13,6 +13,7 @@ from ssld_pipeline.contracts import Reject
 from ssld_pipeline.training.data import Lost
 from ssld_pipeline.training.group import Group
 from ssld_pipeline.training.job import TrainJob
+from ssld_pipeline.training.settings import section_of
 
 _FEW_REJECTS = 10  # a share means nothing of thirty images
 _EXAMPLES = 3
@@ -57,7 +58,7 @@ class RejectLimit:
 
     def explain(self, exceeded: str, rejects: Sequence[Reject]) -> str:
         """``rejects``: those of the run so far."""
-        setting = f"{self._job.section}.max_reject_share"
+        setting = f"{section_of(self._job.stage)}.max_reject_share"
         examples = ", ".join(f"{r.image_id} ({r.reason} {r.detail})" for r in rejects[-_EXAMPLES:])
         return (
             f"{self._job.stage}: {exceeded} could not be used, more than {setting} "

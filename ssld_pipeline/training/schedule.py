@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from ssld_pipeline.training.settings import TrainSettings
+from ssld_pipeline.errors import UserError
+from ssld_pipeline.training.settings import TrainSettings, section_of
+
+
+def require_a_batch(stage: str, settings: TrainSettings, roles: Sequence[str], num_images: int) -> None:
+    """UserError where the images, ``num_images`` of these roles, do not fill one batch."""
+    if num_images < settings.batch_size:
+        what = "labelled images" if settings.loss == "ce" else "images"
+        raise UserError(
+            f"{stage}: a batch of {settings.batch_size} cannot be made of {num_images} {what} of role "
+            f"{' or '.join(roles)}. Lower {section_of(stage)}.batch_size, or give more images"
+        )
 
 
 def steps_per_epoch(settings: TrainSettings, num_images: int) -> int:
     """Whole batches in a pass over the images; the rest of a pass is left out. At least 1.
 
-    A plan asks before the images are counted; that there is a whole batch is checked where training starts.
+    A plan asks before the images are counted; `require_a_batch` is asked when they are.
     """
     return max(1, num_images // settings.batch_size)
 

@@ -11,6 +11,11 @@ from ssld_pipeline.settings import Settings
 Loss = Literal["js", "symmetric_kl", "soft_ce", "kl", "ce"]
 
 
+def section_of(stage: str) -> str:
+    """Where the settings of a training stage stand in the config."""
+    return "teacher.fit" if stage == "fit_teacher" else stage
+
+
 class TrainSettings(Settings):
     """Defaults are the publication's for MobileNetV3_large (PaddleClas, SSLD documentation)."""
 
@@ -19,7 +24,7 @@ class TrainSettings(Settings):
     steps: int | None = Field(None, gt=0)
     """Optimiser steps; null: epochs x images / batch_size."""
     batch_size: int = Field(5760, gt=0)
-    """Images per optimiser step over all workers."""
+    """Images per optimiser step over all workers; a multiple of placement.train_workers."""
     lr: float = Field(3.65625, gt=0)
     """Peak learning rate, after the warm-up."""
     momentum: float = Field(0.9, ge=0, lt=1)
