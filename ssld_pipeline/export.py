@@ -14,8 +14,8 @@ from ssld_pipeline.errors import UserError
 from ssld_pipeline.export_images import PACKED_FORMATS, Packing, pack, write_paddleclas
 from ssld_pipeline.runner.class_guard import require_same_classes
 from ssld_pipeline.runner.survey import class_names
-from ssld_pipeline.stages.teacher import teacher_licence, teacher_model
 from ssld_pipeline.store import files
+from ssld_pipeline.store.artifacts import Record
 from ssld_pipeline.store.workspace import MODEL_STAGES, Workspace
 
 if TYPE_CHECKING:
@@ -89,33 +89,44 @@ def _export_model(config: RunConfig, stage: str, out: Path, format: str) -> list
     for source, target in (("student.safetensors", "model.safetensors"), ("config.json", "config.json")):
         files.copy(files.join(artifact.folder(record.fingerprint), source), str(out / target))
         written.append(out / target)
+    card = files.read_json(str(out / "config.json"))
     provenance = {
         "stage": stage,
         "fingerprint": str(record.fingerprint),
         "files": record.files,
         "settings": record.settings,
         "figures": record.figures,
-        "teacher": {"model": teacher_model(config), "licence": teacher_licence(config)},
+        "teacher": _teacher_of(record, card),
     }
     files.write_json(str(out / "provenance.json"), provenance)
     written.append(out / "provenance.json")
     if format == "pt2":
-        written.append(_export_program(config, stage, out))
+        written.append(_export_program(record, card, out))
     return written
 
 
-def _export_program(config: RunConfig, stage: str, out: Path) -> Path:
-    """``model.pt2``: float32 [N,3,S,S], normalised, to logits [N,C]; refused when it differs from the model."""
+def _teacher_of(record: Record, card: dict[str, Any]) -> dict[str, Any] | None:
+    """The networks the model was made with, whatever the config says today, and their licence; null: none."""
+    teacher = record.settings["config"].get("teacher")
+    if teacher is None:
+        return None
+    names = [network["model"] for network in (teacher, *teacher.get("more", ()))]
+    return {"model": " + ".join(names), "licence": card["pretrained_cfg"]["license"]}
+
+
+def _export_program(record: Record, card: dict[str, Any], out: Path) -> Path:
+    """``model.pt2``: float32 [N,3,S,S] of the card's size, normalised, to logits [N,C]; refused when it differs from
+    the model."""
     import torch
 
     from ssld_pipeline.models.build import build
     from ssld_pipeline.models.spec import ModelSpec
 
-    network: Any = config.teacher if stage == "fit_teacher" else config.student
-    size = config.teacher.image_size if stage == "fit_teacher" else config.train.image_size
-    num_classes = files.read_json(str(out / "config.json"))["num_classes"]
-    model = build(ModelSpec(network.model, num_classes, network.model_args, str(out / "model.safetensors"))).eval()
-    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    made_with = record.settings["config"]
+    network = made_with["student"] if "student" in made_with else made_with["teacher"]
+    weights = str(out / "model.safetensors")
+    model = build(ModelSpec(network["model"], card["num_classes"], network["model_args"], weights)).eval()
+    images = torch.randn(2, *card["pretrained_cfg"]["input_size"], generator=torch.Generator().manual_seed(0))
     program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     _check_same(model, program.module(), images)
     torch.export.save(program, out / "model.pt2")

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import mini
 import pytest
@@ -36,7 +37,8 @@ def verb(*words: str | Path) -> str:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = mini.write_world(tmp_path_factory.mktemp("cli") / "runs")
+    finetune = {"epochs": 1, "lr": 0.01, "image_size": 48}
+    path = mini.write_world(tmp_path_factory.mktemp("cli") / "runs", finetune=finetune)
     assert "parts run" in verb("run", path)
     return path
 
@@ -122,11 +124,25 @@ def test_export_of_tables_and_models(config: Path, tmp_path: Path) -> None:
     verb("export", config, "finetune", "--out", tmp_path / "student", "--format", "pt2")
     model = timm.create_model(f"local-dir:{tmp_path / 'student'}", pretrained=True).eval()
     exported = torch.export.load(tmp_path / "student" / "model.pt2").module()
-    images = torch.rand(3, 3, 32, 32)
+    images = torch.rand(3, 3, 48, 48)
     assert torch.allclose(model(images), exported(images), atol=1e-4)
     made = load_file(config.parent / "workspace/models/finetune/student.safetensors")
     assert any("running_mean" in key for key in made), "batch norm's statistics travel along"
-    assert json.loads((tmp_path / "student" / "provenance.json").read_text())["teacher"]["model"] == "timm:test_resnet"
+
+
+@pytest.mark.parametrize(
+    ("model", "teacher"),
+    [("train", {"model": "timm:test_resnet", "licence": None}), ("baseline", None)],
+)
+def test_an_export_says_what_the_model_was_made_with_and_not_what_would_be_used_today(
+    config: Path, tmp_path: Path, model: str, teacher: Any
+) -> None:
+    today = ("teacher.model=timm:test_vit", "teacher.licence=MIT", "student.model=timm:test_resnet")
+    changes = [word for change in today for word in ("--set", change)]
+    verb("export", config, model, "--out", tmp_path, "--format", "pt2", *changes)
+    provenance = json.loads((tmp_path / "provenance.json").read_text())
+    assert provenance["teacher"] == teacher and provenance["figures"]["images_per_process"] == 8
+    assert provenance["settings"]["config"]["student"]["model"] == "timm:test_efficientnet"
 
 
 def test_evaluate_prints_every_model(config: Path) -> None:

@@ -77,6 +77,7 @@ def test_baseline_takes_as_many_steps_without_a_teacher(changes: dict[str, Any],
     found = job(baseline.STAGE, **changes)
     assert found.settings.steps == steps
     assert found.teacher is None and found.settings.loss == "ce" and found.roles == ("labeled",)
+    assert found.licence is None
 
 
 @pytest.mark.parametrize("stage", [train.STAGE, finetune.STAGE, baseline.STAGE])

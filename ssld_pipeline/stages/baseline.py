@@ -21,7 +21,8 @@ def settings(config: RunConfig) -> dict[str, Any]:
 def job(setup: Setup, data: TrainData) -> TrainJob:
     assert setup.config.baseline is not None
     section = setup.config.baseline.model_copy(update={"steps": _equal_steps(setup.config, data)})
-    return distillation(setup, data, "baseline", section, student_spec(setup), data.labeled, ("labeled",))
+    student = student_spec(setup)
+    return distillation(setup, data, "baseline", section, student, data.labeled, ("labeled",), with_teacher=False)
 
 
 def _equal_steps(config: RunConfig, data: TrainData) -> int:

@@ -53,8 +53,12 @@ def distillation(
     student: ModelSpec,
     tables: tuple[str, ...],
     roles: tuple[str, ...],
+    with_teacher: bool = True,
 ) -> TrainJob:
-    """The teacher sees the very batch the student sees, or saw its views before; with loss ``ce`` there is none."""
+    """The teacher sees the very batch the student sees, or saw its views before; with loss ``ce`` there is none.
+
+    ``with_teacher``: as in `student_settings`; the model is under the licence of what it is made with.
+    """
     return TrainJob(
         stage=stage,
         student=student,
@@ -64,7 +68,7 @@ def distillation(
         validation=data.validation,
         teacher=_teacher(setup, data, section),
         class_names=setup.classes,
-        licence=teacher_licence(setup.config),
+        licence=teacher_licence(setup.config) if with_teacher else None,
     )
 
 
