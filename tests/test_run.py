@@ -23,6 +23,8 @@ from ssld_pipeline.runner.plan import StagePlan, plan
 from ssld_pipeline.runner.run import StageReport, run
 from ssld_pipeline.runner.survey import survey
 from ssld_pipeline.stages.dedupe import DedupeConfig
+from ssld_pipeline.stages.networks import check_networks
+from ssld_pipeline.stages.stage import Setup
 from ssld_pipeline.store.workspace import Workspace
 
 PART_STAGES = ("catalog", "find_copies", "label")
@@ -241,6 +243,14 @@ def test_a_teacher_of_other_classes_is_refused_before_anything_is_done(world: Pa
             r"train.image_size: 32, but model 'timm:vit_tiny_patch16_224' takes no such image: .*doesn't match",
         ),
         ("student.model=timm:qwen3_vit_88m_enc", "student: model 'timm:qwen3_vit_88m_enc' gives no logits"),
+        (
+            "student.model=torchvision:googlenet",
+            "student: in training model 'torchvision:googlenet' gives GoogLeNetOutputs instead of logits",
+        ),
+        (
+            "teacher={model: torchvision:googlenet, weights: null, image_size: 32, fit: {batch_size: 8}}",
+            r"teacher: in training .*teacher.model_args: \{aux_logits: false\}",
+        ),
     ],
 )
 def test_a_network_that_cannot_be_is_found_before_anything_is_done(world: Path, override: str, message: str) -> None:
@@ -262,6 +272,16 @@ def test_too_few_images_for_a_batch_are_told_when_they_are_counted(world: Path, 
     with pytest.raises(UserError, match=message):
         bring(load_config(world, (*sizes, override)))
     assert Workspace(str(world.parent / "workspace")).artifact("index_protected").record() is None
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["student={model: torchvision:googlenet, model_args: {aux_logits: false}}", "train.trainable=classifier"],
+)
+def test_a_network_that_gives_logits_where_it_learns_passes(world: Path, override: str) -> None:
+    student = () if override.startswith("student") else ("student.model=torchvision:googlenet",)
+    config = load_config(world, (*student, override))
+    check_networks(Setup(config, mini.CLASSES, {}))
 
 
 def test_what_is_finished_does_not_wait_for_the_next_to_finish(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +396,6 @@ def run_index_on_the_old_listing(config: RunConfig) -> None:
     """As when the disk goes away between the driver's listing and the worker's reading."""
     from ssld_pipeline.contracts import CATALOG
     from ssld_pipeline.stages.index_protected import STAGE
-    from ssld_pipeline.stages.stage import Setup
 
     rows = sql(Workspace(config.workspace), "SELECT * FROM catalog WHERE role = 'protected'").cast(CATALOG.schema())
     place = Path(config.workspace) / "scratch"
