@@ -153,8 +153,9 @@ class PlacementConfig(Settings):
     loader_threads: int = Field(2, gt=0)
     """Threads that decode and augment per training process or label worker."""
     amp: bool = False
-    """bfloat16 autocast in labelling and training, on GPUs. It changes probabilities: MobileNetV2's largest one by .03
-    (median) to .28 of 31 photographs, others less; `ssld.teacher` in the table's metadata records it."""
+    """bfloat16 autocast in labelling and training, on GPUs; accuracies are measured in float32. It changes
+    probabilities: MobileNetV2's largest one by .03 (median) to .28 of 31 photographs, others less; `ssld.teacher` in
+    the table's metadata records it."""
     compile: bool = False
     """torch.compile the network that labels: half a minute per worker, and a C++ compiler is needed there."""
     decode_workers: int = Field(0, ge=0)

@@ -59,6 +59,20 @@ def test_images_are_counted_exactly_and_bad_ones_not_at_all(tmp_path: Path, rows
     assert [r.image_id for r in found["rejects"]] == ["images/000.png"]
 
 
+class SlightlyRight(nn.Module):
+    """The brightest channel's logit is ahead by less than bfloat16 can tell."""
+
+    def forward(self, views: Tensor) -> Tensor:
+        votes = nn.functional.one_hot(BrightestChannel()(views).argmax(dim=1), 3) * 1e-3 + 1.0
+        return votes @ torch.eye(3)  # which autocast rounds
+
+
+def test_a_lead_that_bfloat16_rounds_away_counts(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    rounded = Predictor(SPEC, SlightlyRight(), "cpu", True, batch_size=4)
+    assert len(np.unique(rounded.probs(np.zeros((1, 32, 32, 3), np.uint8)))) == 1
+    assert evaluate(rounded, table(tmp_path, rows), 32, 0.9, num_threads=1)["top1"] == 1
+
+
 def test_a_network_that_says_nothing_is_right_about_nothing(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     assert evaluate(predictor(Constant()), table(tmp_path, rows), 32, 0.9, num_threads=1)["top1"] == 0
 

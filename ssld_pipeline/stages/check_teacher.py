@@ -78,7 +78,7 @@ def _measure(setup: Setup, rows: pa.Table, rejects: list[Reject]) -> dict[str, A
     from ssld_pipeline.training.evaluate import evaluate
 
     teacher, placement = setup.config.teacher, setup.config.placement
-    predictor = open_predictor(teacher_spec(setup), setup.device, amp=placement.amp, num_threads=setup.num_threads)
+    predictor = open_predictor(teacher_spec(setup), setup.device, num_threads=setup.num_threads)
     found = evaluate(predictor, rows, teacher.image_size, teacher.crop_pct, placement.loader_threads)
     rejects += found.pop("rejects")
     return found if found["num_images"] else {"num_images": 0, "top1": None, "top5": None}
@@ -98,7 +98,7 @@ def _too_weak(config: RunConfig, figures: dict[str, Any], num_classes: int) -> s
 
 STAGE = ArtifactStage(
     name="check_teacher",
-    version=1,
+    version=2,
     reads=("catalog",),
     settings=settings,
     build=build,

@@ -36,8 +36,7 @@ def open_evaluate(setup: Setup) -> Callable[[pa.Table], PartResult]:
     placement = setup.config.placement
     models = _models(setup)
     predictors = {
-        name: open_predictor(spec, setup.device, amp=placement.amp, num_threads=setup.num_threads)
-        for name, (spec, _, _) in models.items()
+        name: open_predictor(spec, setup.device, num_threads=setup.num_threads) for name, (spec, _, _) in models.items()
     }
 
     def work(rows: pa.Table) -> PartResult:
@@ -103,7 +102,7 @@ def _schema() -> pa.Schema:
 
 STAGE = PartStage(
     name="evaluate",
-    version=2,
+    version=3,
     table="evaluations",
     reads=("catalog",),
     settings=settings,

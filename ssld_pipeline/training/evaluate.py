@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,10 @@ def evaluate(
     """``num_images`` that could be used, ``top1`` and ``top5`` as shares in [0,1] (0 of no images), ``rejects``.
 
     ``rows``: image_id, uri, offset, size_bytes and class_id, none null. Images are dealt to the ranks in turn and
-    counts summed, so the figures do not depend on how many there are; ``rejects`` are this rank's own.
+    counts summed, so the figures do not depend on how many there are; ``rejects`` are this rank's own. The network runs
+    in float32 whatever ``predictor.amp``: logits that are rounded to bfloat16 tie, which counts against it.
     """
+    predictor = replace(predictor, amp=False)
     rows = rows.take(np.arange(group.rank, len(rows), group.size))
     labels = rows["class_id"].to_numpy()
     rejects: list[Reject] = []
