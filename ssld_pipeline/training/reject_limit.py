@@ -62,7 +62,7 @@ class RejectLimit:
         examples = ", ".join(f"{r.image_id} ({r.reason} {r.detail})" for r in rejects[-_EXAMPLES:])
         return (
             f"{self._job.stage}: {exceeded} could not be used, more than {setting} "
-            f"({self._job.settings.max_reject_share:g}) allows, among them {examples}. No model was committed. See "
-            f"that the inputs are there on the workers and run again, which goes on from the last checkpoint; or raise "
-            f"{setting}"
+            f"({self._job.settings.max_reject_share:g}) allows. Rejects of the run, the last by name: {examples}. No "
+            f"model was committed. See that the inputs are there on the workers and run again, which goes on from the "
+            f"last checkpoint; or raise {setting}"
         )
