@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from ssld_pipeline.runner.survey import survey
 from ssld_pipeline.stages.dedupe import DedupeConfig
 from ssld_pipeline.stages.networks import check_networks
 from ssld_pipeline.stages.stage import Setup
+from ssld_pipeline.store.artifacts import ArtifactStore, Record
 from ssld_pipeline.store.workspace import Workspace
 
 PART_STAGES = ("catalog", "find_copies", "label")
@@ -301,6 +303,28 @@ def test_what_is_finished_does_not_wait_for_the_next_to_finish(world: Path, monk
 
     monkeypatch.setattr("ssld_pipeline.runner.run._COMMIT_EVERY_S", 0.1)
     run(survey(config), Waits, Silent(), until="catalog")
+
+
+def test_a_training_run_fetches_what_it_starts_from_where_it_runs(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine that trains may be another than the driver's: of the driver's files it has none."""
+    teacher = "{epochs: 1, batch_size: 8, warmup_epochs: 0, image_size: 32}"
+    config = load_config(world, (f"placement.cache={tmp_path / 'cache'}", f"teacher.fit={teacher}", "baseline=null"))
+
+    def fetch(store: ArtifactStore, record: Record, cache: Path) -> Path:
+        """As from a remote workspace."""
+        return shutil.copytree(store.folder(record.fingerprint), cache / record.content, dirs_exist_ok=True)
+
+    class OnAnotherMachine(Here):
+        def fit(self, *args: Any) -> dict[str, Any]:
+            *shipped, at_step = args
+            shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+            return super().fit(*pickle.loads(pickle.dumps(shipped)), at_step)
+
+    monkeypatch.setattr(ArtifactStore, "fetch", fetch)
+    reports = run(survey(config), OnAnotherMachine, Silent(), until="finetune")
+    assert [r.stage for r in reports if r.ran][-3:] == ["select", "train", "finetune"]
 
 
 def test_one_stage_alone_does_not_stand_on_what_is_stale(world: Path) -> None:

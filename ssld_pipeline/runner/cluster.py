@@ -34,9 +34,9 @@ from ssld_pipeline.pipeline import stage_named
 from ssld_pipeline.runner.here import Here
 from ssld_pipeline.runner.units import Unit
 from ssld_pipeline.runner.work import PartWorker, Receipt, WorkerSpec, build_artifact
+from ssld_pipeline.stages.stage import TrainData
 from ssld_pipeline.store import files
 from ssld_pipeline.store.tables import Part
-from ssld_pipeline.training.job import TrainJob
 
 _log = logging.getLogger(__name__)
 _POLL_S = 1.0
@@ -79,7 +79,7 @@ class Cluster:
         return figures, rejects
 
     def fit(
-        self, spec: WorkerSpec, job: TrainJob, folder: str, fingerprint: str, at_step: Callable[[int], None]
+        self, spec: WorkerSpec, data: TrainData, folder: str, fingerprint: str, at_step: Callable[[int], None]
     ) -> dict[str, Any]:
         """One process is a task; several are Ray Train's, around the same loop, whose checkpoints are in ``folder``."""
         gpu = self._gpus_for(spec, training=True)
@@ -88,12 +88,12 @@ class Cluster:
         spec = replace(spec, num_threads=threads, device="cuda" if gpu else "cpu")
         with _Watch(folder, at_step):
             if self._placement.train_workers > 1:
-                return self._fit_in_group(spec, job, folder, fingerprint)
+                return self._fit_in_group(spec, data, folder, fingerprint)
             retries = self._placement.train_failures
             task = ray.remote(num_cpus=1, num_gpus=gpu, max_retries=retries)(_fit)
-            return dict(_get(task.remote(spec, job, folder, fingerprint)))
+            return dict(_get(task.remote(spec, data, folder, fingerprint)))
 
-    def _fit_in_group(self, spec: WorkerSpec, job: TrainJob, folder: str, fingerprint: str) -> dict[str, Any]:
+    def _fit_in_group(self, spec: WorkerSpec, data: TrainData, folder: str, fingerprint: str) -> dict[str, Any]:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
@@ -101,7 +101,7 @@ class Cluster:
         storage = files.join(folder, "ray")
         trainer = TorchTrainer(
             _train_worker,
-            train_loop_config={"spec": spec, "job": job, "folder": folder, "fingerprint": fingerprint},
+            train_loop_config={"spec": spec, "data": data, "folder": folder, "fingerprint": fingerprint},
             scaling_config=ScalingConfig(
                 num_workers=self._placement.train_workers,
                 use_gpu=gpu,
@@ -137,8 +137,8 @@ class Cluster:
         return int(present)
 
 
-def _fit(spec: WorkerSpec, job: TrainJob, folder: str, fingerprint: str) -> dict[str, Any]:
-    return Here().fit(spec, job, folder, fingerprint, lambda step: None)
+def _fit(spec: WorkerSpec, data: TrainData, folder: str, fingerprint: str) -> dict[str, Any]:
+    return Here().fit(spec, data, folder, fingerprint, lambda step: None)
 
 
 def _train_worker(config: dict[str, Any]) -> None:

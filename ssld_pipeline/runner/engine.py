@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from ssld_pipeline.runner.units import Unit
 from ssld_pipeline.runner.work import Receipt, WorkerSpec
+from ssld_pipeline.stages.stage import TrainData
 from ssld_pipeline.store.tables import Part
-from ssld_pipeline.training.job import TrainJob
 
 
 class Engine(Protocol):
@@ -20,10 +20,11 @@ class Engine(Protocol):
         """An artifact's figures and its part of rejects."""
 
     def fit(
-        self, spec: WorkerSpec, job: TrainJob, folder: str, fingerprint: str, at_step: Callable[[int], None]
+        self, spec: WorkerSpec, data: TrainData, folder: str, fingerprint: str, at_step: Callable[[int], None]
     ) -> dict[str, Any]:
         """The final metrics of a training run that leaves its files in ``folder`` and goes on from what is there.
 
+        The job is made of ``spec`` and ``data`` where it runs: what it starts from is fetched to that machine.
         ``at_step`` is told from time to time how many optimiser steps are done.
         """
 

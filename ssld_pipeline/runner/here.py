@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ssld_pipeline.pipeline import stage_named
 from ssld_pipeline.runner.units import Unit
 from ssld_pipeline.runner.work import PartWorker, Receipt, WorkerSpec, build_artifact
+from ssld_pipeline.stages.stage import TrainData, TrainStage
 from ssld_pipeline.store.tables import Part
-from ssld_pipeline.training.job import TrainJob
 
 
 class Here:
@@ -21,10 +22,13 @@ class Here:
         return build_artifact(spec, unit)
 
     def fit(
-        self, spec: WorkerSpec, job: TrainJob, folder: str, fingerprint: str, at_step: Callable[[int], None]
+        self, spec: WorkerSpec, data: TrainData, folder: str, fingerprint: str, at_step: Callable[[int], None]
     ) -> dict[str, Any]:
         from ssld_pipeline.training.fit import Means, fit
 
+        stage = stage_named(spec.stage)
+        assert isinstance(stage, TrainStage)
+        job = stage.job(spec.setup(), data)
         placement = spec.config.placement
         threads = placement.train_threads or spec.num_threads
         means = Means(threads, placement.loader_threads, spec.device, placement.amp, placement.checkpoint_every_s)

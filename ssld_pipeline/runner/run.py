@@ -18,7 +18,7 @@ from ssld_pipeline.pipeline import STAGE_NAMES, STAGES, stage_named
 from ssld_pipeline.runner.class_guard import accept_classes
 from ssld_pipeline.runner.plan import StagePlan, UnitPlan, plan, plan_stage
 from ssld_pipeline.runner.survey import FileDigests, Survey
-from ssld_pipeline.runner.units import State, Unit, notes_of
+from ssld_pipeline.runner.units import State, Unit, notes_of, outline
 from ssld_pipeline.runner.work import Receipt, WorkerSpec, write_reject_rows
 from ssld_pipeline.stages.networks import check_networks
 from ssld_pipeline.stages.stage import (
@@ -35,7 +35,6 @@ from ssld_pipeline.store import files
 from ssld_pipeline.store.fingerprints import Fingerprint
 from ssld_pipeline.store.tables import Part
 from ssld_pipeline.store.workspace import Workspace
-from ssld_pipeline.training.job import TrainJob
 from ssld_pipeline.training.schedule import num_steps, require_a_batch
 
 if TYPE_CHECKING:
@@ -140,8 +139,8 @@ def upstream_of(stage: Stage, config: RunConfig) -> list[Stage]:
     return [other for other in STAGES if other.name in found]
 
 
-def _num_steps(job: TrainJob, unit: Unit, state: State) -> int:
-    data = state.train_data()
+def _num_steps(stage: TrainStage, unit: Unit, state: State) -> int:
+    job, data = outline(stage, state), state.train_data()
     return num_steps(job.settings, data.num_labeled + data.num_mined if "pool" in job.roles else unit.num_rows)
 
 
@@ -356,11 +355,11 @@ class _Run:
         for planned in work:
             assert planned.unit is not None
             started = time.monotonic()
-            spec = self._spec(stage)
-            job = stage.job(spec.setup(), state.train_data())
             folder = self.workspace.artifact(stage.name).folder(planned.unit.fingerprint)
-            self.progress.started(StagePlan(stage.name, (planned,)), _num_steps(job, planned.unit, state))
-            metrics = self.engine.fit(spec, job, folder, str(planned.unit.fingerprint), self.progress.reached)
+            self.progress.started(StagePlan(stage.name, (planned,)), _num_steps(stage, planned.unit, state))
+            metrics = self.engine.fit(
+                self._spec(stage), state.train_data(), folder, str(planned.unit.fingerprint), self.progress.reached
+            )
             bad = [Reject(r["image_id"], r["reason"], r["detail"]) for r in metrics.pop("rejects", [])]
             unit = planned.unit
             part = write_reject_rows(self.workspace, stage.name, unit.name, unit.fingerprint, unit.settings, bad)

@@ -23,6 +23,8 @@ from ssld_pipeline.store.workspace import Workspace
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from ssld_pipeline.training.job import TrainJob
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -204,11 +206,14 @@ def _whole_unit(stage: Stage, state: State, settings: Mapping[str, Any], name: s
 
 def _with_steps(stage: TrainStage, state: State, unit: Unit) -> Unit:
     """Epochs mean another number of steps when the number of images changes, even where those images are not read."""
+    steps = outline(stage, state).settings.steps
+    return Unit(unit.name, unit.settings, {**unit.inputs, "steps": steps}, unit.files, num_rows=unit.num_rows)
+
+
+def outline(stage: TrainStage, state: State) -> TrainJob:
+    """The stage's job with no artifact at hand: it tells what is trained, and cannot be carried out."""
     folders = {name: Path(files.join("artifacts", name)) for name in stage.artifacts if _is_enabled(name, state)}
-    job = stage.job(state.setup(stage, folders), state.train_data())
-    return Unit(
-        unit.name, unit.settings, {**unit.inputs, "steps": job.settings.steps}, unit.files, num_rows=unit.num_rows
-    )
+    return stage.job(state.setup(stage, folders), state.train_data())
 
 
 def committed_units(stage: PartStage | QueryStage, workspace: Workspace) -> dict[str, list[Part]]:
