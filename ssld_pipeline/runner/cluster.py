@@ -98,17 +98,19 @@ class Cluster:
         from ray.train.torch import TorchTrainer
 
         gpu = spec.device == "cuda"
-        storage = files.join(folder, "ray")
+        storage, name = files.join(folder, "ray"), uuid.uuid4().hex[:12]
+        mistake = files.join(storage, f"{name}.mistake.json")
+        fit = {"spec": spec, "data": data, "folder": folder, "fingerprint": fingerprint}
         trainer = TorchTrainer(
             _train_worker,
-            train_loop_config={"spec": spec, "data": data, "folder": folder, "fingerprint": fingerprint},
+            train_loop_config={"mistake": mistake, "fit": fit},
             scaling_config=ScalingConfig(
                 num_workers=self._placement.train_workers,
                 use_gpu=gpu,
                 resources_per_worker={"CPU": 1, "GPU": 1} if gpu else {"CPU": 1},
             ),
             run_config=RunConfig(
-                name=uuid.uuid4().hex[:12],
+                name=name,
                 storage_path=storage,
                 failure_config=FailureConfig(max_failures=self._placement.train_failures),
             ),
@@ -116,11 +118,10 @@ class Cluster:
         try:
             trainer.fit()
         finally:  # when one rank leaves the group, the others fail too: its reason comes first
-            error = files.read_json(files.join(folder, "error.json"))
-            files.remove(files.join(folder, "error.json"))
+            found = files.read_json(mistake)
             files.remove(storage)
-            if error:
-                raise UserError(error["error"])
+            if found:
+                raise UserError(found["error"])
         return dict(files.read_json(files.join(folder, "outcome.json"))["metrics"])
 
     def close(self) -> None:
@@ -142,20 +143,31 @@ def _fit(spec: WorkerSpec, data: TrainData, folder: str, fingerprint: str) -> di
 
 
 def _train_worker(config: dict[str, Any]) -> None:
-    """One process of the process group. A user's mistake is left in the folder: Ray Train would retry an exception."""
+    """One process of the process group, which ends with it: the others would wait for it until the group's timeout.
+
+    A user's mistake is left at ``mistake``. Ray Train, which cannot know that another try is in vain, starts the group
+    again; it then ends at once.
+    """
     import ray.train
     import ray.train.torch
 
-    if config["spec"].device == "cuda":
+    from ssld_pipeline.training.group import Group
+
+    fit = config["fit"]
+    if fit["spec"].device == "cuda":
         import torch
 
         torch.cuda.set_device(ray.train.torch.get_device())  # every worker of a node sees all its GPUs
+    # The word of one, since a file system may show the file to one node sooner than to another.
+    if Group.current(fit["spec"].device).word_of_first(files.exists(config["mistake"])):
+        return
     try:
-        outcome: dict[str, Any] = {"metrics": _fit(**config)}
+        metrics = _fit(**fit)
     except UserError as error:
-        outcome = {"error": str(error)}
-    if "error" in outcome or ray.train.get_context().get_world_rank() == 0:
-        files.write_json(files.join(config["folder"], "error.json" if "error" in outcome else "outcome.json"), outcome)
+        files.write_json(config["mistake"], {"error": str(error)})
+        raise
+    if ray.train.get_context().get_world_rank() == 0:
+        files.write_json(files.join(fit["folder"], "outcome.json"), {"metrics": metrics})
 
 
 class _Watch:

@@ -1,0 +1,76 @@
+"""Training on Ray: what one of several processes meets ends them all, and what the cluster lacks is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mini
+import pytest
+import trial
+
+from ssld_pipeline.config import RunConfig, load_config
+from ssld_pipeline.errors import UserError
+from ssld_pipeline.runner.cluster import Cluster
+from ssld_pipeline.runner.work import WorkerSpec
+from ssld_pipeline.stages.stage import TrainData
+
+_NOT_ON_RANK_1 = """
+import os, sys
+def refuse(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("/student.safetensors") and os.environ.get("RANK") == "1":
+        with open({log!r}, "a") as log:
+            print("refused", file=log)
+        raise FileNotFoundError(2, "No such file or directory")
+sys.addaudithook(refuse)
+"""
+
+
+def config_of(folder: Path, **placement: Any) -> RunConfig:
+    """Of a baseline of a few steps, that starts from a file of weights."""
+    mini.write_teacher(folder / "student.safetensors")
+    section = {"steps": 4, "batch_size": 8, "lr": 0.05, "warmup_epochs": 0, "image_size": 32}
+    student = {"model": "timm:test_resnet", "weights": "student.safetensors"}
+    return load_config(
+        mini.write_config(folder, student=student, train=section, placement={**mini.THREADS, **placement})
+    )
+
+
+@contextmanager
+def cluster_of(config: RunConfig) -> Iterator[Cluster]:
+    cluster = Cluster(config.placement)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Trains a baseline on a cluster of this machine's own, with these settings of ``placement``."""
+    train, validation = trial.world(tmp_path)
+    data = TrainData((), (train,), (validation,), (train,), num_labeled=48, num_mined=0)
+
+    def trained(**placement: Any) -> dict[str, Any]:
+        config = config_of(tmp_path, **placement)
+        spec = WorkerSpec("baseline", config, trial.CLASSES, {}, 1, "cpu")
+        with cluster_of(config) as cluster:
+            return cluster.fit(spec, data, str(tmp_path / "model"), "f", lambda step: None)
+
+    return trained
+
+
+@pytest.mark.timeout(150)
+def test_a_mistake_that_one_process_meets_ends_the_group_at_once(
+    train: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the weights' folder is not mounted on one of the nodes."""
+    log = tmp_path / "refused"
+    (tmp_path / "sitecustomize.py").write_text(_NOT_ON_RANK_1.format(log=str(log)))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    with pytest.raises(UserError, match=r"^weights .*student\.safetensors cannot be read: No such file or directory$"):
+        train(train_workers=2)
+    assert log.read_text().splitlines() == ["refused"], "nothing is tried again that cannot succeed"
+    assert not list((tmp_path / "model").rglob("*.json"))
