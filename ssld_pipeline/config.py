@@ -140,7 +140,7 @@ class PlacementConfig(Settings):
     cpus_per_worker: int = Field(1, gt=0)
     """CPU cores, and threads, of one worker."""
     use_gpu: bool | None = None
-    """null: where the cluster has one."""
+    """null: where the cluster has one. true: nothing runs without; nodes that are still to come are waited for."""
     dedupe_on_gpu: bool = False
     """Search the protected key points on the GPU, one worker each: worth it where 64 cores or more feed it."""
     train_workers: int = Field(1, gt=0)
@@ -172,6 +172,9 @@ class PlacementConfig(Settings):
     """Seconds between training checkpoints."""
     train_failures: int = Field(3, ge=0)
     """Lost training workers after which the run gives up."""
+    room_wait_s: float = Field(1800, ge=0)
+    """Seconds to wait for the CPUs and GPUs that a training run, or an index, needs at once, on a cluster that still
+    fills up or has other work; then the run gives up."""
     cache: str | None = None
     """Local folder for artifacts of a remote workspace; default: a folder in the system's temporary directory."""
 

@@ -286,6 +286,18 @@ def test_a_network_that_gives_logits_where_it_learns_passes(world: Path, overrid
     check_networks(Setup(config, mini.CLASSES, {}))
 
 
+def test_a_cluster_too_small_to_train_is_found_before_anything_is_done(world: Path) -> None:
+    class Small(Here):
+        def require_room(self, *args: Any) -> None:
+            raise UserError("too few GPUs")
+
+    config = load_config(world)
+    with pytest.raises(UserError, match="too few GPUs"):
+        run(survey(config), Small, Silent())
+    assert Workspace(config.workspace).tables["catalog"].version() is None
+    run(survey(config), Small, Silent(), until="catalog")
+
+
 def test_what_is_finished_does_not_wait_for_the_next_to_finish(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers with equal parts finish together: a kill before the next wave ends must not cost all but one of them."""
     config = load_config(world)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ import trial
 from ssld_pipeline.config import RunConfig, load_config
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.runner.cluster import Cluster
+from ssld_pipeline.runner.room import Need, Room
 from ssld_pipeline.runner.work import WorkerSpec
 from ssld_pipeline.stages.stage import TrainData
 
@@ -74,3 +77,46 @@ def test_a_mistake_that_one_process_meets_ends_the_group_at_once(
         train(train_workers=2)
     assert log.read_text().splitlines() == ["refused"], "nothing is tried again that cannot succeed"
     assert not list((tmp_path / "model").rglob("*.json"))
+
+
+@pytest.mark.timeout(100)
+def test_more_training_processes_than_gpus_are_refused_at_once(
+    train: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"GPU": 1}')
+    needs, has = r"2 GPUs and 2 CPUs at once, 1 GPU and 1 CPU on one node each", r"the cluster has 1 GPU and 2 CPUs"
+    with pytest.raises(UserError, match=rf"baseline \(placement.train_workers: 2\) needs {needs}; {has}.*lower"):
+        train(train_workers=2)
+
+
+@pytest.mark.timeout(100)
+def test_gpus_that_the_config_insists_on_are_missed_at_once(train: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(
+        UserError, match=r"placement.use_gpu needs 1 GPU at once; the cluster has 0 GPUs and .*or leave"
+    ):
+        train(use_gpu=True)
+
+
+@pytest.mark.timeout(100)
+def test_room_is_waited_for_aloud_and_for_a_stated_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    import ray
+
+    with cluster_of(config_of(tmp_path)):
+        cpus = int(ray.cluster_resources()["CPU"])
+        all_cpus, more = Need("an index", 1, cpus, 0), Need("a training run", 2, cpus, 0, "train less")
+        with Room(60, grows=True).taken(all_cpus):
+            for need in (all_cpus, more):
+                with pytest.raises(UserError, match=rf"{need.why} needs .*of them free 0 GPUs.* in 2 s \(placement\."):
+                    waits(Room(2, grows=True), need)
+            assert f"a training run: waiting for {2 * cpus} CPUs at once" in caplog.text and "most 2 s" in caplog.text
+            waiting = threading.Thread(target=waits, args=(Room(60, grows=True), all_cpus))
+            waiting.start()
+            time.sleep(2)
+            assert waiting.is_alive()
+        waiting.join(20)
+        assert not waiting.is_alive(), "what is given back is taken up"
+
+
+def waits(room: Room, need: Need) -> None:
+    with room.taken(need):
+        pass

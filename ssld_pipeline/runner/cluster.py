@@ -27,11 +27,13 @@ from ray.exceptions import (
     RayActorError,
     WorkerCrashedError,
 )
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ssld_pipeline.config import PlacementConfig
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.pipeline import stage_named
 from ssld_pipeline.runner.here import Here
+from ssld_pipeline.runner.room import Need, Room
 from ssld_pipeline.runner.units import Unit
 from ssld_pipeline.runner.work import PartWorker, Receipt, WorkerSpec, build_artifact
 from ssld_pipeline.stages.stage import TrainData
@@ -43,6 +45,7 @@ _POLL_S = 1.0
 _WATCH_S = 2.0
 _ANSWER_S = 10.0
 _DECODE_RETRIES = 4
+_GROUP_START_S = 60.0  # Ray Train's, for one attempt to start a group
 
 
 class Cluster:
@@ -58,6 +61,7 @@ class Cluster:
         of_worker = placement.cpus_per_worker + placement.decode_workers
         cores = max(os.cpu_count() or 1, placement.train_workers, of_worker)
         own = {} if address else {"include_dashboard": False, "num_cpus": cores}
+        self._room = Room(placement.room_wait_s, grows=bool(address))
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **own)
         except (ConnectionError, ValueError, AuthenticationError) as error:
@@ -74,9 +78,12 @@ class Cluster:
         gpus = self._gpus_for(spec)
         cores = _cores_of_largest_node(gpus)
         spec = replace(spec, num_threads=cores, device="cuda" if gpus else "cpu")
-        remote = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=self._placement.part_attempts)(build_artifact)
-        figures, rejects = _get(remote.remote(spec, unit))
+        need = Need(f"{spec.stage} (all cores of a node)", 1, cores, gpus)
+        figures, rejects = self._do(need, self._placement.part_attempts, build_artifact, spec, unit)
         return figures, rejects
+
+    def require_room(self, spec: WorkerSpec) -> None:
+        self._room.require(self._training_need(spec))
 
     def fit(
         self, spec: WorkerSpec, data: TrainData, folder: str, fingerprint: str, at_step: Callable[[int], None]
@@ -90,11 +97,24 @@ class Cluster:
             if self._placement.train_workers > 1:
                 return self._fit_in_group(spec, data, folder, fingerprint)
             retries = self._placement.train_failures
-            task = ray.remote(num_cpus=1, num_gpus=gpu, max_retries=retries)(_fit)
-            return dict(_get(task.remote(spec, data, folder, fingerprint)))
+            return dict(self._do(self._training_need(spec), retries, _fit, spec, data, folder, fingerprint))
+
+    def _training_need(self, spec: WorkerSpec) -> Need:
+        gpus, setting = self._gpus_for(spec, training=True), f"placement.train_workers: {self._placement.train_workers}"
+        less = "lower placement.train_workers, or do first what needs less: ssld run CONFIG --until select"
+        return Need(f"{spec.stage} ({setting})", self._placement.train_workers, 1, gpus, less)
+
+    def _do(self, need: Need, retries: int, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What one task returns."""
+        with self._room.taken(need) as group:
+            here = PlacementGroupSchedulingStrategy(group)
+            task = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus, max_retries=retries, scheduling_strategy=here)(
+                function
+            )
+            return _get(task.remote(*arguments))
 
     def _fit_in_group(self, spec: WorkerSpec, data: TrainData, folder: str, fingerprint: str) -> dict[str, Any]:
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
         gpu = spec.device == "cuda"
@@ -112,11 +132,21 @@ class Cluster:
             run_config=RunConfig(
                 name=name,
                 storage_path=storage,
-                failure_config=FailureConfig(max_failures=self._placement.train_failures),
+                failure_config=FailureConfig(
+                    max_failures=self._placement.train_failures,
+                    max_preemption_failures=self._placement.train_failures,
+                    controller_failure_limit=1 + int(self._placement.room_wait_s / _GROUP_START_S),
+                ),
             ),
         )
+        need = self._training_need(spec)
+        with self._room.taken(need):
+            pass  # Ray Train asks for the same itself
         try:
             trainer.fit()
+        except ControllerError:  # perhaps for lack of room, which is then said
+            with self._room.taken(need):
+                raise
         finally:  # when one rank leaves the group, the others fail too: its reason comes first
             found = files.read_json(mistake)
             files.remove(storage)
@@ -132,10 +162,9 @@ class Cluster:
         searches = spec.stage == "find_copies" and self._placement.dedupe_on_gpu
         if not (training or stage_named(spec.stage).networks or searches) or self._placement.use_gpu is False:
             return 0
-        present = ray.cluster_resources().get("GPU", 0) > 0
-        if self._placement.use_gpu and not present:
-            raise UserError("placement.use_gpu is true, and the cluster has no GPU. Leave it out, or add a GPU node")
-        return int(present)
+        if self._placement.use_gpu:
+            self._room.require(Need("placement.use_gpu", 1, 0, 1, "leave it out"))
+        return int(ray.cluster_resources().get("GPU", 0) > 0)
 
 
 def _fit(spec: WorkerSpec, data: TrainData, folder: str, fingerprint: str) -> dict[str, Any]:

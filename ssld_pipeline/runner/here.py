@@ -21,6 +21,9 @@ class Here:
     def build(self, spec: WorkerSpec, unit: Unit) -> tuple[dict[str, Any], Part | None]:
         return build_artifact(spec, unit)
 
+    def require_room(self, spec: WorkerSpec) -> None:
+        pass
+
     def fit(
         self, spec: WorkerSpec, data: TrainData, folder: str, fingerprint: str, at_step: Callable[[int], None]
     ) -> dict[str, Any]:

@@ -94,8 +94,8 @@ def run(
     last = STAGE_NAMES.index(until) if until else len(STAGES)
     accept_classes(Workspace(survey.config.workspace), survey.classes, new_classes)
     stages = [s for s in STAGES[: last + 1] if (not only or s.name in only) and s.enabled(survey.config)]
-    _check_networks(survey, stages)
     runner = _Run(survey, engine, progress, bool(only), checked)
+    runner.check(stages)
     reports = []
     for stage in stages:
         reports.append(runner.bring_up_to_date(stage))
@@ -104,13 +104,6 @@ def run(
     for table in runner.workspace.tables.values():
         table.num_orphans_removed(_ORPHAN_HOURS)
     return reports
-
-
-def _check_networks(survey: Survey, stages: Sequence[Stage]) -> None:
-    """Only where a network is going to be used: it takes seconds to load."""
-    asked = {stage.name for stage in stages if stage.networks}
-    if asked and any(made.changes for made in plan(survey) if made.stage in asked):
-        check_networks(Setup(survey.config, survey.classes, {}))
 
 
 def _require_batches(state: State, stages: Sequence[Stage]) -> None:
@@ -167,6 +160,16 @@ class _Run:
 
     def state(self) -> State:
         return State(self.survey, self.workspace, self.digests)
+
+    def check(self, stages: Sequence[Stage]) -> None:
+        """What would fail after days. Only where a network is going to be used: it takes seconds to load."""
+        asked = [stage for stage in stages if stage.networks]
+        changing = {made.stage for made in plan(self.survey) if made.changes} if asked else set()
+        if any(stage.name in changing for stage in asked):
+            check_networks(Setup(self.config, self.survey.classes, {}))
+        training = [stage for stage in asked if stage.name in changing and isinstance(stage, TrainStage)]
+        if training:
+            self.engine.require_room(self._spec(training[0]))
 
     def bring_up_to_date(self, stage: Stage) -> StageReport:
         started = time.monotonic()

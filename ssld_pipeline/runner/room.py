@@ -1,0 +1,106 @@
+"""Room on the cluster: the CPUs and GPUs that something needs at once. Ray waits for them without a word or an end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+
+from ssld_pipeline.errors import UserError
+
+_log = logging.getLogger(__name__)
+_POLL_S = 1.0
+_SILENT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Need:
+    """``count`` times ``cpus`` and ``gpus``, each of them on one node. ``why``: what for, with the setting that asks
+    for so much; ``else_do``: what helps beside more nodes."""
+
+    why: str
+    count: int
+    cpus: int
+    gpus: int
+    else_do: str = ""
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        return {name: amount for name, amount in (("CPU", self.cpus), ("GPU", self.gpus)) if amount}
+
+    def __str__(self) -> str:
+        each = "" if self.count == 1 else f", {_amount(self.bundle)} on one node each"
+        return f"{_amount({name: self.count * n for name, n in self.bundle.items()})} at once{each}"
+
+
+class Room:
+    """``wait_s``: for how long nodes, or the end of other work on the cluster, are waited for. ``grows``: nodes may
+    come; a machine that is a cluster of its own has what it has."""
+
+    def __init__(self, wait_s: float, grows: bool) -> None:
+        self._wait_s, self._grows = wait_s, grows
+
+    def require(self, need: Need) -> None:
+        """UserError where the cluster is too small, even if nobody else used it, and does not grow in time."""
+        if num_that_fit(need) >= need.count:
+            return
+        with _asked_for(need):
+            self._wait(need, lambda: num_that_fit(need) >= need.count, self._wait_s if self._grows else 0)
+
+    @contextmanager
+    def taken(self, need: Need) -> Iterator[PlacementGroup]:
+        """It is kept free of other work meanwhile. UserError where it does not come in time."""
+        self.require(need)
+        with _asked_for(need) as group:
+            self._wait(need, lambda: bool(group.wait(_POLL_S)), self._wait_s)
+            yield group
+
+    def _wait(self, need: Need, is_there: Callable[[], bool], limit_s: float) -> None:
+        started, told = time.monotonic(), False
+        while not is_there():
+            waited = time.monotonic() - started
+            if waited >= limit_s:
+                raise UserError(_explain(need, limit_s))
+            if not told and (waited >= _SILENT_S or num_that_fit(need) < need.count):
+                told = True
+                _log.warning(
+                    "%s: waiting for %s; %s. For at most %.0f s (placement.room_wait_s)",
+                    *(need.why, need, _present(), limit_s),
+                )
+            time.sleep(_POLL_S)
+
+
+def num_that_fit(need: Need) -> int:
+    """How many of its bundles the nodes that are there could hold, were they idle."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(min(int(node.get(name, 0) // n) for name, n in need.bundle.items()) for node in nodes)
+
+
+@contextmanager
+def _asked_for(need: Need) -> Iterator[PlacementGroup]:
+    """Also an autoscaler sees it, and adds nodes."""
+    group = placement_group([need.bundle] * need.count)
+    try:
+        yield group
+    finally:
+        remove_placement_group(group)
+
+
+def _explain(need: Need, limit_s: float) -> str:
+    waited = f", and that did not change in {limit_s:.0f} s (placement.room_wait_s)" if limit_s else ""
+    return f"{need.why} needs {need}; {_present()}{waited}. Add nodes{', or ' * bool(need.else_do)}{need.else_do}"
+
+
+def _present() -> str:
+    total, free = ray.cluster_resources(), ray.available_resources()
+    amounts = [{name: int(found.get(name, 0)) for name in ("CPU", "GPU")} for found in (total, free)]
+    return f"the cluster has {_amount(amounts[0])}, of them free {_amount(amounts[1])}"
+
+
+def _amount(resources: Mapping[str, float]) -> str:
+    return " and ".join(f"{n:g} {name}{'' if n == 1 else 's'}" for name, n in sorted(resources.items(), reverse=True))
