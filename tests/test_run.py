@@ -348,6 +348,15 @@ def test_one_stage_alone_does_not_stand_on_what_is_stale(world: Path) -> None:
             bring(config, only=(stage,))
 
 
+def test_one_stage_alone_finds_the_images_where_they_lie_now(folder: Path) -> None:
+    config = load_config(folder / "config.yaml", ("train.lr=0.04", "finetune.lr=0.01"))
+    reports = bring(config, only=("train",))
+    assert reports["train"].ran == 1 and reports["train"].num_rejects == 0
+    uris = sql(Workspace(config.workspace), "SELECT uri FROM catalog UNION SELECT uri FROM manifest")["uri"].to_pylist()
+    assert all(str(folder) in uri for uri in uris)
+    assert not planned(config)["train"].changes
+
+
 @pytest.mark.parametrize("stage", ["select", "train", "finetune"])
 def test_an_image_that_dedupe_has_come_to_remove_is_not_selected_or_trained_on(folder: Path, stage: str) -> None:
     workspace = Workspace(load_config(folder / "config.yaml").workspace)

@@ -172,10 +172,13 @@ class _Run:
             self.engine.require_room(self._spec(training[0]))
 
     def bring_up_to_date(self, stage: Stage) -> StageReport:
+        if self.only:
+            self._prepare_upstream(stage)
+        return self._bring(stage)
+
+    def _bring(self, stage: Stage) -> StageReport:
         started = time.monotonic()
         state = self.state()
-        if self.only:
-            self._require_upstream(stage, state)
         plan = plan_stage(stage, state)
         self.digests.remember()
         report = StageReport(stage.name, reused=len(plan.of("reuse")))
@@ -206,11 +209,14 @@ class _Run:
         """A query copies its addresses from the catalog, wherever that last saw the inputs."""
         return self.survey.roots if isinstance(stage, PartStage) else self.workspace.recorded_roots("catalog")
 
-    def _require_upstream(self, stage: Stage, state: State) -> None:
+    def _prepare_upstream(self, stage: Stage) -> None:
         """UserError where what the stage stands on is not up to date: with --only nobody has brought it there. Of
-        tables that is all the way back: an image that dedupe has come to remove must not be selected."""
+        tables that is all the way back: an image that dedupe has come to remove must not be selected. Only addresses
+        of inputs that lie elsewhere now are written anew here: it changes no content, and every read needs them."""
         for other in upstream_of(stage, self.config):
-            made = plan_stage(other, state)
+            made = plan_stage(other, State(self.survey, self.workspace, self.digests))
+            if made.of("move") and not made.changes:
+                self._bring(other)
             if made.changes:
                 why = "; ".join(reason for reason, _ in made.reasons()[:2])
                 asked = self.checked.get(stage.name, stage.name)
