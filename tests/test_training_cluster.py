@@ -120,3 +120,15 @@ def test_room_is_waited_for_aloud_and_for_a_stated_time(tmp_path: Path, caplog: 
 def waits(room: Room, need: Need) -> None:
     with room.taken(need):
         pass
+
+
+@pytest.mark.timeout(200)
+def test_lack_of_memory_costs_a_bounded_number_of_workers(
+    train: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ray ends a task where it thinks that too little memory is left: here always."""
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.001")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    with pytest.raises(UserError, match=r"baseline .* cost 2 workers; the last: .*memory"):
+        train(train_failures=1)
+    assert caplog.text.count("lost worker") == 2

@@ -15,7 +15,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import ray
@@ -23,6 +23,7 @@ from ray.exceptions import (
     AuthenticationError,
     GetTimeoutError,
     NodeDiedError,
+    ObjectLostError,
     OutOfMemoryError,
     RayActorError,
     WorkerCrashedError,
@@ -46,6 +47,7 @@ _WATCH_S = 2.0
 _ANSWER_S = 10.0
 _DECODE_RETRIES = 4
 _GROUP_START_S = 60.0  # Ray Train's, for one attempt to start a group
+_LOSSES = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
 
 
 class Cluster:
@@ -96,22 +98,29 @@ class Cluster:
         with _Watch(folder, at_step):
             if self._placement.train_workers > 1:
                 return self._fit_in_group(spec, data, folder, fingerprint)
-            retries = self._placement.train_failures
-            return dict(self._do(self._training_need(spec), retries, _fit, spec, data, folder, fingerprint))
+            attempts = 1 + self._placement.train_failures
+            return dict(self._do(self._training_need(spec), attempts, _fit, spec, data, folder, fingerprint))
 
     def _training_need(self, spec: WorkerSpec) -> Need:
         gpus, setting = self._gpus_for(spec, training=True), f"placement.train_workers: {self._placement.train_workers}"
         less = "lower placement.train_workers, or do first what needs less: ssld run CONFIG --until select"
         return Need(f"{spec.stage} ({setting})", self._placement.train_workers, 1, gpus, less)
 
-    def _do(self, need: Need, retries: int, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What one task returns."""
-        with self._room.taken(need) as group:
-            here = PlacementGroupSchedulingStrategy(group)
-            task = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus, max_retries=retries, scheduling_strategy=here)(
-                function
-            )
-            return _get(task.remote(*arguments))
+    def _do(self, need: Need, attempts: int, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What one task returns. Ray would try again without end a task that ended for lack of memory, so a lost worker
+        is counted here."""
+        for lost in range(attempts):
+            with self._room.taken(need) as group:
+                here = PlacementGroupSchedulingStrategy(group)
+                task = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus, max_retries=0, scheduling_strategy=here)(
+                    function
+                )
+                try:
+                    return _get(task.remote(*arguments))
+                except _LOSSES as error:
+                    why = str(error).strip()
+                    _log.warning("%s lost worker %d of %d: %s", need.why, lost + 1, attempts, why)
+        raise UserError(f"{need.why} cost {attempts} workers; the last: {why}")
 
     def _fit_in_group(self, spec: WorkerSpec, data: TrainData, folder: str, fingerprint: str) -> dict[str, Any]:
         from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
@@ -246,17 +255,27 @@ class _OnOtherNodes:
         self._num_cpus = num_cpus
 
     def __call__(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
-        # A task has no state of this process, so that it may be made again wherever its node is lost; not for ever, or
-        # an image that ends its decoder would be decoded until the part's deadline.
-        task = ray.remote(num_cpus=1, max_retries=_DECODE_RETRIES, scheduling_strategy="SPREAD")(_apply)
+        task = ray.remote(num_cpus=1, max_retries=0, scheduling_strategy="SPREAD")(_apply)
         token, stored = uuid.uuid4().hex, [ray.put(function)]  # in a list, Ray hands on the reference itself
-        waiting: deque[Any] = deque()
+        waiting: deque[tuple[Any, Callable[[], Any]]] = deque()
         for item in items:
-            waiting.append(task.remote(token, stored, item))
+            start = partial(task.remote, token, stored, item)
+            waiting.append((start(), start))
             if len(waiting) >= 2 * self._num_cpus:
-                yield _get(waiting.popleft())
+                yield _outcome(*waiting.popleft())
         while waiting:
-            yield _get(waiting.popleft())
+            yield _outcome(*waiting.popleft())
+
+
+def _outcome(reference: Any, start: Callable[[], Any]) -> Any:
+    """A task has no state of this process, so that it may be made again wherever its node is lost; not for ever, or an
+    image that ends its decoder would be decoded until the part's deadline."""
+    for _ in range(_DECODE_RETRIES):
+        try:
+            return _get(reference)
+        except (*_LOSSES, ObjectLostError):
+            reference = start()
+    return _get(reference)
 
 
 def _apply(token: str, stored: list[Any], item: Any) -> Any:
@@ -325,7 +344,7 @@ class _Pool:
                 busy = self._busy.pop(reference)
                 try:
                     receipt = _get(reference)
-                except (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError) as error:
+                except _LOSSES as error:
                     self._lose(replace(busy, unit=self._warned(busy.unit)), waiting, str(error).strip())
                     continue
                 if busy.actor is not None:
