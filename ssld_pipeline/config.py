@@ -165,7 +165,8 @@ class PlacementConfig(Settings):
     """Views through the teacher at once; null: chosen, on a GPU by a short measurement. Halved where the
     device's memory does not suffice."""
     part_deadline_s: float = Field(3600, gt=0)
-    """A part that takes longer is given to another worker."""
+    """A part of catalog.images_per_part images that takes longer is given to another worker. A whole input, which
+    evaluate looks at with one model after another, has as much more time as it has more images, times the models."""
     part_attempts: int = Field(3, gt=0)
     """Workers a part may cost before the run gives up on it."""
     checkpoint_every_s: float = Field(600, gt=0)

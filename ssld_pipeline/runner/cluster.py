@@ -324,6 +324,7 @@ class _Pool:
         if gpus and runs_network and not self._num_decoders:  # a GPU is fed by the cores of its node
             self._cpus = max(self._cpus, _cores_per_gpu())
         spec = replace(spec, num_threads=self._cpus, device="cuda" if gpus else "cpu")
+        self._deadline_s = spec.deadline_s
         self._token, self._spec = uuid.uuid4().hex, ray.put(spec)
         # Ray's own retries would hide how often a part was lost, and know no deadline.
         self._task = ray.remote(num_cpus=self._cpus, max_retries=0)(_do_unit)
@@ -389,8 +390,8 @@ class _Pool:
         return max(1, min(self._placement.num_workers or present, present, int(resources.get("GPU", 1))))
 
     def _reclaim_late(self, waiting: deque[Unit]) -> None:
-        limit = self._placement.part_deadline_s
         for reference, busy in list(self._busy.items()):
+            limit = self._deadline_s(busy.unit)
             if time.monotonic() - busy.since > limit:
                 del self._busy[reference]
                 self._stop(reference, busy)

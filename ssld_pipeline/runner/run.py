@@ -214,7 +214,7 @@ class _Run:
         tables that is all the way back: an image that dedupe has come to remove must not be selected. Only addresses
         of inputs that lie elsewhere now are written anew here: it changes no content, and every read needs them."""
         for other in upstream_of(stage, self.config):
-            made = plan_stage(other, State(self.survey, self.workspace, self.digests))
+            made = plan_stage(other, self.state())
             if made.of("move") and not made.changes:
                 self._bring(other)
             if made.changes:

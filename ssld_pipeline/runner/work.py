@@ -59,6 +59,14 @@ class WorkerSpec:
     num_threads: int
     device: str
 
+    def deadline_s(self, unit: Unit) -> float:
+        """After so long without an answer the unit's worker counts as lost: ``placement.part_deadline_s`` is for a part
+        of the catalog, and a unit may be a whole input."""
+        stage = stage_named(self.stage)
+        passes = stage.passes(self.config) if isinstance(stage, PartStage) else 1
+        num_parts = unit.num_rows * passes / self.config.catalog.images_per_part
+        return self.config.placement.part_deadline_s * max(1.0, num_parts)
+
     def setup(self) -> Setup:
         """With the stage's artifacts on this machine's disk."""
         workspace = Workspace(self.config.workspace)

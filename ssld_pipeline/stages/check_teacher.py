@@ -79,7 +79,8 @@ def _measure(setup: Setup, rows: pa.Table, rejects: list[Reject]) -> dict[str, A
 
     teacher, placement = setup.config.teacher, setup.config.placement
     predictor = open_predictor(teacher_spec(setup), setup.device, num_threads=setup.num_threads)
-    found = evaluate(predictor, rows, teacher.image_size, teacher.crop_pct, placement.loader_threads)
+    num_readers = max(placement.loader_threads, setup.num_threads)
+    found = evaluate(predictor, rows, teacher.image_size, teacher.crop_pct, num_readers)
     rejects += found.pop("rejects")
     return found if found["num_images"] else {"num_images": 0, "top1": None, "top5": None}
 

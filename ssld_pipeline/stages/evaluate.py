@@ -21,8 +21,12 @@ _STUDENTS = ("baseline", "train", "finetune")
 
 def settings(config: RunConfig) -> dict[str, Any]:
     student = config.student.model_dump(mode="json", exclude={"weights"})
-    sizes = {name: list(_view_of(config, name)) for name in _STUDENTS if getattr(config, name)}
+    sizes = {name: list(_view_of(config, name)) for name in _students(config)}
     return {"teacher": teacher_settings(config), "student": student, "views": sizes}
+
+
+def _students(config: RunConfig) -> list[str]:
+    return [name for name in _STUDENTS if getattr(config, name)]
 
 
 def open_evaluate(setup: Setup) -> Callable[[pa.Table], PartResult]:
@@ -34,6 +38,7 @@ def open_evaluate(setup: Setup) -> Callable[[pa.Table], PartResult]:
     from ssld_pipeline.training.evaluate import evaluate
 
     placement = setup.config.placement
+    num_readers = max(placement.loader_threads, setup.num_threads)
     models = _models(setup)
     predictors = {
         name: open_predictor(spec, setup.device, num_threads=setup.num_threads) for name, (spec, _, _) in models.items()
@@ -48,7 +53,7 @@ def open_evaluate(setup: Setup) -> Callable[[pa.Table], PartResult]:
         input_name = rows["image_id"][0].as_py().split("/", 1)[0] if rows.num_rows else ""
         for name, predictor in predictors.items() if rows.num_rows else ():
             _, image_size, crop_pct = models[name]
-            figures = evaluate(predictor, rows, image_size, crop_pct, placement.loader_threads)
+            figures = evaluate(predictor, rows, image_size, crop_pct, num_readers)
             rejects = figures.pop("rejects")  # of the same images for every model
             _refuse_gaps(rejects, input_name, rows.num_rows)
             found.append(
@@ -112,4 +117,5 @@ STAGE = PartStage(
     networks=("teacher",),
     uses_classes=True,
     roles=lambda config: ("protected",),
+    passes=lambda config: 1 + len(_students(config)),
 )

@@ -85,6 +85,10 @@ def _always(config: RunConfig) -> bool:
     return True
 
 
+def _once(config: RunConfig) -> int:
+    return 1
+
+
 def _no_roles(config: RunConfig) -> tuple[str, ...]:
     return ()
 
@@ -112,6 +116,8 @@ class PartStage:
     ``per``: what one unit of work is: a shard of an input, a part of the catalog, or a whole input. ``section``: that
     of the config whose ``max_reject_share`` a part must keep to be committed; none: no limit.
 
+    ``passes``: how often a unit goes through its rows; a worker is given time accordingly.
+
     Two functions of (committed settings, wanted settings) spare work where settings differ or images come and go:
     ``covers``: a part made with the former serves as well. ``keep``, given a stale part's rows first: those that hold;
     the function over a part is then given them as a second argument, and returns them with what was missing.
@@ -131,6 +137,7 @@ class PartStage:
     side_files: Callable[[RunConfig], Mapping[str, tuple[str, ...]]] = _no_side_files
     enabled: Callable[[RunConfig], bool] = _always
     section: str | None = None
+    passes: Callable[[RunConfig], int] = _once
     covers: Callable[[Json, Json], bool] = _never_covers
     keep: Callable[[pa.Table, Json, Json], pa.Table] | None = None
 
