@@ -65,7 +65,7 @@ def train(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return trained
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(400)
 def test_a_mistake_that_one_process_meets_ends_the_group_at_once(
     train: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,7 +79,7 @@ def test_a_mistake_that_one_process_meets_ends_the_group_at_once(
     assert not list((tmp_path / "model").rglob("*.json"))
 
 
-@pytest.mark.timeout(100)
+@pytest.mark.timeout(300)
 def test_more_training_processes_than_gpus_are_refused_at_once(
     train: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +89,7 @@ def test_more_training_processes_than_gpus_are_refused_at_once(
         train(train_workers=2)
 
 
-@pytest.mark.timeout(100)
+@pytest.mark.timeout(300)
 def test_gpus_that_the_config_insists_on_are_missed_at_once(train: Callable[..., dict[str, Any]]) -> None:
     with pytest.raises(
         UserError, match=r"placement.use_gpu needs 1 GPU at once; the cluster has 0 GPUs and .*or leave"
@@ -97,7 +97,7 @@ def test_gpus_that_the_config_insists_on_are_missed_at_once(train: Callable[...,
         train(use_gpu=True)
 
 
-@pytest.mark.timeout(100)
+@pytest.mark.timeout(300)
 def test_room_is_waited_for_aloud_and_for_a_stated_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     import ray
 
@@ -122,7 +122,7 @@ def waits(room: Room, need: Need) -> None:
         pass
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(300)
 def test_lack_of_memory_costs_a_bounded_number_of_workers(
     train: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
