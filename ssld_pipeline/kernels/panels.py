@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 Grey = npt.NDArray[np.uint8]
 
+# Chosen by eye, on pages, collages and single photographs with the parts drawn in.
 _MAX_CUTS = 6
 _MAX_PANELS = 64
 _MIN_SIDE_PX = 24

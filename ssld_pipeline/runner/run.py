@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.pipeline import STAGE_NAMES, STAGES, stage_named
+from ssld_pipeline.rejects import are_too_many
 from ssld_pipeline.runner.class_guard import accept_classes
 from ssld_pipeline.runner.plan import StagePlan, UnitPlan, plan, plan_stage
 from ssld_pipeline.runner.survey import FileDigests, Survey
@@ -46,7 +47,6 @@ _MODEL_FILES = ("student.safetensors", "config.json", "metrics.jsonl")
 _ORPHAN_HOURS = 24  # what killed workers left behind; younger files may be another run's work in progress
 # No stage without the check that belongs before it, even with --only.
 _CHECKS = {"label": "check_teacher", "find_copies": "check_dedupe", "dedupe": "check_dedupe"}
-_FEW_REJECTS = 10  # a share means nothing in a part of thirty images
 
 
 @dataclass
@@ -297,15 +297,14 @@ class _Run:
                 self._commit_rejects(stage.name, {name: part})
 
     def _loses_too_much(self, stage: PartStage, receipt: Receipt) -> bool:
-        """What cannot be read is a matter of disks, and passes: it is held to the share even in a small part. Where a
-        protected archive breaks off, the images behind the break would guard nothing."""
+        """Where a protected archive breaks off, the images behind the break would guard nothing."""
         limit = getattr(self.config, stage.section).max_reject_share if stage.section else 1.0
         share = limit * receipt.num_images
         num_unread = receipt.reasons.get("unreadable", 0)
         if stage.per == "shard" and receipt.unit.split("/", 1)[0] in self.survey.inputs_of(self.config.dedupe.against):
             num_unread += receipt.reasons.get("truncated_archive", 0)
             share = min(share, 0) if num_unread else share
-        return receipt.num_rejects > max(_FEW_REJECTS, share) or num_unread > share
+        return are_too_many(receipt.num_rejects, num_unread, share)
 
     def _explain_refusal(self, stage: PartStage, refused: Sequence[Receipt]) -> str:
         reasons: Counter[str] = Counter()

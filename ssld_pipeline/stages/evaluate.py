@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ssld_pipeline.errors import UserError
-from ssld_pipeline.stages.stage import PartResult, PartStage, Reject, Setup
+from ssld_pipeline.rejects import refuse_gaps
+from ssld_pipeline.stages.stage import PartResult, PartStage, Setup
 from ssld_pipeline.stages.student import MODEL_FILE, student_spec
 from ssld_pipeline.stages.teacher import teacher_settings, teacher_spec
 
@@ -55,7 +55,9 @@ def open_evaluate(setup: Setup) -> Callable[[pa.Table], PartResult]:
             _, image_size, crop_pct = models[name]
             figures = evaluate(predictor, rows, image_size, crop_pct, num_readers)
             rejects = figures.pop("rejects")  # of the same images for every model
-            _refuse_gaps(rejects, input_name, rows.num_rows)
+            # What cannot be read today is part of the input all the same: without it an accuracy is of other images.
+            own, so = f"labelled images of the input {input_name!r}", "there is no accuracy on it"
+            refuse_gaps("evaluate", own, rejects, rows.num_rows, rows.num_rows, so)
             found.append(
                 {
                     "model": name,
@@ -67,18 +69,6 @@ def open_evaluate(setup: Setup) -> Callable[[pa.Table], PartResult]:
         return PartResult(pa.Table.from_pylist(found, _schema()), rejects)
 
     return work
-
-
-def _refuse_gaps(rejects: list[Reject], name: str, num_images: int) -> None:
-    """What cannot be read today is part of the input all the same: without it an accuracy is of other images."""
-    unread = [r for r in rejects if r.reason in ("unreadable", "truncated_archive")]
-    if unread or len(rejects) == num_images:
-        bad = unread or rejects
-        examples = ", ".join(f"{r.image_id} ({r.reason} {r.detail})" for r in bad[:3])
-        raise UserError(
-            f"evaluate: {len(bad)} of {num_images} labelled images of the input {name!r} cannot be used, so there is "
-            f"no accuracy on it: {examples}. See that the input is there on the workers, or take these images out of it"
-        )
 
 
 def _models(setup: Setup) -> dict[str, tuple[ModelSpec, int, float]]:

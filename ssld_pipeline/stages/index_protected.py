@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ssld_pipeline.errors import BadImage, UserError
+from ssld_pipeline.errors import BadImage
+from ssld_pipeline.rejects import refuse_gaps
 from ssld_pipeline.stages.stage import ArtifactStage, Json, Reject, Setup
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ _FIGURES = (
     "num_repeating",
     "bytes",
 )
-_FEW_REJECTS = 10  # a share means nothing among thirty images
 
 
 @dataclass(frozen=True)
@@ -64,27 +64,15 @@ def build(setup: Setup, rows: pa.Table, folder: Path) -> tuple[dict[str, Json], 
     folders = dict(zip(records, folders_for(list(records), folder), strict=True))
     for name, own in records.items():
         lost = _write_images(own, config, setup.num_threads, folders[name])
-        _refuse_gaps(lost, name, len(own), config)
+        allowed = config.max_reject_share * len(own)
+        so = "their copies would stay in the pool"
+        refuse_gaps("index_protected", f"images of the input {name!r}", lost, len(own), allowed, so)
         rejects += lost
     figures = Counter(num_images=len(rows) - len(rejects))
     for place in folders.values():
         figures.update(_write_vectors(config, setup.num_threads, place))
         figures["bytes"] += sum(file.stat().st_size for file in place.iterdir())
     return {name: figures[name] for name in _FIGURES}, rejects
-
-
-def _refuse_gaps(rejects: list[Reject], name: str, num_images: int, config: DedupeConfig) -> None:
-    """UserError where images of an input could not be read: no copy of them would be found, and nothing would tell."""
-    unread = [r for r in rejects if r.reason in ("unreadable", "truncated_archive")]
-    too_many = len(rejects) > max(_FEW_REJECTS, config.max_reject_share * num_images)
-    if unread or too_many or len(rejects) == num_images:
-        bad = unread or rejects
-        examples = ", ".join(f"{r.image_id} ({r.reason} {r.detail})" for r in bad[:3])
-        raise UserError(
-            f"index_protected: {len(bad)} of {num_images} images of the input {name!r} cannot be used, so their "
-            f"copies would stay in the pool: {examples}. See that the input is there on the workers, or take these "
-            "images out of it"
-        )
 
 
 def in_reading_order(rows: pa.Table) -> list[dict[str, Any]]:

@@ -65,18 +65,6 @@ class Pair:
     explained: float = 0.0
 
 
-def panel_config(config: DedupeConfig) -> DedupeConfig:
-    """How one picture of a page is searched: it is small, and there are many. Of 186 in grids and on pages two fewer
-    are found than by the settings of a whole image, in two thirds of the time."""
-    changes = {
-        "image_side": round(_PANEL_SIZE * config.image_side),
-        "pool_keypoints": math.ceil(_PANEL_SIZE * config.pool_keypoints),
-        "num_candidates": math.ceil(_PANEL_SIZE * config.num_candidates),
-        "min_votes": config.min_votes + 1,
-    }
-    return config.model_copy(update=changes)
-
-
 class Look(NamedTuple):
     grey: npt.NDArray[np.uint8]
     keypoints: KeyPoints
@@ -86,12 +74,12 @@ class PoolImage:
     """The picture (uint8 [height, width, 3]) as it is searched; each look is taken once, and only if asked for."""
 
     def __init__(self, pixels: npt.NDArray[np.uint8], config: DedupeConfig) -> None:
-        self._pixels, self._config = pixels, config
+        self._pixels, self.config = pixels, config
 
     @property
     def is_small(self) -> bool:
         """Smaller than it is looked at first: a second look must enlarge it to see more."""
-        return bool(max(self._pixels.shape[:2]) < self._config.image_side)
+        return bool(max(self._pixels.shape[:2]) < self.config.image_side)
 
     @cached_property
     def panels(self) -> list[tuple[PoolImage, Homography]]:
@@ -101,7 +89,7 @@ class PoolImage:
         from ssld_pipeline.kernels.panels import find_panels
 
         grey, longer = self.first_look.grey, max(self._pixels.shape[:2])
-        config, panels = panel_config(self._config), []
+        config, panels = _panel_config(self.config), []
         for panel in find_panels(grey):
             top, bottom, left, right = (round(longer / max(grey.shape) * side) for side in panel)
             scale, x, y = (side / longer for side in (max(bottom - top, right - left), left, top))
@@ -113,28 +101,40 @@ class PoolImage:
     def _chosen(self) -> tuple[npt.NDArray[np.uint8], Chosen]:
         from ssld_pipeline.kernels.sift import choose_blobs, resize_grey
 
-        grey = resize_grey(self._pixels, self._config.image_side)
-        return grey, choose_blobs(grey, _SECOND_KEYPOINTS * self._config.pool_keypoints)
+        grey = resize_grey(self._pixels, self.config.image_side)
+        return grey, choose_blobs(grey, _SECOND_KEYPOINTS * self.config.pool_keypoints)
 
     @cached_property
     def first_look(self) -> Look:
         from ssld_pipeline.kernels.sift import describe_blobs
 
         grey, chosen = self._chosen
-        budget = self._config.pool_keypoints
+        budget = self.config.pool_keypoints
         return Look(grey, describe_blobs(chosen, slice(budget), budget))
 
     @cached_property
     def second_look(self) -> Look:
         from ssld_pipeline.kernels.sift import concatenate, describe_blobs, detect_keypoints, resize_grey
 
-        budget = _SECOND_KEYPOINTS * self._config.pool_keypoints
+        budget = _SECOND_KEYPOINTS * self.config.pool_keypoints
         if self.is_small:
-            larger = resize_grey(self._pixels, round(_ENLARGED_SIDE * self._config.image_side), enlarge=True)
+            larger = resize_grey(self._pixels, round(_ENLARGED_SIDE * self.config.image_side), enlarge=True)
             return Look(larger, detect_keypoints(larger, budget))
         (grey, first), (_, chosen) = self.first_look, self._chosen
-        more = describe_blobs(chosen, slice(self._config.pool_keypoints, None), budget - len(first))
+        more = describe_blobs(chosen, slice(self.config.pool_keypoints, None), budget - len(first))
         return Look(grey, concatenate((first, more)))
+
+
+def _panel_config(config: DedupeConfig) -> DedupeConfig:
+    """How one picture of a page is searched: it is small, and there are many. Of 186 in grids and on pages two fewer
+    are found than by the settings of a whole image, in two thirds of the time."""
+    changes = {
+        "image_side": round(_PANEL_SIZE * config.image_side),
+        "pool_keypoints": math.ceil(_PANEL_SIZE * config.pool_keypoints),
+        "num_candidates": math.ceil(_PANEL_SIZE * config.num_candidates),
+        "min_votes": config.min_votes + 1,
+    }
+    return config.model_copy(update=changes)
 
 
 def find_pairs(pool_image: PoolImage, index: ProtectedIndex, config: DedupeConfig) -> list[Pair]:
@@ -144,7 +144,7 @@ def find_pairs(pool_image: PoolImage, index: ProtectedIndex, config: DedupeConfi
     pairs = _pairs_of(pool_image, index, config)
     if not _is_settled(pairs):
         for panel, placed in pool_image.panels:
-            found = _pairs_of(panel, index, panel_config(config))
+            found = _pairs_of(panel, index, panel.config)
             from_whole = np.linalg.inv(placed)
             shown = [pair for pair in found if pair.coverage >= _PANEL_SHOWS]
             pairs += [replace(pair, homography=pair.homography @ from_whole) for pair in shown]

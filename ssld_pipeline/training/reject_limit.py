@@ -10,22 +10,19 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ssld_pipeline.contracts import Reject
+from ssld_pipeline.rejects import are_too_many, examples
 from ssld_pipeline.training.data import Lost
 from ssld_pipeline.training.group import Group
 from ssld_pipeline.training.job import TrainJob
 from ssld_pipeline.training.settings import section_of
-
-_FEW_REJECTS = 10  # a share means nothing of thirty images
-_EXAMPLES = 3
 
 
 class RejectLimit:
     """The images of the present epoch that could not be used, beside the share of each role's that may be lost.
 
     A role by itself, since its images come from one place: a pool that is gone must not hide behind the labelled
-    images. An epoch at a time, since what cannot be read is a matter of disks, and passes: it is held to the share
-    however few images there are, and what a bad hour cost is forgotten. What is read and is of no use may be up to ten
-    images, too. A run that is shorter than an epoch is held to its part of one.
+    images. An epoch at a time, since what cannot be read passes: what a bad hour cost is forgotten. A run that is
+    shorter than an epoch is held to its part of one.
     """
 
     def __init__(self, job: TrainJob, roles: pa.ChunkedArray, steps_per_epoch: int, total: int) -> None:
@@ -52,17 +49,16 @@ class RejectLimit:
         counts = group.sum_counts(self._counts)
         for role, num_images, (num_lost, num_unread) in zip(self._roles, self._num_images, counts, strict=True):
             allowed = self._job.settings.max_reject_share * num_images
-            if num_lost > max(_FEW_REJECTS, allowed) or num_unread > allowed:
+            if are_too_many(num_lost, num_unread, allowed):
                 return f"{num_lost} of the {num_images:.0f} images of role {role} that are seen in an epoch"
         return None
 
     def explain(self, exceeded: str, rejects: Sequence[Reject]) -> str:
         """``rejects``: those of the run so far."""
         setting = f"{section_of(self._job.stage)}.max_reject_share"
-        examples = ", ".join(f"{r.image_id} ({r.reason} {r.detail})" for r in rejects[-_EXAMPLES:])
         return (
             f"{self._job.stage}: {exceeded} could not be used, more than {setting} "
-            f"({self._job.settings.max_reject_share:g}) allows. Rejects of the run, the last by name: {examples}. No "
+            f"({self._job.settings.max_reject_share:g}) allows. Some rejects of the run: {examples(rejects)}. No "
             f"model was committed. See that the inputs are there on the workers and run again, which goes on from the "
             f"last checkpoint; or raise {setting}"
         )
