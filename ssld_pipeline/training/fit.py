@@ -178,7 +178,7 @@ class _Trial:
         student = self.learner.student.eval()
         self.group.equalise_buffers(student)
         batch_size = _EVALUATION_BATCH[self.means.device]
-        predictor = Predictor(self.job.student, student, self.means.device, False, batch_size)
+        predictor = Predictor(self.job.student, student, self.means.device, amp=False, batch_size=batch_size)
         found = evaluate(
             predictor,
             self.validation,
