@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -110,3 +114,23 @@ def test_what_is_small_on_flat_ground_is_looked_at_closely():
     assert len(found) >= 2 * len(blobs.octaves)
     inside = (found.positions * 400 >= (160, 110)) & (found.positions * 400 <= (240, 178))
     assert inside.all(axis=1).mean() > 0.9
+
+
+def test_a_pixel_on_the_border_of_a_patch_is_written_nowhere_else(tmp_path):
+    """It may be rounded beyond the last cell. Compiled code does not look where it writes, unless it is told to."""
+    code = """
+import numpy as np
+from ssld_pipeline.kernels.sift_descriptor import describe
+
+layers = np.random.default_rng(0).uniform(0, 255, (6, 40, 40)).astype(np.float32)
+for layer in (0, 0.5, 1, 1.5, 2, 2.5, 3):
+    for eighth in range(8):
+        describe(layers, np.array([[20, 20, layer]], np.float32), np.array([eighth * np.pi / 4], np.float32))
+try:
+    describe(layers, np.array([[20, 20, 7]], np.float32), np.zeros(1, np.float32))
+except IndexError:
+    print("is looked after")
+"""
+    environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert run.stdout == "is looked after\n", run.stderr

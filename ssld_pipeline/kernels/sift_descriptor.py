@@ -32,6 +32,8 @@ _SIGMA_OF_SECOND_PIXELS = 2.3
 _PADDED = _CELLS + 2
 _CELL_STEP = _BINS + 1
 _ROW_STEP = _PADDED * _CELL_STEP
+# A pixel on the border of the last cell may be rounded beyond it: two more rows take what it gives, which is nothing.
+_NUM_SUMS = (_PADDED + 2) * _ROW_STEP
 # What is known of the pixels of one row of a patch stands in one array, one quantity after the other: of several arrays
 # the compiler would have to make sure that they do not overlap, and does not use the vector unit. The longest rows, of
 # the largest sigma, have 77.
@@ -142,7 +144,7 @@ def _dominant_angles(image: Floats, x: float, y: float, sigma: float, angles: Fl
 @compiled
 def _normalise(bins: Floats, out: npt.NDArray[np.uint8]) -> None:
     """Clipped at a fifth of the norm, so that no single edge rules, and scaled to a norm of about 512."""
-    cells = bins.reshape(_PADDED, _PADDED, _CELL_STEP)[1:-1, 1:-1]
+    cells = bins[: _PADDED * _ROW_STEP].reshape(_PADDED, _PADDED, _CELL_STEP)[1:-1, 1:-1]
     cells[:, :, 0] += cells[:, :, _BINS]
     inner = cells[:, :, :_BINS].copy().reshape(out.size)
     limit = np.float32(math.sqrt((inner * inner).sum()) * _CLIPPED_AT)
@@ -222,7 +224,7 @@ def _describe(image: Floats, x: float, y: float, sigma: float, angle: float, out
     reach = round(cell * math.sqrt(2.0) * half) // stride
     weights = _gaussian(reach, stride, 0.5 * _CELLS * cell)
     pixels = np.empty(_SHARES + 8 * _MAX_PIXELS, np.float32)
-    bins = np.zeros(_PADDED * _ROW_STEP, np.float32)
+    bins = np.zeros(_NUM_SUMS, np.float32)
     top, bottom = _grid(centre_y, -reach * stride, reach * stride, stride, height)
     for j in range(top, bottom + 1):
         # The part of the row that lies in the turned square.
