@@ -142,7 +142,7 @@ def test_a_crop_is_put_where_it_came_from():
     np.testing.assert_array_equal(inside, expected)
     difference = np.abs(warped - protected_frame(whole))[cv2.erode(inside.astype(np.uint8), np.ones((3, 3))) > 0]
     assert np.median(difference) < 4
-    agreement, _ = compare_pixels(crop, protected_frame(whole), to_unit @ placed, (width, height))
+    agreement, *_ = compare_pixels(crop, protected_frame(whole), to_unit @ placed, (width, height))
     assert agreement.score > 0.9
     assert agreement.coverage == pytest.approx(expected.mean(), abs=0.01)
 
@@ -152,6 +152,6 @@ def test_alignment_mends_a_transform_that_is_a_little_off():
     off = np.array([[1.01, 0.005, 0.006], [-0.005, 0.99, -0.005], [0, 0, 1]])
     warped, inside = warp_to_frame(whole, off, (256, 192))
     before = agree(Overlaid(warped, protected_frame(whole).astype(np.float32)), inside)
-    after, aligned = compare_pixels(whole, protected_frame(whole), off, (256, 192))
+    after, aligned, *_ = compare_pixels(whole, protected_frame(whole), off, (256, 192))
     assert before.score < 0.9 < after.score
     np.testing.assert_allclose(aligned, np.eye(3), atol=0.01)

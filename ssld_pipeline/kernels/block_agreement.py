@@ -72,6 +72,15 @@ class Agreement(NamedTuple):
     coverage: float
 
 
+class Comparison(NamedTuple):
+    """``homography``: after alignment. ``pictures``: as they lie on each other then; ``seen``: see ``visible``."""
+
+    agreement: Agreement
+    homography: Homography
+    pictures: Overlaid
+    seen: Mask
+
+
 def protected_frame(grey: Grey) -> Grey:
     """uint8 [128, 128]: the whole image, its sides squeezed to the same length; what a pool image is compared with."""
     side = (FRAME_SIDE_PX, FRAME_SIDE_PX)
@@ -80,27 +89,31 @@ def protected_frame(grey: Grey) -> Grey:
 
 def compare_pixels(
     pool: Grey, frame: Grey, homography: Homography, protected_size: tuple[int, int], shared: Mask | None = None
-) -> tuple[Agreement, Homography]:
-    """How well ``pool`` agrees with the protected ``frame``, and the homography after alignment.
+) -> Comparison:
+    """How well ``pool`` agrees with the protected ``frame``.
 
     ``homography``: float64 [3, 3] from pool to protected positions in units of the longer sides. ``protected_size``:
     (width, height) of the protected image, in any unit. ``shared``: bool [128, 128], where the frame shows what other
     pictures show too; it counts only where the pictures agree in all and most of the protected one is shown.
     """
     target = frame.astype(np.float32)
+    first = _compare_at(homography, pool, target, protected_size, shared)
+    if not _ALIGNED_BETWEEN[0] <= first.agreement.score < _ALIGNED_BETWEEN[1]:
+        return first
+    aligned = _align(first.pictures.pool, target, first.seen, homography, protected_size)
+    if aligned is None:
+        return first
+    second = _compare_at(aligned, pool, target, protected_size, shared)
+    return second if second.agreement.score > first.agreement.score else first
+
+
+def _compare_at(
+    homography: Homography, pool: Grey, target: Floats, protected_size: tuple[int, int], shared: Mask | None
+) -> Comparison:
     warped, inside = warp_to_frame(pool, homography, protected_size)
     pictures = Overlaid(warped, target)
     seen = visible(pictures, inside, shared)
-    first = _agree_where_it_counts(pictures, inside, shared, seen)
-    if not _ALIGNED_BETWEEN[0] <= first.score < _ALIGNED_BETWEEN[1]:
-        return first, homography
-    aligned = _align(warped, target, seen, homography, protected_size)
-    if aligned is None:
-        return first, homography
-    warped, inside = warp_to_frame(pool, aligned, protected_size)
-    pictures = Overlaid(warped, target)
-    second = _agree_where_it_counts(pictures, inside, shared, visible(pictures, inside, shared))
-    return (second, aligned) if second.score > first.score else (first, homography)
+    return Comparison(_agree_where_it_counts(pictures, inside, shared, seen), homography, pictures, seen)
 
 
 def warp_to_frame(pool: Grey, homography: Homography, protected_size: tuple[int, int]) -> tuple[Floats, Mask]:
@@ -267,19 +280,27 @@ def _compare_blocks(pool: Floats, protected: Floats, inside: Mask) -> float:
     return num_agreeing / num_blocks if num_blocks else 0.0
 
 
+@compiled
 def _compare_tones(pool: Floats, protected: Floats, inside: Mask) -> float:
     """Correlation of the cells' means, at least 0."""
-    num, *sums = (_cells(image) for image in (inside.astype(np.float32), pool * inside, protected * inside))
-    known = num > _MIN_SEEN * _CELL_PX**2
-    a, b = (each[known] / num[known] for each in sums)
-    if len(a) < _MIN_TONES or min(a.std(), b.std()) < 1:
+    means, known = np.empty((_CELLS**2, 2)), 0
+    for top in range(0, FRAME_SIDE_PX, _CELL_PX):
+        for left in range(0, FRAME_SIDE_PX, _CELL_PX):
+            num, a, b = 0, 0.0, 0.0
+            for y in range(top, top + _CELL_PX):
+                for x in range(left, left + _CELL_PX):
+                    if inside[y, x]:
+                        num, a, b = num + 1, a + pool[y, x], b + protected[y, x]
+            if num > _MIN_SEEN * _CELL_PX**2:
+                means[known, 0], means[known, 1] = a / num, b / num
+                known += 1
+    if known < _MIN_TONES:
         return 0.0
-    return max(0.0, float(((a - a.mean()) * (b - b.mean())).mean() / (a.std() * b.std())))
-
-
-def _cells(image: Floats) -> Floats:
-    """[128, 128] summed to [16, 16]."""
-    return np.asarray(image.reshape(_CELLS, _CELL_PX, _CELLS, _CELL_PX).sum(axis=(1, 3)))
+    a, b = means[:known, 0] - means[:known, 0].mean(), means[:known, 1] - means[:known, 1].mean()
+    variances = (a * a).mean(), (b * b).mean()
+    if min(variances) < 1:
+        return 0.0
+    return max(0.0, (a * b).mean() / math.sqrt(variances[0] * variances[1]))
 
 
 def _align(

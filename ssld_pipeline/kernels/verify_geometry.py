@@ -231,8 +231,8 @@ def is_whole(homography: Affine, pool_size: tuple[int, int], protected_size: tup
 
     ``homography``: between positions in units of the longer sides; sizes are (width, height).
     """
-    moved = _moved_corners(homography, pool_size)
-    if moved is None:
+    moved = np.empty((4, 2))
+    if not _move_corners(homography, *_in_units(pool_size), moved):
         return False
     apart = np.linalg.norm(moved[:, None] - _corners(protected_size)[None], axis=2)
     return bool(apart.min(axis=1).max() < _CORNER_TOLERANCE and len(np.unique(apart.argmin(axis=1))) == 4)
@@ -241,12 +241,30 @@ def is_whole(homography: Affine, pool_size: tuple[int, int], protected_size: tup
 def overlap(homography: Affine, pool_size: tuple[int, int], protected_size: tuple[int, int]) -> tuple[float, float]:
     """(share of the pool image, share of the protected one) that lie on each other; 1 where a corner lies behind the
     camera, since nothing can be said. Parameters as in ``is_whole``."""
-    moved = _moved_corners(homography, pool_size)
-    if moved is None:
+    return _overlap(homography, *_in_units(pool_size), *_in_units(protected_size))
+
+
+@compiled
+def _overlap(
+    homography: Affine, pool_width: float, pool_height: float, width: float, height: float
+) -> tuple[float, float]:
+    moved = np.empty((4, 2))
+    if not _move_corners(homography, pool_width, pool_height, moved):
         return 1.0, 1.0
-    width, height = _corners(protected_size)[2]
     common = _area(_clip(moved, width, height))
     return common / max(_area(moved), 1e-9), common / (width * height)
+
+
+@compiled
+def _move_corners(homography: Affine, width: float, height: float, moved: Affine) -> bool:
+    """Writes where the four lie, [4, 2]; False where one lies behind the camera."""
+    for i, (x, y) in enumerate(((0.0, 0.0), (width, 0.0), (width, height), (0.0, height))):
+        depth = homography[2, 0] * x + homography[2, 1] * y + homography[2, 2]
+        if depth <= 0:
+            return False
+        for row in range(2):
+            moved[i, row] = (homography[row, 0] * x + homography[row, 1] * y + homography[row, 2]) / depth
+    return True
 
 
 @compiled
@@ -272,19 +290,21 @@ def _clip(polygon: Affine, width: float, height: float) -> Affine:
     return polygon
 
 
+@compiled
 def _area(polygon: Affine) -> float:
-    x, y = polygon.T
-    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+    twice = 0.0
+    for i in range(len(polygon)):
+        here, after = polygon[i], polygon[(i + 1) % len(polygon)]
+        twice += here[0] * after[1] - here[1] * after[0]
+    return abs(twice) / 2
 
 
-def _moved_corners(homography: Affine, size: tuple[int, int]) -> Affine | None:
-    """None where one lies behind the camera."""
-    moved = np.column_stack((_corners(size), np.ones(4))) @ homography.T
-    return None if (moved[:, 2] <= 0).any() else moved[:, :2] / moved[:, 2:]
+def _in_units(size: tuple[int, int]) -> tuple[float, float]:
+    return size[0] / max(size), size[1] / max(size)
 
 
 def _corners(size: tuple[int, int]) -> Affine:
-    width, height = size[0] / max(size), size[1] / max(size)
+    width, height = _in_units(size)
     return np.array([[0, 0], [width, 0], [width, height], [0, height]])
 
 

@@ -134,9 +134,9 @@ def _compare_one(
 ) -> tuple[Agreement, npt.NDArray[np.float64]]:
     """(agreement, homography in pixels) of two pictures, the better first, their sides squeezed to the same length."""
     (better, worse), (better_size, worse_size) = frames, sizes
-    agreement, unit = compare_pixels(worse, better, np.eye(3), (1, 1))
-    pixels = _from_square(better_size) @ unit @ np.linalg.inv(_from_square(worse_size))
-    return agreement, pixels / pixels[2, 2]
+    found = compare_pixels(worse, better, np.eye(3), (1, 1))
+    pixels = _from_square(better_size) @ found.homography @ np.linalg.inv(_from_square(worse_size))
+    return found.agreement, pixels / pixels[2, 2]
 
 
 def _from_square(size: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

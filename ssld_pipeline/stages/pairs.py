@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from ssld_pipeline.kernels.block_agreement import Comparison
     from ssld_pipeline.kernels.sift import Chosen, KeyPoints
     from ssld_pipeline.stages.dedupe import DedupeConfig
     from ssld_pipeline.stages.protected_index import ProtectedIndex
@@ -164,10 +165,7 @@ def _pairs_of(pool_image: PoolImage, index: ProtectedIndex, config: DedupeConfig
     pairs = _pairs_by_keypoints(pool_image, index, config)
     if not _is_settled(pairs):
         pairs += _pairs_by_likeness(grey, index, config, len(keypoints) < _FEW_KEYPOINTS)
-    return [
-        replace(pair, explained=_explained(grey, pair, index)) if pair.score >= _DOUBTFUL_SCORE else pair
-        for pair in pairs
-    ]
+    return pairs
 
 
 def _together(first: Pair, second: Pair) -> Pair:
@@ -184,18 +182,6 @@ def _together(first: Pair, second: Pair) -> Pair:
 def _is_settled(pairs: list[Pair]) -> bool:
     """Is one of them beyond doubt?"""
     return any(p.score >= _SETTLED_SCORE and p.num_inliers >= _SETTLED_INLIERS for p in pairs)
-
-
-def _explained(grey: npt.NDArray[np.uint8], pair: Pair, index: ProtectedIndex) -> float:
-    from ssld_pipeline.kernels.block_agreement import warp_to_frame
-    from ssld_pipeline.kernels.edges import Overlaid
-    from ssld_pipeline.kernels.tone_curve import explained_share
-    from ssld_pipeline.kernels.visible import visible
-
-    frame, shared = index.frames[pair.protected], index.shared_pixels(pair.protected)
-    warped, inside = warp_to_frame(grey, pair.homography, index.size_of(pair.protected))
-    pictures = Overlaid(warped, frame.astype("float32"))
-    return explained_share(pictures, visible(pictures, inside, shared))
 
 
 def _pairs_by_keypoints(pool_image: PoolImage, index: ProtectedIndex, config: DedupeConfig) -> list[Pair]:
@@ -283,11 +269,19 @@ def _compare(
     if index.repeats[image]:
         return _compare_whole(grey, image, method, counts, index)
     own = index.frames[image], homography, index.size_of(image), index.shared_pixels(image)
-    agreement, aligned = compare_pixels(grey, *own)
-    of_pool, of_protected = overlap(aligned, (grey.shape[1], grey.shape[0]), index.size_of(image))
+    compared = compare_pixels(grey, *own)
+    of_pool, of_protected = overlap(compared.homography, (grey.shape[1], grey.shape[0]), index.size_of(image))
     if of_pool < _CORNER_OF_POOL and of_protected < _CORNER_OF_PROTECTED:
         return None
-    return Pair(image, method, *counts, agreement.score, agreement.num_blocks, agreement.coverage, aligned)
+    return _as_pair(image, method, counts, compared)
+
+
+def _as_pair(image: int, method: str, counts: tuple[int, int], compared: Comparison) -> Pair:
+    from ssld_pipeline.kernels.tone_curve import explained_share
+
+    agreement, homography, pictures, seen = compared
+    explained = explained_share(pictures, seen) if agreement.score >= _DOUBTFUL_SCORE else 0.0
+    return Pair(image, method, *counts, *agreement, homography, explained)
 
 
 def _compare_whole(
@@ -301,9 +295,6 @@ def _compare_whole(
     pool_size, size = (grey.shape[1], grey.shape[0]), index.size_of(image)
     forms = [dihedral_homography(form, pool_size, size) for form in range(NUM_FORMS)]
     compared = [compare_pixels(grey, index.frames[image], form, size) for form in forms]
-    pairs = [
-        Pair(image, method, *counts, agreement.score, agreement.num_blocks, agreement.coverage, aligned)
-        for agreement, aligned in compared
-        if is_whole(aligned, pool_size, size)
-    ]
-    return max(pairs, key=lambda pair: pair.score, default=None)
+    wholes = [each for each in compared if is_whole(each.homography, pool_size, size)]
+    best = max(wholes, key=lambda each: each.agreement.score, default=None)
+    return best and _as_pair(image, method, counts, best)

@@ -140,8 +140,8 @@ def _score(
     index: ProtectedIndex, image: int, other: int, homography: Homography, shared: Mask | None
 ) -> tuple[float, Homography]:
     own = index.frames[image], homography, index.size_of(image), shared
-    agreement, aligned = compare_pixels(_view(index, other), *own)
-    return agreement.score, aligned
+    found = compare_pixels(_view(index, other), *own)
+    return found.agreement.score, found.homography
 
 
 def _shared(index: ProtectedIndex, image: int, other: int, homography: Homography) -> Mask:
