@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # From this score on, with this many inliers, a pair is beyond doubt and nothing more is looked for.
 _SETTLED_SCORE = 0.6
 _SETTLED_INLIERS = 12
+# Then others that have fewer votes than this share of its votes are no second original, only what chance gives.
+_ALSO = 0.25
 # Below this score nothing speaks for a pair: it is not kept as evidence, or ten in a hundred images would leave some.
 _DOUBTFUL_SCORE = 0.2
 # A second look, for what is doubtful: small copies within other pictures, hard crops, strong perspective.
@@ -186,8 +188,15 @@ def _is_settled(pairs: list[Pair]) -> bool:
 
 def _pairs_by_keypoints(pool_image: PoolImage, index: ProtectedIndex, config: DedupeConfig) -> list[Pair]:
     images, votes = propose(pool_image.first_look.keypoints, index, config)
-    pairs = [pair for image in images if (pair := _verify(pool_image.first_look, image, index, config))]
-    if _is_settled(pairs):
+    pairs: list[Pair] = []
+    least = 0.0
+    for image, num_votes in zip(images.tolist(), votes.tolist(), strict=True):
+        if num_votes < least:
+            break
+        if pair := _verify(pool_image.first_look, image, index, config):
+            pairs.append(pair)
+            least = least or (_ALSO * num_votes if _is_settled([pair]) else 0)
+    if least:
         return pairs
     doubtful = {p.protected for p in pairs if p.score >= _DOUBTFUL_SCORE or p.num_inliers >= _DOUBTFUL_INLIERS}
     least = _ENLARGED_VOTES if pool_image.is_small else 1
