@@ -1,12 +1,16 @@
 """What is looked at again, and what two looks at one protected image say together."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
 from drawn import picture
 
+from ssld_pipeline.kernels.block_agreement import protected_frame
+from ssld_pipeline.kernels.sift import resize_grey
 from ssld_pipeline.stages.dedupe import DedupeConfig
-from ssld_pipeline.stages.pairs import Pair, PoolImage, _together
+from ssld_pipeline.stages.pairs import Pair, PoolImage, _compare, _together
 
 CONFIG = DedupeConfig()
 
@@ -35,3 +39,28 @@ def test_each_look_says_what_it_knows_best(swapped):
     found = _together(*((alike, matched) if swapped else (matched, alike)))
     assert (found.method, found.num_matches, found.num_inliers) == ("perceptual", 80, 60)
     assert (found.score, found.explained) == (0.37, 0.54) and found.homography is turned
+
+
+def from_elsewhere(image):
+    """The same place, what stands in front in its four corners seen further to one side or the other."""
+    other = image.copy()
+    for top, left, by in ((10, 20, 12), (10, 200, -12), (130, 20, -12), (130, 200, 12)):
+        other[top : top + 90, left : left + 100] = image[top : top + 90, left - by : left - by + 100]
+    return other
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_another_photograph_of_the_same_place_is_doubtful_where_its_key_points_fit_badly(seed):
+    image = picture(seed, 330, 240)
+    frame = protected_frame(resize_grey(image, 330))
+    index = SimpleNamespace(repeats=[False], frames=[frame], size_of=lambda _: (330, 240), shared_pixels=lambda _: None)
+
+    def score(pool, is_loose):
+        return _compare(resize_grey(pool, 330), 0, np.eye(3), "sift", (40, 20), index, is_loose).score
+
+    other = from_elsewhere(image)
+    assert score(other, True) == 0.2 < score(other, False) < 0.8
+    barred = image.copy()
+    barred[90:150] = 0
+    for copy in (barred, cv2.GaussianBlur(image, (0, 0), 5)):
+        assert score(copy, True) == score(copy, False) > 0.45

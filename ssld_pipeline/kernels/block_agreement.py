@@ -73,11 +73,13 @@ class Agreement(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """``homography``: after alignment. ``pictures``: as they lie on each other then; ``seen``: see ``visible``."""
+    """``homography``: after alignment. ``pictures``: as they lie on each other then, where ``inside``; ``seen``: see
+    ``visible``."""
 
     agreement: Agreement
     homography: Homography
     pictures: Overlaid
+    inside: Mask
     seen: Mask
 
 
@@ -113,7 +115,7 @@ def _compare_at(
     warped, inside = warp_to_frame(pool, homography, protected_size)
     pictures = Overlaid(warped, target)
     seen = visible(pictures, inside, shared)
-    return Comparison(_agree_where_it_counts(pictures, inside, shared, seen), homography, pictures, seen)
+    return Comparison(_agree_where_it_counts(pictures, inside, shared, seen), homography, pictures, inside, seen)
 
 
 def warp_to_frame(pool: Grey, homography: Homography, protected_size: tuple[int, int]) -> tuple[Floats, Mask]:
@@ -300,7 +302,7 @@ def _compare_tones(pool: Floats, protected: Floats, inside: Mask) -> float:
     variances = (a * a).mean(), (b * b).mean()
     if min(variances) < 1:
         return 0.0
-    return max(0.0, (a * b).mean() / math.sqrt(variances[0] * variances[1]))
+    return max(0.0, float((a * b).mean() / math.sqrt(variances[0] * variances[1])))
 
 
 def _align(

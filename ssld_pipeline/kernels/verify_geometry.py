@@ -88,12 +88,16 @@ def _refine(left: Places, right: Places, agree: npt.NDArray[np.bool_], flipped: 
 @dataclass(frozen=True)
 class Guided:
     """``homography``: float64 [3, 3] between positions in units of the longer sides. ``left``, ``right``: rows of the
-    key points that it brings together, one to one; ``num_inliers`` counts them at distinct positions."""
+    key points that it brings together, one to one; ``num_inliers`` counts them at distinct positions. Medians over
+    them: ``error``, how far apart it leaves them, of the longer side of the image that is shown larger; ``distance``,
+    Euclidean, of their descriptors."""
 
     homography: Affine
     left: npt.NDArray[np.int64]
     right: npt.NDArray[np.int64]
     num_inliers: int
+    error: float
+    distance: float
 
 
 def match_guided(
@@ -120,7 +124,17 @@ def match_guided(
     matched = _match_near(homography, left, right, distances, max_distance**2, _GUIDED_TOLERANCES[-1])
     rows = np.flatnonzero(matched >= 0)
     columns = matched[rows]
-    return Guided(homography, rows, columns, _count_distinct(left[rows], right[columns]))
+    inliers = left[rows], right[columns]
+    distance = math.sqrt(np.median(distances[rows, columns])) if len(rows) else 0.0
+    return Guided(homography, rows, columns, _count_distinct(*inliers), _median_error(homography, *inliers), distance)
+
+
+def _median_error(homography: Affine, left: Places, right: Places) -> float:
+    if not len(left):
+        return 0.0
+    moved = np.column_stack((left[:, :2], np.ones(len(left)))) @ homography.T
+    apart = np.linalg.norm(moved[:, :2] / moved[:, 2:] - right[:, :2], axis=1)
+    return float(np.median(apart)) / max(1.0, math.sqrt(abs(np.linalg.det(homography[:2, :2]))))
 
 
 def _refit(left: Places, right: Places, start: Affine) -> Affine | None:
