@@ -1,45 +1,60 @@
-"""Is it another photograph of the same place? Then what one shows the other shows, too, but not where one transform
-puts it: the camera stood elsewhere, or the shirt was laid down again.
+"""Is it another photograph of the same place? It shows what the first one shows, but not where a transform puts it: the
+camera stood elsewhere, so that what is near moved before what is far; or the shirt was laid down again.
+
+A copy may be bent, too, by a lens or a screen, but then it is bent smoothly.
 """
 
 from __future__ import annotations
 
-import math
-
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from ssld_pipeline.kernels.edges import Mask, Overlaid
 
 _PART_PX = 16
 _REACH_PX = 6
-_MIN_PARTS = 6
 _MIN_CONTRAST = 12.0  # standard deviation in grey levels
-_MIN_CORRELATION = 0.85
-_MIN_GAIN = 0.1  # over the correlation at the part's own place
-_MIN_MOVE_PX = 3.0
+_MIN_CORRELATION = 0.9
+_MIN_FOUND = 12
+_FIT_STEPS = 8
+_LEAST_DISTANCE_PX = 0.5
 
 
-def displaced_share(pictures: Overlaid, inside: Mask) -> float:
-    """Share of the parts of the protected picture, of those with contrast, that the pool image shows 3 to 6 pixels
-    from their place.
+def unsteadiness(pictures: Overlaid, inside: Mask) -> float:
+    """Mean distance, in pixels, of the parts of the protected picture from where one smooth warp, of second order,
+    puts them in the pool image.
 
-    ``pictures``: [128, 128], compared where ``inside``. 0 where fewer than six parts can be told.
+    ``pictures``: [128, 128], compared where ``inside``; parts are looked for up to 6 pixels from their place. 0 where
+    fewer than twelve are found.
     """
-    pool, protected = pictures.smooth_pool, pictures.smooth_protected
-    side = len(protected)
-    num_parts = num_displaced = 0
-    for top in range(_PART_PX // 2, side - _PART_PX, _PART_PX):
-        for left in range(_PART_PX // 2, side - _PART_PX, _PART_PX):
-            part = protected[top : top + _PART_PX, left : left + _PART_PX]
-            if part.std() < _MIN_CONTRAST or not inside[top : top + _PART_PX, left : left + _PART_PX].all():
+    places, moves = _find_parts(pictures.smooth_pool, pictures.smooth_protected, inside)
+    if len(places) < _MIN_FOUND:
+        return 0.0
+    y, x = (places / len(inside) - 0.5).T
+    terms = np.column_stack((np.ones(len(y)), y, x, y * y, y * x, x * x))
+    weights = np.ones((len(y), 1))
+    for _ in range(_FIT_STEPS):  # reweighted, so that the distances count and not their squares: most parts decide
+        warp = np.linalg.lstsq(weights * terms, weights * moves, rcond=None)[0]
+        distances = np.linalg.norm(terms @ warp - moves, axis=1)
+        weights = 1 / np.sqrt(np.maximum(distances, _LEAST_DISTANCE_PX))[:, None]
+    return float(distances.mean())
+
+
+def _find_parts(
+    pool: npt.NDArray[np.float32], protected: npt.NDArray[np.float32], inside: Mask
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """(places, moves), [n, 2] each, rows first: of the parts with contrast that are found."""
+    places, moves = [], []
+    for top in range(_PART_PX // 2, len(protected) - _PART_PX, _PART_PX):
+        for left in range(_PART_PX // 2, len(protected) - _PART_PX, _PART_PX):
+            own = slice(top, top + _PART_PX), slice(left, left + _PART_PX)
+            if protected[own].std() < _MIN_CONTRAST or not inside[own].all():
                 continue
-            above, before = min(top, _REACH_PX), min(left, _REACH_PX)
-            around = pool[top - above : top + _PART_PX + _REACH_PX, left - before : left + _PART_PX + _REACH_PX]
-            found = cv2.matchTemplate(around, part, cv2.TM_CCOEFF_NORMED)
-            y, x = np.unravel_index(found.argmax(), found.shape)
-            gain = found[y, x] - found[above, before]
-            is_there = found[y, x] > _MIN_CORRELATION and gain > _MIN_GAIN
-            num_parts += 1
-            num_displaced += bool(is_there and math.hypot(y - above, x - before) >= _MIN_MOVE_PX)
-    return num_displaced / num_parts if num_parts >= _MIN_PARTS else 0.0
+            start = max(top - _REACH_PX, 0), max(left - _REACH_PX, 0)
+            around = pool[start[0] : top + _PART_PX + _REACH_PX, start[1] : left + _PART_PX + _REACH_PX]
+            _, correlation, _, (x, y) = cv2.minMaxLoc(cv2.matchTemplate(around, protected[own], cv2.TM_CCOEFF_NORMED))
+            if correlation > _MIN_CORRELATION:
+                places.append((top, left))
+                moves.append((start[0] + y - top, start[1] + x - left))
+    return np.array(places, np.float64), np.array(moves, np.float64)

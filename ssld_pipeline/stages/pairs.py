@@ -45,11 +45,12 @@ _FEW_KEYPOINTS = 60
 _PANEL_SHOWS = 0.5
 _PANEL_SIZE = 0.6
 # Another photograph of the same place, not a copy: the key points lie this far off where one transform puts them
-# (median, of the longer side), are this unlike, and this share of the picture's parts lies elsewhere. Of 37 images that
-# were removed for no copy 14 are told so, of 7,000 copies 6. From the last score on a pair agrees too well for it.
+# (median, of the longer side), are this unlike, and the picture's parts lie so many pixels off where any smooth warp
+# puts them. Of 37 images that were removed for no copy 14 are told so, of 11,500 copies one. From the last score on a
+# pair agrees too well for it.
 _LOOSE_ERROR = 0.5 / 400
 _LOOSE_DISTANCE = 140.0
-_MOST_DISPLACED = 0.16
+_MOST_UNSTEADY_PX = 2.4
 _ONE_SHOT_SCORE = 0.8
 # Less of both: boards of one laminate that agree corner on corner. A crop lies on the protected image with all it
 # shows: of 189 copies that showed less than half of it, each with .91 or more of itself.
@@ -283,7 +284,7 @@ def _compare(
 ) -> Pair | None:
     """``is_loose``: do the key points fit so badly that it may be another photograph of the same place?"""
     from ssld_pipeline.kernels.block_agreement import compare_pixels
-    from ssld_pipeline.kernels.parallax import displaced_share
+    from ssld_pipeline.kernels.parallax import unsteadiness
     from ssld_pipeline.kernels.verify_geometry import overlap
 
     if index.repeats[image]:
@@ -295,7 +296,7 @@ def _compare(
         return None
     pair = _as_pair(image, method, counts, compared)
     may_be_other = is_loose and _DOUBTFUL_SCORE <= pair.score < _ONE_SHOT_SCORE
-    if may_be_other and displaced_share(compared.pictures, compared.inside) > _MOST_DISPLACED:
+    if may_be_other and unsteadiness(compared.pictures, compared.inside) > _MOST_UNSTEADY_PX:
         return replace(pair, score=_DOUBTFUL_SCORE)
     return pair
 
