@@ -31,6 +31,16 @@ def test_the_second_look_at_a_small_image_is_at_a_larger_one():
     assert grey.shape == (360, 480) and len(points) <= 500
 
 
+def test_the_large_picture_of_a_page_is_searched_as_a_whole_image_is_the_small_one_with_less():
+    page = np.full((300, 400, 3), 255, np.uint8)
+    page[10:290, 10:260] = picture(1, 250, 280)
+    page[10:110, 280:390] = picture(2, 110, 100)
+    panels = [panel for panel, _ in PoolImage(page, CONFIG).panels]
+    assert [panel.first_look.grey.shape for panel in panels] == [(280, 250), (100, 110)]
+    assert panels[0].config == CONFIG
+    assert (panels[1].config.image_side, panels[1].config.pool_keypoints, panels[1].config.min_votes) == (240, 150, 3)
+
+
 @pytest.mark.parametrize("swapped", [False, True])
 def test_each_look_says_what_it_knows_best(swapped):
     turned = np.diag([1.0, 1.1, 1.0])
