@@ -134,6 +134,8 @@ COPIES = {
     "darker": lambda image: (255 * (image / 255) ** 2).astype(np.uint8),
     "padded": lambda image: cv2.copyMakeBorder(image, 40, 10, 60, 30, cv2.BORDER_CONSTANT, value=(250, 250, 250)),
     "stretched": lambda image: cv2.resize(image, (300, 280), interpolation=cv2.INTER_AREA),
+    "negative": lambda image: 255 - image,
+    "negative, turned and mirrored": lambda image: 255 - np.rot90(image)[:, ::-1],
     "squeezed to half, mirrored": lambda image: cv2.resize(image, (320, 115), interpolation=cv2.INTER_AREA)[:, ::-1],
     "among eight others": among_others,
     "one of 48 on a page": on_a_page,
@@ -213,9 +215,7 @@ def test_the_homography_shows_where_a_copy_lies(result):
     ):
         x, y, depth = np.reshape(by_kind[kind]["homography"], (3, 3)) @ (*corner, 1)
         np.testing.assert_allclose((x / depth, y / depth), expected, atol=4, err_msg=kind)
-    assert {kind for kind, row in by_kind.items() if row["flipped"]} == {
-        *("mirrored", "mirrored crop", "squeezed to half, mirrored")
-    }
+    assert {kind for kind, row in by_kind.items() if row["flipped"]} == {kind for kind in COPIES if "mirrored" in kind}
     assert by_kind["same bytes"]["method"] == "exact"
 
 

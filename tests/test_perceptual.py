@@ -16,8 +16,11 @@ def turned(image, form):
 
 @pytest.mark.parametrize("form", range(8))
 def test_each_turned_and_mirrored_form_is_recognised(form):
-    found = propose(dihedral_looks(GREY), look(turned(GREY, form)), 10, 0.94)
-    assert found == [(0, form)]
+    protected = look(turned(GREY, form))
+    assert propose(dihedral_looks(GREY), protected, 10, 0.94) == [(0, form, False)]
+    by_hash, by_thumbnail = (10, None), (-1, 0.94)
+    for how in (by_hash, by_thumbnail):
+        assert propose(dihedral_looks(255 - GREY), protected, *how) == [(0, form, True)]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -140,7 +140,7 @@ def _settings(config: RunConfig) -> dict[str, Json]:
 
 STAGE = PartStage(
     name="find_copies",
-    version=16,
+    version=17,
     table="pairs",
     reads=("catalog",),
     artifacts=("index_protected",),

@@ -260,7 +260,9 @@ def _verify(look: Look, image: int, index: ProtectedIndex, config: DedupeConfig)
 def _pairs_by_likeness(
     grey: npt.NDArray[np.uint8], index: ProtectedIndex, config: DedupeConfig, with_thumbnails: bool
 ) -> list[Pair]:
-    """Finds what key points do not survive: one side squeezed to half, or writing all over."""
+    """Finds what key points do not survive: one side squeezed to half, writing all over, or light turned into dark."""
+    import numpy as np
+
     from ssld_pipeline.kernels.perceptual import dihedral_homography, dihedral_looks, propose
 
     proposed = propose(
@@ -271,9 +273,10 @@ def _pairs_by_likeness(
     )
     pool_size = (grey.shape[1], grey.shape[0])
     pairs = []
-    for image, form in proposed[: config.num_candidates]:
+    for image, form, as_negative in proposed[: config.num_candidates]:
         homography = dihedral_homography(form, pool_size, index.size_of(image))
-        if pair := _compare(grey, image, homography, "perceptual", (0, 0), index):
+        seen = np.asarray(255 - grey, np.uint8) if as_negative else grey
+        if pair := _compare(seen, image, homography, "perceptual", (0, 0), index):
             pairs.append(pair)
     return pairs
 
