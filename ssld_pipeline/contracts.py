@@ -151,8 +151,7 @@ _PAIR = (
     Column(
         "score",
         "float32",
-        "how well the pixels agree after warping, where nothing is drawn over them, in [0,1]; 1 for exact, 0.2 for "
-        "another photograph of the same place",
+        "how well the pixels agree after warping, where nothing is drawn over them, in [0,1]; 1 for exact",
     ),
     Column("num_blocks", "int32", "cells with edges, of the 256 of what the pool image shows of the protected one"),
     Column("coverage", "float32", "share of the protected image that the pool image shows, in [0,1]"),

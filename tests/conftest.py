@@ -17,7 +17,7 @@ def _few_threads() -> None:
     import torch
 
     cv2.setNumThreads(1)
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -31,6 +31,6 @@ def ray_cluster() -> Iterator[str]:
     """One cluster for all tests that need one; its address."""
     import ray
 
-    context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    context = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield context.address_info["address"]
     ray.shutdown()

@@ -23,6 +23,21 @@ def test_each_turned_and_mirrored_form_is_recognised(form):
         assert propose(dihedral_looks(255 - GREY), protected, *how) == [(0, form, True)]
 
 
+def test_negatives_stand_behind_whatever_is_alike_as_it_stands():
+    def proposed(hashes, correlations):
+        """Of one pool image: with forms 0 and 1 at these distances from, and correlated so with, each protected one."""
+        pool = Looks(np.array([0, 0], np.uint64), np.eye(2, 256, dtype=np.float32))
+        bits = np.array(
+            [(1 << (number - 1)) - 1 + (1 << (number - 1)) if number else 0 for number in hashes], np.uint64
+        )
+        thumbnails = np.zeros((len(hashes), 256), np.float32)
+        thumbnails[:, :2] = correlations
+        return propose(pool, Looks(bits, thumbnails), 10, None)
+
+    assert proposed([63, 5, 60], [(-0.99, 0), (0.2, 0.1), (0, -0.7)]) == [(1, 0, False), (0, 0, True), (2, 1, True)]
+    assert proposed([5], [(0.3, -0.9)]) == [(0, 0, False)], "the hash says what it is, not the thumbnail"
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_looks_of_the_forms_are_those_of_the_turned_picture(seed):
     square = cv2.resize(picture(seed), (32, 32), interpolation=cv2.INTER_AREA)[..., 1]

@@ -1,7 +1,9 @@
 """Is it another photograph of the same place? It shows what the first one shows, but not where a transform puts it: the
-camera stood elsewhere, so that what is near moved before what is far; or the shirt was laid down again.
+camera stood elsewhere, so that what is near moved before what is far; or the shirt was laid down again. Nor do its edges
+tell where along them a part lies, since what lies on them differs.
 
-A copy may be bent, too, by a lens or a screen, but then it is bent smoothly.
+A copy may be bent, too, by a lens or a screen, but then it is bent smoothly. Noise on stripes is taken for movement; key
+points must fit badly, too, for this to count (see ``stages.pairs``).
 """
 
 from __future__ import annotations
@@ -51,10 +53,10 @@ def _find_parts(
             own = slice(top, top + _PART_PX), slice(left, left + _PART_PX)
             if protected[own].std() < _MIN_CONTRAST or not inside[own].all():
                 continue
-            start = max(top - _REACH_PX, 0), max(left - _REACH_PX, 0)
-            around = pool[start[0] : top + _PART_PX + _REACH_PX, start[1] : left + _PART_PX + _REACH_PX]
-            _, correlation, _, (x, y) = cv2.minMaxLoc(cv2.matchTemplate(around, protected[own], cv2.TM_CCOEFF_NORMED))
+            around = pool[top - _REACH_PX : top + _PART_PX + _REACH_PX, left - _REACH_PX : left + _PART_PX + _REACH_PX]
+            likeness = cv2.matchTemplate(around, protected[own], cv2.TM_CCOEFF_NORMED)
+            _, correlation, _, (x, y) = cv2.minMaxLoc(likeness)
             if correlation > _MIN_CORRELATION:
                 places.append((top, left))
-                moves.append((start[0] + y - top, start[1] + x - left))
+                moves.append((y - _REACH_PX, x - _REACH_PX))
     return np.array(places, np.float64), np.array(moves, np.float64)

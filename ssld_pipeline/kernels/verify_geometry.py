@@ -132,9 +132,10 @@ def match_guided(
 def _median_error(homography: Affine, left: Places, right: Places) -> float:
     if not len(left):
         return 0.0
-    moved = np.column_stack((left[:, :2], np.ones(len(left)))) @ homography.T
-    apart = np.linalg.norm(moved[:, :2] / moved[:, 2:] - right[:, :2], axis=1)
-    return float(np.median(apart)) / max(1.0, math.sqrt(abs(np.linalg.det(homography[:2, :2]))))
+    x, y, depth = homography @ np.vstack((left[:, :2].T, np.ones(len(left))))
+    apart = np.hypot(x / depth - right[:, 0], y / depth - right[:, 1])
+    zoom = np.sqrt(abs(np.linalg.det(homography)) / depth**3)
+    return float(np.median(apart / np.maximum(zoom, 1)))
 
 
 def _refit(left: Places, right: Places, start: Affine) -> Affine | None:

@@ -90,7 +90,9 @@ def _fitted(warped: Floats, target: Floats, inside: Mask) -> Floats:
     for _ in range(3):
         a, b = ours[kept], theirs[kept]
         spread = float(((a - a.mean()) ** 2).mean())
-        gain = float(np.clip(((a - a.mean()) * (b - b.mean())).mean() / max(spread, _MIN_CONTRAST**2), *_GAINS))
+        slope = float(((a - a.mean()) * (b - b.mean())).mean() / max(spread, _MIN_CONTRAST**2))
+        # A picture's negative differs in nothing else.
+        gain = -float(np.clip(-slope, *_GAINS)) if slope < -_GAINS[0] else float(np.clip(slope, *_GAINS))
         offset = float(b.mean() - gain * a.mean())
         apart = np.abs(gain * ours + offset - theirs)
         kept = apart <= np.quantile(apart, _KEPT)

@@ -74,10 +74,10 @@ class DedupeConfig(Settings):
     """Largest Euclidean distance of two matched descriptors, whose norm is about 512."""
     min_inliers: int = Field(5, ge=4)
     """Matches at distinct positions that must agree on one transform; below 12, more must speak for the pair."""
-    max_hash_distance: int = Field(10, ge=0, le=64)
-    """Perceptual hashes that differ in at most this many of 64 bits propose a pair."""
+    max_hash_distance: int = Field(10, ge=0, le=31)
+    """Perceptual hashes that differ in at most this many of 64 bits propose a pair; so do those of its negative."""
     min_thumbnail_correlation: float = Field(0.94, gt=0, le=1)
-    """16x16 thumbnails at least this correlated propose a pair."""
+    """16x16 thumbnails at least this correlated propose a pair; so do those of its negative."""
     min_score: float = Field(0.45, gt=0, le=1)
     """Agreement of the pixels from which a pair is a copy; 0.03 more for each inlier that is missing to 12."""
     min_explained: float = Field(0.45, gt=0, le=1)

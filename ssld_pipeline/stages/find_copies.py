@@ -80,7 +80,7 @@ def pairs_of(
             return rows
         raise
     pool_image, size = PoolImage(image.pixels, config), (image.width, image.height)
-    found = ((pair, index) for index in others for pair in find_pairs(pool_image, index, config))
+    found = ((pair, index) for index in others for pair in find_pairs(pool_image, index))
     return rows + [_row(image_id, size, pair, index) for pair, index in found]
 
 

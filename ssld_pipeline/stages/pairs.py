@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 
     Homography = npt.NDArray[np.float64]
 
-# From this score on, with this many inliers, a pair is beyond doubt and nothing more is looked for.
+# From this score on, with this many inliers and as much of the picture as any decision asks, a pair is beyond doubt and
+# nothing more is looked for.
 _SETTLED_SCORE = 0.6
 _SETTLED_INLIERS = 12
+_SETTLED_BLOCKS = 64
+_SETTLED_COVERAGE = 0.3
 # Then others that have fewer votes than this share of its votes are no second original, only what chance gives.
 _ALSO = 0.25
 # Below this score nothing speaks for a pair: it is not kept as evidence, or ten in a hundred images would leave some.
@@ -44,12 +47,12 @@ _FEW_KEYPOINTS = 60
 # Of the protected image, in one part of a grid or page. Less is what pages have in common: a column, a button.
 _PANEL_SHOWS = 0.5
 _PANEL_SIZE = 0.6
-# One that fills this share of the image, as in a photograph of a screen, is searched as a whole image is: that finds ten
-# more of 2,300 hard and extreme copies.
+# One that fills this share of the image, as in a photograph of a screen, is searched as a whole image is: of 2,300 hard
+# and extreme copies that finds nine more.
 _LARGE_PANEL = 0.4
 # Another photograph of the same place, not a copy: the key points lie this far off where one transform puts them
 # (median, of the longer side), are this unlike, and the picture's parts lie so many pixels off where any smooth warp
-# puts them. Of 37 images that were removed for no copy 14 are told so, of 11,500 copies one. From the last score on a
+# puts them. Of 37 images that were removed for no copy 14 are told so, of 11,500 copies two. From the last score on a
 # pair agrees too well for it.
 _LOOSE_ERROR = 0.5 / 400
 _LOOSE_DISTANCE = 140.0
@@ -77,6 +80,8 @@ class Pair:
     coverage: float
     homography: Homography
     explained: float = 0.0
+    is_other: bool = False
+    """Another photograph of the same place."""
 
 
 class Look(NamedTuple):
@@ -153,14 +158,14 @@ def _panel_config(config: DedupeConfig) -> DedupeConfig:
     return config.model_copy(update=changes)
 
 
-def find_pairs(pool_image: PoolImage, index: ProtectedIndex, config: DedupeConfig) -> list[Pair]:
+def find_pairs(pool_image: PoolImage, index: ProtectedIndex) -> list[Pair]:
     """The pairs whose pixels agree at least a little, by falling score; each protected image once."""
     import numpy as np
 
-    pairs = _pairs_of(pool_image, index, config)
+    pairs = _pairs_of(pool_image, index)
     if not _is_settled(pairs):
         for panel, placed in pool_image.panels:
-            found = _pairs_of(panel, index, panel.config)
+            found = _pairs_of(panel, index)
             from_whole = np.linalg.inv(placed)
             shown = [pair for pair in found if pair.coverage >= _PANEL_SHOWS]
             pairs += [replace(pair, homography=pair.homography @ from_whole) for pair in shown]
@@ -174,9 +179,9 @@ def find_pairs(pool_image: PoolImage, index: ProtectedIndex, config: DedupeConfi
     return sorted(kept, key=lambda p: (-p.score, p.protected))
 
 
-def _pairs_of(pool_image: PoolImage, index: ProtectedIndex, config: DedupeConfig) -> list[Pair]:
+def _pairs_of(pool_image: PoolImage, index: ProtectedIndex) -> list[Pair]:
     """What one picture gives; a protected image may stand in it twice."""
-    grey, keypoints = pool_image.first_look
+    (grey, keypoints), config = pool_image.first_look, pool_image.config
     pairs = _pairs_by_keypoints(pool_image, index, config)
     if not _is_settled(pairs):
         pairs += _pairs_by_likeness(grey, index, config, len(keypoints) < _FEW_KEYPOINTS)
@@ -186,7 +191,11 @@ def _pairs_of(pool_image: PoolImage, index: ProtectedIndex, config: DedupeConfig
 def _together(first: Pair, second: Pair) -> Pair:
     """One pair of two looks at the same protected image: the key points of the one, the place that fits better, and the
     better explanation. Alike as a whole in either, it is so in both: a few key points are no reason against it."""
-    best, place = max(first, second, key=lambda p: p.num_inliers), max(first, second, key=lambda p: p.score)
+    best = max(first, second, key=lambda p: p.num_inliers)
+    other, place = sorted((first, second), key=lambda p: p.score)
+    # Another photograph of the same place is alike as a whole, too.
+    if other.is_other and place.method == "perceptual" and place.score < _ONE_SHOT_SCORE:
+        place = other
     method = "perceptual" if "perceptual" in (first.method, second.method) else best.method
     explained = max(first.explained, second.explained)
     return replace(
@@ -196,7 +205,13 @@ def _together(first: Pair, second: Pair) -> Pair:
 
 def _is_settled(pairs: list[Pair]) -> bool:
     """Is one of them beyond doubt?"""
-    return any(p.score >= _SETTLED_SCORE and p.num_inliers >= _SETTLED_INLIERS for p in pairs)
+    return any(
+        p.score >= _SETTLED_SCORE
+        and p.num_inliers >= _SETTLED_INLIERS
+        and p.num_blocks >= _SETTLED_BLOCKS
+        and p.coverage >= _SETTLED_COVERAGE
+        for p in pairs
+    )
 
 
 def _pairs_by_keypoints(pool_image: PoolImage, index: ProtectedIndex, config: DedupeConfig) -> list[Pair]:
@@ -305,7 +320,7 @@ def _compare(
     pair = _as_pair(image, method, counts, compared)
     may_be_other = is_loose and _DOUBTFUL_SCORE <= pair.score < _ONE_SHOT_SCORE
     if may_be_other and unsteadiness(compared.pictures, compared.inside) > _MOST_UNSTEADY_PX:
-        return replace(pair, score=_DOUBTFUL_SCORE)
+        return replace(pair, score=_DOUBTFUL_SCORE, is_other=True)
     return pair
 
 
@@ -324,10 +339,14 @@ def _compare_whole(
     from ssld_pipeline.kernels.block_agreement import compare_pixels
     from ssld_pipeline.kernels.perceptual import NUM_FORMS, dihedral_homography
     from ssld_pipeline.kernels.verify_geometry import is_whole
+    from ssld_pipeline.kernels.visible import visible
 
     pool_size, size = (grey.shape[1], grey.shape[0]), index.size_of(image)
     forms = [dihedral_homography(form, pool_size, size) for form in range(NUM_FORMS)]
     compared = [compare_pixels(grey, index.frames[image], form, size) for form in forms]
     wholes = [each for each in compared if is_whole(each.homography, pool_size, size)]
-    best = max(wholes, key=lambda each: each.agreement.score, default=None)
-    return best and _as_pair(image, method, counts, best)
+    if not wholes:
+        return None
+    best = max(wholes, key=lambda each: each.agreement.score)
+    seen = visible(best.pictures, best.inside, index.shared_pixels(image))
+    return _as_pair(image, method, counts, best._replace(seen=seen))
