@@ -1,9 +1,9 @@
 """Is it another photograph of the same place? It shows what the first one shows, but not where a transform puts it: the
-camera stood elsewhere, so that what is near moved before what is far; or the shirt was laid down again. Nor do its edges
-tell where along them a part lies, since what lies on them differs.
+camera stood elsewhere, so that what is near moved before what is far; or the shirt was laid down again. Nor do its
+edges tell where along them a part lies, since what lies on them differs.
 
-A copy may be bent, too, by a lens or a screen, but then it is bent smoothly. Noise on stripes is taken for movement; key
-points must fit badly, too, for this to count (see ``stages.pairs``).
+A copy may be bent, too, by a lens or a screen, but then it is bent smoothly. Noise on stripes is taken for movement:
+key points must fit badly, too, for this to count (see ``stages.pairs``).
 """
 
 from __future__ import annotations
