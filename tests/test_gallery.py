@@ -96,10 +96,11 @@ def test_warped_pool_image_lies_over_the_protected_one() -> None:
     assert np.abs(warped - small)[inner].mean() < 4 < 20 < np.abs(warped[:, ::-1] - small)[inner].mean()
 
 
-def test_difference_is_hot_where_something_was_written_and_nowhere_else() -> None:
+@pytest.mark.parametrize(("gain", "offset"), [(0.7, 60), (-0.7, 240)])  # brighter and flatter; a negative of that
+def test_difference_is_hot_where_something_was_written_and_nowhere_else(gain: float, offset: float) -> None:
     protected = cv2.cvtColor(picture(8, 160, 120), cv2.COLOR_RGB2GRAY)
-    written = np.clip(protected * 0.7 + 60, 0, 255).astype(np.uint8)  # darker in contrast, brighter in all
-    written[20:40, 30:80] = np.where(protected[20:40, 30:80] < 128, 255, 0)
+    written = np.clip(protected * gain + offset, 0, 255).astype(np.uint8)
+    written[20:40, 30:80] = np.where((protected[20:40, 30:80] < 128) == (gain > 0), 255, 0)
     found = difference.difference(written, protected, np.eye(3))
     assert found is not None
     saturation = np.ptp(found.pixels[:, :, :3].astype(int), axis=2)
