@@ -10,6 +10,7 @@ from drawn import picture
 
 from ssld_pipeline.kernels.block_agreement import protected_frame
 from ssld_pipeline.kernels.sift import resize_grey
+from ssld_pipeline.stages import pairs
 from ssld_pipeline.stages.dedupe import DedupeConfig
 from ssld_pipeline.stages.pairs import Pair, PoolImage, _compare, _is_settled, _together
 
@@ -47,6 +48,20 @@ def test_beyond_doubt_is_only_what_the_decision_takes_for_a_copy_too():
     assert _is_settled([sure])
     for less in ({"num_inliers": 11}, {"score": 0.59}, {"num_blocks": 63}, {"coverage": 0.29}):
         assert not _is_settled([replace(sure, **less)])
+
+
+@pytest.mark.parametrize(("score", "compared"), [(0.9, [7, 8]), (0.5, [7, 8, 9, 5])])
+def test_beside_what_is_beyond_doubt_only_what_has_a_quarter_of_its_votes_is_compared(monkeypatch, score, compared):
+    looked_at = []
+
+    def verify(look, image, index, config):
+        looked_at.append(image)
+        return Pair(image, "sift", 40, 30, score if image == 7 else 0.1, 250, 1.0, np.eye(3))
+
+    monkeypatch.setattr(pairs, "propose", lambda *_: (np.array([7, 8, 9, 5]), np.array([40, 10, 9, 9])))
+    monkeypatch.setattr(pairs, "_verify", verify)
+    pairs._pairs_by_keypoints(PoolImage(picture(1, 480, 360), CONFIG), None, CONFIG)
+    assert looked_at[:4] == compared
 
 
 @pytest.mark.parametrize("swapped", [False, True])

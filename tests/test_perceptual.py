@@ -27,9 +27,7 @@ def test_negatives_stand_behind_whatever_is_alike_as_it_stands():
     def proposed(hashes, correlations):
         """Of one pool image: with forms 0 and 1 at these distances from, and correlated so with, each protected one."""
         pool = Looks(np.array([0, 0], np.uint64), np.eye(2, 256, dtype=np.float32))
-        bits = np.array(
-            [(1 << (number - 1)) - 1 + (1 << (number - 1)) if number else 0 for number in hashes], np.uint64
-        )
+        bits = np.array([(1 << number) - 1 for number in hashes], np.uint64)
         thumbnails = np.zeros((len(hashes), 256), np.float32)
         thumbnails[:, :2] = correlations
         return propose(pool, Looks(bits, thumbnails), 10, None)
