@@ -140,7 +140,7 @@ def _settings(config: RunConfig) -> dict[str, Json]:
 
 STAGE = PartStage(
     name="find_copies",
-    version=17,
+    version=18,
     table="pairs",
     reads=("catalog",),
     artifacts=("index_protected",),

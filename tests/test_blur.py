@@ -1,0 +1,107 @@
+import cv2
+import numpy as np
+import pytest
+from drawn import picture
+
+from ssld_pipeline.kernels.block_agreement import compare_pixels, protected_frame
+from ssld_pipeline.kernels.blur import blur_kernels, likely_blur
+from ssld_pipeline.kernels.edges import Overlaid
+from ssld_pipeline.kernels.sift import resize_grey
+
+EVERYWHERE = np.ones((128, 128), np.bool_)
+WHOLE = np.diag([1.0, 1.0, 1.0])
+
+
+def grey(seed):
+    return resize_grey(picture(seed), 256)
+
+
+def frame(seed):
+    return protected_frame(grey(seed)).astype(np.float32)
+
+
+def blurred(image, kernel):
+    return np.asarray(cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REPLICATE), np.float32)
+
+
+def moved(image, length, angle):
+    """As by a camera that moves ``length`` pixels: the mean of the image at all places on the way."""
+    places = np.linspace(-length / 2, length / 2, 60)
+    height, width = image.shape
+    shifts = [np.float32([[1, 0, s * np.cos(angle)], [0, 1, s * np.sin(angle)]]) for s in places]
+    moments = [cv2.warpAffine(image, s, (width, height), borderMode=cv2.BORDER_REPLICATE) for s in shifts]
+    return np.mean(moments, axis=0).astype(np.uint8)
+
+
+def matching(own, pool, inside=EVERYWHERE):
+    """The one that brings ``own`` nearest to ``pool``, found by blurring with each."""
+
+    def likeness(kernel):
+        return np.corrcoef(blurred(own, kernel)[inside], pool[inside])[0, 1]
+
+    return max(blur_kernels(), key=likeness)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_kernel_is_the_one_that_blurring_with_each_would_choose(seed):
+    own = frame(seed)
+    for kernel in blur_kernels()[1::7]:
+        noise = np.random.default_rng(seed).normal(0, 1, own.shape).astype(np.float32)
+        pool = 30 + 0.7 * blurred(own, kernel) + noise
+        assert likely_blur(Overlaid(pool, own), EVERYWHERE) is matching(own, pool) is kernel
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_it_is_found_in_what_is_seen(seed):
+    own, kernel = frame(seed), blur_kernels()[4]
+    inside = EVERYWHERE.copy()
+    inside[:, 80:] = False
+    pool = np.where(inside, blurred(own, kernel), np.random.default_rng(seed).uniform(0, 255, own.shape))
+    assert likely_blur(Overlaid(pool.astype(np.float32), own), inside) is kernel
+
+
+def test_what_is_no_blurred_copy_has_none():
+    own = frame(0)
+    noise = np.random.default_rng(0).normal(0, 20, own.shape).astype(np.float32)
+    sharper = own + 2 * (own - cv2.GaussianBlur(own, (0, 0), 2))
+    flat = np.full_like(own, 90)
+    for pool in (own, 255 - own, frame(1), own + noise, sharper, flat):
+        assert likely_blur(Overlaid(pool, own), EVERYWHERE) is None
+    assert likely_blur(Overlaid(own, flat), EVERYWHERE) is None
+    assert likely_blur(Overlaid(own, own), ~EVERYWHERE) is None
+
+
+def test_every_kernel_keeps_the_mean_and_the_place():
+    kernels = blur_kernels()
+    assert len(kernels) == len({kernel.tobytes() for kernel in kernels})
+    for kernel in kernels:
+        assert kernel.sum() == pytest.approx(1, abs=1e-5)
+        np.testing.assert_allclose(kernel, kernel[::-1, ::-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_copy_is_known_through_its_blur(seed):
+    own = protected_frame(grey(seed))
+    copies = [cv2.GaussianBlur(grey(seed), (0, 0), sigma) for sigma in (3, 5, 8)]
+    copies += [moved(grey(seed), length, angle) for length, angle in ((12, 0), (20, 1), (30, 2.2))]
+    for copy in copies:
+        assert compare_pixels(copy, own, WHOLE, (320, 240)).agreement.score > 0.8
+        other = compare_pixels(copy, protected_frame(grey(seed + 10)), WHOLE, (320, 240))
+        assert other.agreement.score < 0.2
+
+
+@pytest.mark.parametrize("sigma", [2, 4, 6, 9])
+def test_a_blurred_page_of_text_is_its_own_page_not_another(sigma):
+    rng = np.random.default_rng(sigma)
+
+    def page():
+        sheet = np.full((512, 512), 245, np.uint8)
+        for y in range(40, 500, 28):
+            words = " ".join("".join(rng.choice(list("abcdefghiklmnopst"), rng.integers(3, 9))) for _ in range(6))
+            cv2.putText(sheet, words, (20, y), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (20,), 2)
+        return sheet
+
+    one, other = page(), page()
+    copy = cv2.GaussianBlur(one, (0, 0), sigma)
+    assert compare_pixels(copy, protected_frame(one), WHOLE, (512, 512)).agreement.score > 0.8
+    assert compare_pixels(copy, protected_frame(other), WHOLE, (512, 512)).agreement.score < 0.2
