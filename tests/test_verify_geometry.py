@@ -91,6 +91,27 @@ def test_what_guided_matching_leaves_is_told(scale):
     assert found.distance == pytest.approx(140, abs=1)
 
 
+@pytest.mark.parametrize("ratio", [1.5, 4, 10])
+def test_a_picture_seen_from_the_side_is_brought_back_whole(ratio):
+    """From the part that one similarity brings together; its far edge is a tenth as large as the near one."""
+    rng = np.random.default_rng(0)
+    p, angles, sizes = rng.uniform(0, 1, (150, 2)), rng.uniform(-3, 3, 150), rng.uniform(0.02, 0.1, 150)
+    depth = 1 + (ratio - 1) * p[:, 0]
+    homography = np.array([[ratio, 0, 0], [0, 1, 0], [ratio - 1, 0, 1]])
+    q = np.column_stack((ratio * p[:, 0], p[:, 1])) / depth[:, None]
+    derivative = (homography[:2, :2] - q[:, :, None] * homography[2, :2]) / depth[:, None, None]
+    axes = np.einsum("nij,nj->ni", derivative, np.column_stack((np.cos(angles), np.sin(angles))))
+    flags = np.zeros(150, np.bool_)
+    pool = keypoints(p, sizes, angles, flags)
+    protected = keypoints(q, sizes * np.linalg.norm(axes, axis=1), np.arctan2(axes[:, 1], axes[:, 0]), flags)
+    start = estimate_transform(pool.places, protected.places)
+    distances = np.where(np.eye(150, dtype=np.bool_), 0, 1e9).astype(np.float32)
+    guided = match_guided(start, pool, protected, distances, 300)
+    assert start.num_inliers < guided.num_inliers
+    assert len(guided.left) == 150
+    np.testing.assert_allclose(guided.homography, homography, atol=1e-3)
+
+
 def test_wrong_matches_alone_have_few_inliers():
     pool, protected, _ = matched(1.0, 0, False, num_right=0, num_wrong=100)
     found = estimate_transform(pool.places, protected.places)

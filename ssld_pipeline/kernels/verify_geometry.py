@@ -25,7 +25,8 @@ _NUM_REFINED = 2
 _GUIDED_TOLERANCES = (0.03, 0.02, 0.012)
 _MAX_GUIDED_LOG_SCALE = math.log(1.8)
 _MIN_FOR_PERSPECTIVE = 12
-_MAX_FORESHORTENING = 4.0
+# A picture seen so much from the side that its far edge is a sixteenth as large as the near one.
+_MAX_FORESHORTENING = 16.0
 _MIN_AGREEING = 4
 _DISTINCT_CELL = 0.012
 _MAX_ZOOM = 16.0
