@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from drawn import picture
 
-from ssld_pipeline.kernels.block_agreement import compare_pixels, protected_frame
+from ssld_pipeline.kernels.block_agreement import compare_through_blur, protected_frame
 from ssld_pipeline.kernels.blur import blur_kernels, likely_blur
 from ssld_pipeline.kernels.edges import Overlaid
 from ssld_pipeline.kernels.sift import resize_grey
@@ -85,8 +85,8 @@ def test_a_copy_is_known_through_its_blur(seed):
     copies = [cv2.GaussianBlur(grey(seed), (0, 0), sigma) for sigma in (3, 5, 8)]
     copies += [moved(grey(seed), length, angle) for length, angle in ((12, 0), (20, 1), (30, 2.2))]
     for copy in copies:
-        assert compare_pixels(copy, own, WHOLE, (320, 240)).agreement.score > 0.8
-        other = compare_pixels(copy, protected_frame(grey(seed + 10)), WHOLE, (320, 240))
+        assert compare_through_blur(copy, own, WHOLE, (320, 240)).agreement.score > 0.8
+        other = compare_through_blur(copy, protected_frame(grey(seed + 10)), WHOLE, (320, 240))
         assert other.agreement.score < 0.2
 
 
@@ -103,5 +103,5 @@ def test_a_blurred_page_of_text_is_its_own_page_not_another(sigma):
 
     one, other = page(), page()
     copy = cv2.GaussianBlur(one, (0, 0), sigma)
-    assert compare_pixels(copy, protected_frame(one), WHOLE, (512, 512)).agreement.score > 0.8
-    assert compare_pixels(copy, protected_frame(other), WHOLE, (512, 512)).agreement.score < 0.2
+    assert compare_through_blur(copy, protected_frame(one), WHOLE, (512, 512)).agreement.score > 0.8
+    assert compare_through_blur(copy, protected_frame(other), WHOLE, (512, 512)).agreement.score < 0.2

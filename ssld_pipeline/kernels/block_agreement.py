@@ -96,7 +96,11 @@ def protected_frame(grey: Grey) -> Grey:
 
 
 def compare_pixels(
-    pool: Grey, frame: Grey, homography: Homography, protected_size: tuple[int, int], shared: Mask | None = None
+    pool: Grey,
+    frame: Grey | Floats,
+    homography: Homography,
+    protected_size: tuple[int, int],
+    shared: Mask | None = None,
 ) -> Comparison:
     """How well ``pool`` agrees with the protected ``frame``.
 
@@ -105,21 +109,6 @@ def compare_pixels(
     pictures show too; it counts only where the pictures agree in all and most of the protected one is shown.
     """
     target = frame.astype(np.float32)
-    as_it_is = _compare_aligned(homography, pool, target, protected_size, shared)
-    if as_it_is.agreement.score >= _AGREES_IN_ALL:
-        return as_it_is
-    kernel = likely_blur(as_it_is.pictures, as_it_is.inside)
-    if kernel is None:
-        return as_it_is
-    blurred = np.asarray(cv2.filter2D(target, -1, kernel, borderType=cv2.BORDER_REPLICATE), np.float32)
-    likewise = _compare_aligned(as_it_is.homography, pool, blurred, protected_size, shared)
-    least = _AGREES_IN_ALL if likewise.agreement.num_blocks >= _MANY_BLURRED_BLOCKS else _BLURRED_AND_FEW
-    return likewise if likewise.agreement.score >= least else as_it_is
-
-
-def _compare_aligned(
-    homography: Homography, pool: Grey, target: Floats, protected_size: tuple[int, int], shared: Mask | None
-) -> Comparison:
     first = _compare_at(homography, pool, target, protected_size, shared)
     if not _ALIGNED_BETWEEN[0] <= first.agreement.score < _ALIGNED_BETWEEN[1]:
         return first
@@ -128,6 +117,22 @@ def _compare_aligned(
         return first
     second = _compare_at(aligned, pool, target, protected_size, shared)
     return second if second.agreement.score > first.agreement.score else first
+
+
+def compare_through_blur(
+    pool: Grey, frame: Grey, homography: Homography, protected_size: tuple[int, int], shared: Mask | None = None
+) -> Comparison:
+    """As ``compare_pixels``; but where the pool image is blurred, with the protected one blurred likewise."""
+    as_it_is = compare_pixels(pool, frame, homography, protected_size, shared)
+    if as_it_is.agreement.score >= _AGREES_IN_ALL:
+        return as_it_is
+    kernel = likely_blur(as_it_is.pictures, as_it_is.inside)
+    if kernel is None:
+        return as_it_is
+    blurred = cv2.filter2D(as_it_is.pictures.protected, -1, kernel, borderType=cv2.BORDER_REPLICATE)
+    likewise = compare_pixels(pool, np.asarray(blurred, np.float32), as_it_is.homography, protected_size, shared)
+    least = _AGREES_IN_ALL if likewise.agreement.num_blocks >= _MANY_BLURRED_BLOCKS else _BLURRED_AND_FEW
+    return likewise if likewise.agreement.score >= least else as_it_is
 
 
 def _compare_at(

@@ -307,14 +307,14 @@ def _compare(
     is_loose: bool = False,
 ) -> Pair | None:
     """``is_loose``: do the key points fit so badly that it may be another photograph of the same place?"""
-    from ssld_pipeline.kernels.block_agreement import compare_pixels
+    from ssld_pipeline.kernels.block_agreement import compare_through_blur
     from ssld_pipeline.kernels.parallax import unsteadiness
     from ssld_pipeline.kernels.verify_geometry import overlap
 
     if index.repeats[image]:
         return _compare_whole(grey, image, method, counts, index)
     own = index.frames[image], homography, index.size_of(image), index.shared_pixels(image)
-    compared = compare_pixels(grey, *own)
+    compared = compare_through_blur(grey, *own)
     of_pool, of_protected = overlap(compared.homography, (grey.shape[1], grey.shape[0]), index.size_of(image))
     if of_pool < _CORNER_OF_POOL and of_protected < _CORNER_OF_PROTECTED:
         return None
