@@ -58,7 +58,7 @@ def find_blobs(pyramid: list[Floats], min_contrast: float) -> Blobs:
     """All extrema of at least this contrast (grey range 1) that do not lie on an edge."""
     places, octaves, responses = [], [], []
     for octave, stack in enumerate(pyramid):
-        found = _extrema(np.subtract(stack[1:], stack[:-1]), min_contrast)
+        found = _extrema(stack, min_contrast)
         places.append(found[:, :3])
         responses.append(found[:, 3])
         octaves.append(np.full(len(found), octave, np.int64))
@@ -77,22 +77,28 @@ def _blur(image: Floats, sigma: float, out: Floats) -> None:
 
 
 @compiled
-def _refine(dog: Floats, layer: int, y: int, x: int, min_contrast: float) -> tuple[float, float, float, float]:
+def _refine(stack: Floats, layer: int, y: int, x: int, min_contrast: float) -> tuple[float, float, float, float]:
     """(x, y, layer, contrast) of the quadratic through the neighbourhood; contrast 0 where it is refused."""
-    num_layers, height, width = dog.shape
+    num_layers, height, width = len(stack) - 1, stack.shape[1], stack.shape[2]
     nothing = (0.0, 0.0, 0.0, 0.0)
+    near = np.empty((3, 3, 3), np.float32)
+    before, here, after = near[0], near[1], near[2]
     for _ in range(_MAX_STEPS):
-        v = dog[layer, y, x]
-        here, before, after = dog[layer], dog[layer - 1], dog[layer + 1]
-        dx = (here[y, x + 1] - here[y, x - 1]) * 0.5
-        dy = (here[y + 1, x] - here[y - 1, x]) * 0.5
-        ds = (after[y, x] - before[y, x]) * 0.5
-        dxx = here[y, x + 1] + here[y, x - 1] - 2 * v
-        dyy = here[y + 1, x] + here[y - 1, x] - 2 * v
-        dss = after[y, x] + before[y, x] - 2 * v
-        dxy = 0.25 * (here[y + 1, x + 1] - here[y + 1, x - 1] - here[y - 1, x + 1] + here[y - 1, x - 1])
-        dxs = 0.25 * (after[y, x + 1] - after[y, x - 1] - before[y, x + 1] + before[y, x - 1])
-        dys = 0.25 * (after[y + 1, x] - after[y - 1, x] - before[y + 1, x] + before[y - 1, x])
+        for k in range(3):
+            upper, lower = stack[layer + k], stack[layer + k - 1]
+            for j in range(3):
+                for i in range(3):
+                    near[k, j, i] = upper[y + j - 1, x + i - 1] - lower[y + j - 1, x + i - 1]
+        v = here[1, 1]
+        dx = (here[1, 2] - here[1, 0]) * 0.5
+        dy = (here[2, 1] - here[0, 1]) * 0.5
+        ds = (after[1, 1] - before[1, 1]) * 0.5
+        dxx = here[1, 2] + here[1, 0] - 2 * v
+        dyy = here[2, 1] + here[0, 1] - 2 * v
+        dss = after[1, 1] + before[1, 1] - 2 * v
+        dxy = 0.25 * (here[2, 2] - here[2, 0] - here[0, 2] + here[0, 0])
+        dxs = 0.25 * (after[1, 2] - after[1, 0] - before[1, 2] + before[1, 0])
+        dys = 0.25 * (after[2, 1] - after[0, 1] - before[2, 1] + before[0, 1])
         # Newton's step by the adjugate of the symmetric Hessian.
         a, b, c = dyy * dss - dys * dys, dxs * dys - dxy * dss, dxy * dys - dxs * dyy
         d, e, f = dxx * dss - dxs * dxs, dxs * dxy - dxx * dys, dxx * dyy - dxy * dxy
@@ -118,22 +124,23 @@ def _refine(dog: Floats, layer: int, y: int, x: int, min_contrast: float) -> tup
 
 
 @compiled
-def _is_extremum(dog: Floats, layer: int, y: int, x: int) -> bool:
-    value = dog[layer, y, x]
+def _is_extremum(rows: Floats, middle: int, layer: int, x: int) -> bool:
+    """``rows`` [3, layers, width]: of differences, row ``middle`` among the two beside it."""
+    value = rows[middle, layer, x]
     above = below = True
-    for k in range(layer - 1, layer + 2):
-        for j in range(y - 1, y + 2):
+    for j in range(3):
+        for k in range(layer - 1, layer + 2):
             for i in range(x - 1, x + 2):
-                above &= value >= dog[k, j, i]
-                below &= value <= dog[k, j, i]
+                above &= value >= rows[j, k, i]
+                below &= value <= rows[j, k, i]
     return above or below
 
 
 @compiled
-def _mark_row(dog: Floats, layer: int, y: int, threshold: float, marks: npt.NDArray[np.uint8]) -> None:
+def _mark_row(rows: Floats, middle: int, layer: int, threshold: float, marks: npt.NDArray[np.uint8]) -> None:
     """1 where a pixel passes the threshold and its six nearest neighbours; without branches, for the vector unit."""
-    row, before, after = dog[layer, y], dog[layer - 1, y], dog[layer + 1, y]
-    up, down = dog[layer, y - 1], dog[layer, y + 1]
+    row, before, after = rows[middle, layer], rows[middle, layer - 1], rows[middle, layer + 1]
+    up, down = rows[(middle + 2) % 3, layer], rows[(middle + 1) % 3, layer]
     for x in range(1, len(row) - 1):
         v = row[x]
         high = max(max(row[x - 1], row[x + 1]), max(max(up[x], down[x]), max(before[x], after[x])))
@@ -142,26 +149,39 @@ def _mark_row(dog: Floats, layer: int, y: int, threshold: float, marks: npt.NDAr
 
 
 @compiled
-def _extrema(dog: Floats, min_contrast: float) -> Floats:
-    """float32 [n, 4]: x, y, layer, contrast."""
-    num_layers, height, width = dog.shape
+def _subtract(stack: Floats, y: int, out: Floats) -> None:
+    """Writes row ``y`` of the differences of neighbouring layers, [layers, width]."""
+    for layer in range(len(out)):
+        lower, upper, row = stack[layer, y], stack[layer + 1, y], out[layer]
+        for x in range(len(row)):
+            row[x] = upper[x] - lower[x]
+
+
+@compiled
+def _extrema(stack: Floats, min_contrast: float) -> Floats:
+    """float32 [n, 4]: x, y, layer, contrast, layer by layer."""
+    num_layers, height, width = len(stack) - 1, stack.shape[1], stack.shape[2]
     threshold = 0.5 * min_contrast / NUM_LAYERS * 255
     marks = np.zeros(width, np.uint8)
-    found = np.empty((256, 4), np.float32)
+    found, layers = np.empty((256, 4), np.float32), np.empty(256, np.int64)
     count = 0
-    for layer in range(1, num_layers - 1):
-        for y in range(_BORDER_PX, height - _BORDER_PX):
-            _mark_row(dog, layer, y, threshold, marks)
+    # Of the differences three rows are kept, in turn: all of them would not stay in the cache.
+    rows = np.empty((3, num_layers, width), np.float32)
+    for y in range(_BORDER_PX - 1, min(_BORDER_PX + 1, height)):
+        _subtract(stack, y, rows[y % 3])
+    for y in range(_BORDER_PX, height - _BORDER_PX):
+        _subtract(stack, y + 1, rows[(y + 1) % 3])
+        for layer in range(1, num_layers - 1):
+            _mark_row(rows, y % 3, layer, threshold, marks)
             for x in range(_BORDER_PX, width - _BORDER_PX):
-                if not marks[x] or not _is_extremum(dog, layer, y, x):
+                if not marks[x] or not _is_extremum(rows, y % 3, layer, x):
                     continue
-                place = _refine(dog, layer, y, x, min_contrast)
+                place = _refine(stack, layer, y, x, min_contrast)
                 if place[3] <= 0:
                     continue
                 if count == len(found):
-                    grown = np.empty((2 * count, 4), np.float32)
-                    grown[:count] = found
-                    found = grown
+                    found, layers = np.concatenate((found, found)), np.concatenate((layers, layers))
                 found[count, 0], found[count, 1], found[count, 2], found[count, 3] = place
+                layers[count] = layer
                 count += 1
-    return found[:count].copy()
+    return found[np.argsort(layers[:count], kind="mergesort")]
