@@ -13,7 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ssld_pipeline.kernels.compiled import compiled
+
 Grey = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
 
 # Chosen by eye, on pages, collages and single photographs with the parts drawn in.
 _MAX_CUTS = 6
@@ -60,14 +63,15 @@ def _may_be_picture(panel: Panel) -> bool:
     return shorter >= _MIN_SIDE_PX and longer <= _MAX_ASPECT * shorter
 
 
-def _parts(grey: npt.NDArray[np.float32], panel: Panel, cuts_left: int) -> list[Panel]:
+def _parts(grey: Floats, panel: Panel, cuts_left: int) -> list[Panel]:
     """The panel without its margins, its parts, theirs and so on."""
-    inner = grey[panel.top : panel.bottom, panel.left : panel.right]
+    inner = np.ascontiguousarray(grey[panel.top : panel.bottom, panel.left : panel.right])
+    across = np.ascontiguousarray(inner.T)
     for cut in (_between_plain_lines, _between_seams):
         parts = [
             Panel(panel.top + top, panel.top + bottom, panel.left + left, panel.left + right)
             for top, bottom in cut(inner)
-            for left, right in cut(inner.T)
+            for left, right in cut(across)
         ]
         if parts != [panel]:
             break
@@ -77,18 +81,38 @@ def _parts(grey: npt.NDArray[np.float32], panel: Panel, cuts_left: int) -> list[
     return [panel] * (len(parts) > 1) + [each for part in large for each in _parts(grey, part, cuts_left - 1)]
 
 
-def _between_plain_lines(lines: npt.NDArray[np.float32]) -> list[tuple[int, int]]:
+def _between_plain_lines(lines: Floats) -> list[tuple[int, int]]:
     """(start, end) of the runs of rows that are not of one grey level."""
-    busy = np.r_[False, lines.std(axis=1) >= _PLAIN, False]
+    busy = np.r_[False, _spreads(lines) >= _PLAIN, False]
     changes = np.flatnonzero(busy[1:] != busy[:-1])
     return list(zip(changes[::2].tolist(), changes[1::2].tolist(), strict=True))
 
 
-def _between_seams(lines: npt.NDArray[np.float32]) -> list[tuple[int, int]]:
+def _between_seams(lines: Floats) -> list[tuple[int, int]]:
     """(start, end) of the runs of rows without a seam."""
     # Shrinking an image spreads a seam over two steps.
-    shares = np.zeros(len(lines) + 1)
-    shares[1 : len(lines) - 1] = (np.abs(lines[2:] - lines[:-2]) > _STEP).mean(axis=1)
+    shares = _step_shares(lines)
     highest = (shares[1:-1] >= shares[:-2]) & (shares[1:-1] > shares[2:])
     seams = 1 + np.flatnonzero((shares[1:-1] > _STEP_SHARE) & highest)
     return list(pairwise([0, *seams.tolist(), len(lines)]))
+
+
+@compiled
+def _spreads(lines: Floats) -> npt.NDArray[np.float64]:
+    """[rows]: the standard deviation along each."""
+    spreads = np.empty(len(lines))
+    for y in range(len(lines)):
+        spreads[y] = lines[y].std()
+    return spreads
+
+
+@compiled
+def _step_shares(lines: Floats) -> npt.NDArray[np.float64]:
+    """[rows + 1]: the share of each row along which the two beside it differ; 0 at both ends."""
+    shares = np.zeros(len(lines) + 1)
+    for y in range(1, len(lines) - 1):
+        num = 0
+        for x in range(lines.shape[1]):
+            num += abs(lines[y + 1, x] - lines[y - 1, x]) > _STEP
+        shares[y] = num / lines.shape[1]
+    return shares
