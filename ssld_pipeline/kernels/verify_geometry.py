@@ -114,14 +114,16 @@ def match_guided(
     compared with those near its predicted place. ``distances``: float32 [pool, protected], squared.
     """
     left, right = pool.places, protected.places
-    homography = start.homography
+    homography, fitted = start.homography, np.zeros(0, np.int64)
     for tolerance in _GUIDED_TOLERANCES:
         matched = _match_near(homography, left, right, distances, max_distance**2, tolerance)
+        if np.array_equal(matched, fitted):
+            continue
         rows = np.flatnonzero(matched >= 0)
         refitted = _refit(left[rows], right[matched[rows]], homography)
         if refitted is None:
             break
-        homography = refitted
+        homography, fitted = refitted, matched
     matched = _match_near(homography, left, right, distances, max_distance**2, _GUIDED_TOLERANCES[-1])
     rows = np.flatnonzero(matched >= 0)
     columns = matched[rows]
