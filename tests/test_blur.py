@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from drawn import picture
 
-from ssld_pipeline.kernels.block_agreement import compare_through_blur, protected_frame
+from ssld_pipeline.kernels.block_agreement import compare_pixels, compare_through_blur, protected_frame
 from ssld_pipeline.kernels.blur import blur_kernels, likely_blur
 from ssld_pipeline.kernels.edges import Overlaid
 from ssld_pipeline.kernels.sift import resize_grey
@@ -71,6 +71,12 @@ def test_what_is_no_blurred_copy_has_none():
     assert likely_blur(Overlaid(own, own), ~EVERYWHERE) is None
 
 
+def test_what_is_smoother_but_unlike_has_none():
+    own = frame(0)
+    for pool in (cv2.GaussianBlur(frame(1), (0, 0), 4), 255 - cv2.GaussianBlur(own, (0, 0), 4)):
+        assert likely_blur(Overlaid(pool, own), EVERYWHERE) is None
+
+
 def test_every_kernel_keeps_the_mean_and_the_place():
     kernels = blur_kernels()
     assert len(kernels) == len({kernel.tobytes() for kernel in kernels})
@@ -88,6 +94,36 @@ def test_a_copy_is_known_through_its_blur(seed):
         assert compare_through_blur(copy, own, WHOLE, (320, 240)).agreement.score > 0.8
         other = compare_through_blur(copy, protected_frame(grey(seed + 10)), WHOLE, (320, 240))
         assert other.agreement.score < 0.2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_blurred_copy_that_is_a_little_off_is_put_in_place(seed):
+    """By a pixel and a half of 128, in both directions."""
+    copy, own = cv2.GaussianBlur(grey(seed), (0, 0), 5), protected_frame(grey(seed))
+    off = WHOLE.copy()
+    off[:2, 2] = 1.5 / 128
+    found = compare_through_blur(copy, own, off, (320, 240))
+    assert found.agreement.score > 0.8
+    np.testing.assert_allclose(found.homography[:2, 2], 0, atol=0.006)
+
+
+def bottle(label):
+    """One outline on white ground; what tells it is written on it."""
+    sheet = np.full((256, 256), 250, np.uint8)
+    cv2.rectangle(sheet, (90, 90), (166, 230), 60, -1)
+    cv2.rectangle(sheet, (115, 40), (141, 90), 60, -1)
+    cv2.putText(sheet, label, (98, 165), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 200, 2, cv2.LINE_AA)
+    return sheet
+
+
+def test_drawn_products_of_one_outline_are_not_one_when_they_are_blurred():
+    """They have few cells with edges, and agree in nearly all of them; so a copy is not known either."""
+    own = protected_frame(bottle("MILK"))
+    for label in ("MILK", "WINE"):
+        pool = cv2.GaussianBlur(bottle(label), (0, 0), 12)
+        kernel = likely_blur(Overlaid(protected_frame(pool).astype(np.float32), own.astype(np.float32)), EVERYWHERE)
+        assert compare_pixels(pool, blurred(own.astype(np.float32), kernel), WHOLE, (256, 256)).agreement.score > 0.9
+        assert compare_through_blur(pool, own, WHOLE, (256, 256)).agreement.score < 0.7
 
 
 @pytest.mark.parametrize("sigma", [2, 4, 6, 9])

@@ -93,7 +93,7 @@ def test_what_guided_matching_leaves_is_told(scale):
 
 @pytest.mark.parametrize("ratio", [1.5, 4, 10])
 def test_a_picture_seen_from_the_side_is_brought_back_whole(ratio):
-    """From the part that one similarity brings together; its far edge is a tenth as large as the near one."""
+    """From the part that one similarity brings together; ``ratio``: of its near edge to its far one."""
     rng = np.random.default_rng(0)
     p, angles, sizes = rng.uniform(0, 1, (150, 2)), rng.uniform(-3, 3, 150), rng.uniform(0.02, 0.1, 150)
     depth = 1 + (ratio - 1) * p[:, 0]

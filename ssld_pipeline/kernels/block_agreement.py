@@ -51,10 +51,9 @@ _AGREES_IN_ALL = 0.8
 _MOST = 0.5
 _HIDDEN_COUNTS = 0.02
 _MIN_VISIBLE_BLOCKS = 72
-# What shows little is alike when it is blurred: drawn products of one outline reach .92 with up to 167 cells. Copies
-# with so few reach .97.
-_MANY_BLURRED_BLOCKS = 170
-_BLURRED_AND_FEW = 0.95
+# What shows little is alike when it is blurred: drawn products of one outline reach .92 with up to 167 cells. Of 100
+# copies that are known through their blur three have as few.
+_MIN_BLURRED_BLOCKS = 170
 # Blocks and tones.
 _BLOCK_PX = 16
 _MIN_CORRELATION = 0.8
@@ -122,7 +121,8 @@ def compare_pixels(
 def compare_through_blur(
     pool: Grey, frame: Grey, homography: Homography, protected_size: tuple[int, int], shared: Mask | None = None
 ) -> Comparison:
-    """As ``compare_pixels``; but where the pool image is blurred, with the protected one blurred likewise."""
+    """As ``compare_pixels``; but where the pool image is blurred, with the protected one blurred likewise, as it is
+    in ``Comparison.pictures`` then."""
     as_it_is = compare_pixels(pool, frame, homography, protected_size, shared)
     if as_it_is.agreement.score >= _AGREES_IN_ALL:
         return as_it_is
@@ -131,8 +131,8 @@ def compare_through_blur(
         return as_it_is
     blurred = cv2.filter2D(as_it_is.pictures.protected, -1, kernel, borderType=cv2.BORDER_REPLICATE)
     likewise = compare_pixels(pool, np.asarray(blurred, np.float32), as_it_is.homography, protected_size, shared)
-    least = _AGREES_IN_ALL if likewise.agreement.num_blocks >= _MANY_BLURRED_BLOCKS else _BLURRED_AND_FEW
-    return likewise if likewise.agreement.score >= least else as_it_is
+    score, num_blocks, _ = likewise.agreement
+    return likewise if score >= _AGREES_IN_ALL and num_blocks >= _MIN_BLURRED_BLOCKS else as_it_is
 
 
 def _compare_at(

@@ -1,7 +1,8 @@
 """How a picture was blurred: out of focus, or by a camera that moved.
 
 A blurred copy has lost the edges by which it would be known. Where it is known how it was blurred, the protected
-picture is blurred likewise, and both show the same again; two pictures that differ do not.
+picture is blurred likewise, and both show the same again. Two pictures do not, but where they differ in no more than
+the blur has taken.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def likely_blur(pictures: Overlaid, inside: Mask) -> Floats | None:
     """The kernel, float32 [n, n] of sum 1, that makes the protected picture most like the pool image where ``inside``.
 
     None where none makes it more like it, where they are too unlike as they are, and where the pool image has as much
-    detail for its contrast as the protected one. All pictures are [side, side].
+    detail for its contrast as the protected one. Pictures are square; their side is even, and at least 32 pixels.
     """
     pool, pool_contrast = _centred(pictures.pool, inside)
     protected, protected_contrast = _centred(pictures.protected, inside)

@@ -125,7 +125,7 @@ def _refine(stack: Floats, layer: int, y: int, x: int, min_contrast: float) -> t
 
 @compiled
 def _is_extremum(rows: Floats, middle: int, layer: int, x: int) -> bool:
-    """``rows`` [3, layers, width]: of differences, row ``middle`` among the two beside it."""
+    """``rows`` [3, layers, width]: differences of layers, row y of the picture at y % 3; ``middle``: of the three."""
     value = rows[middle, layer, x]
     above = below = True
     for j in range(3):
@@ -138,7 +138,10 @@ def _is_extremum(rows: Floats, middle: int, layer: int, x: int) -> bool:
 
 @compiled
 def _mark_row(rows: Floats, middle: int, layer: int, threshold: float, marks: npt.NDArray[np.uint8]) -> None:
-    """1 where a pixel passes the threshold and its six nearest neighbours; without branches, for the vector unit."""
+    """1 where a pixel passes the threshold and its six nearest neighbours; without branches, for the vector unit.
+
+    ``rows``, ``middle``: as in ``_is_extremum``.
+    """
     row, before, after = rows[middle, layer], rows[middle, layer - 1], rows[middle, layer + 1]
     up, down = rows[(middle + 2) % 3, layer], rows[(middle + 1) % 3, layer]
     for x in range(1, len(row) - 1):

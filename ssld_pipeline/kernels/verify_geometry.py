@@ -118,7 +118,7 @@ def match_guided(
     for tolerance in _GUIDED_TOLERANCES:
         matched = _match_near(homography, left, right, distances, max_distance**2, tolerance)
         if np.array_equal(matched, fitted):
-            continue
+            continue  # the same matches give the same transform
         rows = np.flatnonzero(matched >= 0)
         refitted = _refit(left[rows], right[matched[rows]], homography)
         if refitted is None:

@@ -204,7 +204,7 @@ def _settings(config: RunConfig) -> dict[str, Json]:
 
 STAGE = ArtifactStage(
     name="index_protected",
-    version=14,
+    version=15,
     reads=("catalog",),
     settings=_settings,
     build=build,

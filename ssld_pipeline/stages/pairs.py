@@ -54,7 +54,7 @@ _LARGE_PANEL = 0.4
 # Another photograph of the same place, not a copy: the key points lie this far off where one transform puts them
 # (median, of the longer side), are this unlike, and the picture's parts lie so many pixels off where any smooth warp
 # puts them. Of 37 images that were removed for no copy 14 are told so, of 14,000 copies three. From the last score on a
-# pair agrees too well for it.
+# pair agrees too well for it, as a blurred one does wherever it is compared through its blur.
 _LOOSE_ERROR = 0.5 / 400
 _LOOSE_DISTANCE = 140.0
 _MOST_UNSTEADY_PX = 2.4
@@ -336,7 +336,8 @@ def _as_pair(image: int, method: str, counts: tuple[int, int], compared: Compari
 def _compare_whole(
     grey: npt.NDArray[np.uint8], image: int, method: str, counts: tuple[int, int], index: ProtectedIndex
 ) -> Pair | None:
-    """Corner on corner, turned and mirrored in all ways: a part of a pattern is a part of every such pattern."""
+    """Corner on corner, turned and mirrored in all ways: a part of a pattern is a part of every such pattern. It
+    is not compared through its blur, which makes patterns alike."""
     from ssld_pipeline.kernels.block_agreement import compare_pixels
     from ssld_pipeline.kernels.perceptual import NUM_FORMS, dihedral_homography
     from ssld_pipeline.kernels.verify_geometry import is_whole
