@@ -51,8 +51,8 @@ _AGREES_IN_ALL = 0.8
 _MOST = 0.5
 _HIDDEN_COUNTS = 0.02
 _MIN_VISIBLE_BLOCKS = 72
-# What shows little is alike when it is blurred: drawn products of one outline reach .92 with up to 167 cells. Of 100
-# copies that are known through their blur three have as few.
+# What shows little is alike when it is blurred: drawn products of one outline reach .92 with up to 167 cells. Of 67
+# copies that are known by this alone six have as few.
 _MIN_BLURRED_BLOCKS = 170
 # Blocks and tones.
 _BLOCK_PX = 16
