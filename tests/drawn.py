@@ -23,3 +23,12 @@ def encoded(pixels: npt.NDArray[np.uint8], quality: int = 90) -> bytes:
     """JPEG bytes of RGB pixels."""
     bgr = np.ascontiguousarray(pixels[..., ::-1])
     return bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes())
+
+
+def text_page(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """uint8 [512, 512]: words from ``rng`` on 17 lines, always laid out alike."""
+    sheet = np.full((512, 512), 245, np.uint8)
+    for y in range(40, 500, 28):
+        words = " ".join("".join(rng.choice(list("abcdefghiklmnopst"), rng.integers(3, 9))) for _ in range(6))
+        cv2.putText(sheet, words, (20, y), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (20,), 2)
+    return sheet

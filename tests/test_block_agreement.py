@@ -1,7 +1,7 @@
 import cv2
 import numpy as np
 import pytest
-from drawn import picture
+from drawn import picture, text_page
 
 from ssld_pipeline.kernels.block_agreement import agree, compare_pixels, protected_frame, warp_to_frame
 from ssld_pipeline.kernels.edges import Overlaid
@@ -117,15 +117,7 @@ def test_a_watermark_on_two_pictures_is_not_enough():
 
 def test_text_of_the_same_layout_is_another_page():
     rng = np.random.default_rng(0)
-
-    def page():
-        sheet = np.full((512, 512), 245, np.uint8)
-        for y in range(40, 500, 28):
-            words = " ".join("".join(rng.choice(list("abcdefghiklmnopst"), rng.integers(3, 9))) for _ in range(6))
-            cv2.putText(sheet, words, (20, y), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (20,), 2)
-        return protected_frame(sheet).astype(np.float32)
-
-    one, other = page(), page()
+    one, other = (protected_frame(text_page(rng)).astype(np.float32) for _ in range(2))
     assert agree(Overlaid(one, one), EVERYWHERE).score == pytest.approx(1, abs=0.01)
     assert agree(Overlaid(one, other), EVERYWHERE).score < 0.5
 

@@ -1,7 +1,7 @@
 import cv2
 import numpy as np
 import pytest
-from drawn import picture
+from drawn import picture, text_page
 
 from ssld_pipeline.kernels.block_agreement import compare_pixels, compare_through_blur, protected_frame
 from ssld_pipeline.kernels.blur import blur_kernels, likely_blur
@@ -71,10 +71,22 @@ def test_what_is_no_blurred_copy_has_none():
     assert likely_blur(Overlaid(own, own), ~EVERYWHERE) is None
 
 
-def test_what_is_smoother_but_unlike_has_none():
-    own = frame(0)
-    for pool in (cv2.GaussianBlur(frame(1), (0, 0), 4), 255 - cv2.GaussianBlur(own, (0, 0), 4)):
+@pytest.mark.parametrize("seed", [0, 1, 3])
+def test_what_is_smoother_but_unlike_has_none(seed):
+    own = frame(seed)
+    other = cv2.GaussianBlur(frame(seed + 1), (0, 0), 4)
+    assert matching(own, other) is not blur_kernels()[0], "some kernel makes them more alike"
+    for pool in (other, 255 - cv2.GaussianBlur(own, (0, 0), 4)):
         assert likely_blur(Overlaid(pool, own), EVERYWHERE) is None
+
+
+def test_what_has_as_much_detail_has_none():
+    """Though it was blurred, before noise came over it."""
+    own = frame(1)
+    noise = np.random.default_rng(0).normal(0, 35, own.shape).astype(np.float32)
+    pool = blurred(own, blur_kernels()[1]) + noise
+    assert matching(own, pool) is not blur_kernels()[0]
+    assert likely_blur(Overlaid(pool, own), EVERYWHERE) is None
 
 
 def test_every_kernel_keeps_the_mean_and_the_place():
@@ -129,15 +141,7 @@ def test_drawn_products_of_one_outline_are_not_one_when_they_are_blurred():
 @pytest.mark.parametrize("sigma", [2, 4, 6, 9])
 def test_a_blurred_page_of_text_is_its_own_page_not_another(sigma):
     rng = np.random.default_rng(sigma)
-
-    def page():
-        sheet = np.full((512, 512), 245, np.uint8)
-        for y in range(40, 500, 28):
-            words = " ".join("".join(rng.choice(list("abcdefghiklmnopst"), rng.integers(3, 9))) for _ in range(6))
-            cv2.putText(sheet, words, (20, y), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (20,), 2)
-        return sheet
-
-    one, other = page(), page()
+    one, other = text_page(rng), text_page(rng)
     copy = cv2.GaussianBlur(one, (0, 0), sigma)
     assert compare_through_blur(copy, protected_frame(one), WHOLE, (512, 512)).agreement.score > 0.8
     assert compare_through_blur(copy, protected_frame(other), WHOLE, (512, 512)).agreement.score < 0.2

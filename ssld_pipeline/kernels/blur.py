@@ -12,11 +12,8 @@ from functools import cache
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from ssld_pipeline.kernels.edges import Floats, Mask, Overlaid
-
-Spectra = npt.NDArray[np.float32]
 
 # In pixels of pictures of 128: of a Gaussian its sigma, of a straight movement its length.
 _SIGMAS = (1.2, 1.7, 2.4, 3.4, 4.8)
@@ -78,7 +75,10 @@ def _gaussian(sigma: float) -> Floats:
 
 
 def _movement(length: float, angle: float) -> Floats:
-    """Straight, at even speed; ``angle`` in radians from +x."""
+    """Straight, at even speed; ``angle`` in radians from +x.
+
+    ``alterations`` smears by other means: copies made with the kernels that are looked for would prove little.
+    """
     side = 2 * math.ceil(length / 2) + 3
     kernel = np.zeros((side, side), np.float32)
     along = np.linspace(-length / 2, length / 2, 8 * math.ceil(length) + 1)
@@ -96,7 +96,7 @@ def _movement(length: float, angle: float) -> Floats:
 
 
 @cache
-def _transfers(side: int) -> tuple[Spectra, Spectra]:
+def _transfers(side: int) -> tuple[Floats, Floats]:
     """[kernels, side * (side // 2 + 1)]: by how much each changes each frequency, and its square.
 
     Each kernel equals itself turned by half, so that it moves nothing and these are real.

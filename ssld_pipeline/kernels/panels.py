@@ -90,7 +90,6 @@ def _between_plain_lines(lines: Floats) -> list[tuple[int, int]]:
 
 def _between_seams(lines: Floats) -> list[tuple[int, int]]:
     """(start, end) of the runs of rows without a seam."""
-    # Shrinking an image spreads a seam over two steps.
     shares = _step_shares(lines)
     highest = (shares[1:-1] >= shares[:-2]) & (shares[1:-1] > shares[2:])
     seams = 1 + np.flatnonzero((shares[1:-1] > _STEP_SHARE) & highest)
@@ -108,7 +107,8 @@ def _spreads(lines: Floats) -> npt.NDArray[np.float64]:
 
 @compiled
 def _step_shares(lines: Floats) -> npt.NDArray[np.float64]:
-    """[rows + 1]: the share of each row along which the two beside it differ; 0 at both ends."""
+    """[rows + 1]: the share of each row along which the two beside it differ, since shrinking an image spreads a seam
+    over two steps; 0 at both ends."""
     shares = np.zeros(len(lines) + 1)
     for y in range(1, len(lines) - 1):
         num = 0

@@ -25,7 +25,8 @@ _NUM_REFINED = 2
 _GUIDED_TOLERANCES = (0.03, 0.02, 0.012)
 _MAX_GUIDED_LOG_SCALE = math.log(1.8)
 _MIN_FOR_PERSPECTIVE = 12
-# A picture seen so much from the side that its far edge is a sixteenth as large as the near one.
+# A picture seen so much from the side that its far edge is a sixteenth as large as the near one. Of nine copies folded
+# to wedges that finds six more than a quarter does, and no other image is removed.
 _MAX_FORESHORTENING = 16.0
 _MIN_AGREEING = 4
 _DISTINCT_CELL = 0.012
@@ -155,7 +156,7 @@ def _refit(left: Places, right: Places, start: Affine) -> Affine | None:
 
 
 def _is_moderate(homography: Affine, points: npt.NDArray[np.float64]) -> bool:
-    """In front of the camera over the whole picture, and not much further away at one end than at the other."""
+    """In front of the camera over the whole picture, and not too far away at one end for what is nearest."""
     depth = np.array([[0, 0, 1], [1, 0, 1], [0, 1, 1], [1, 1, 1]]) @ homography[2]
     depth = np.concatenate((depth, np.column_stack((points, np.ones(len(points)))) @ homography[2]))
     return bool((depth * depth[0] > 0).all() and np.abs(depth).max() <= _MAX_FORESHORTENING * np.abs(depth).min())

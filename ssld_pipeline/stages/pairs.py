@@ -336,8 +336,8 @@ def _as_pair(image: int, method: str, counts: tuple[int, int], compared: Compari
 def _compare_whole(
     grey: npt.NDArray[np.uint8], image: int, method: str, counts: tuple[int, int], index: ProtectedIndex
 ) -> Pair | None:
-    """Corner on corner, turned and mirrored in all ways: a part of a pattern is a part of every such pattern. It
-    is not compared through its blur, which makes patterns alike."""
+    """Corner on corner, turned and mirrored in all ways: a part of a pattern is a part of every such pattern. Not
+    through its blur: whether blurred patterns can be told from each other was not measured."""
     from ssld_pipeline.kernels.block_agreement import compare_pixels
     from ssld_pipeline.kernels.perceptual import NUM_FORMS, dihedral_homography
     from ssld_pipeline.kernels.verify_geometry import is_whole
