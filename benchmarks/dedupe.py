@@ -34,11 +34,11 @@ from planted import TIERS
 from results import table, write_section
 
 from ssld_pipeline.config import RunConfig
+from ssld_pipeline.copies.features.sift import resize_grey
+from ssld_pipeline.copies.index.protected_index import open_indexes
 from ssld_pipeline.kernels.images import decode
 from ssld_pipeline.kernels.intervals import wilson
-from ssld_pipeline.kernels.sift import resize_grey
 from ssld_pipeline.stages import dedupe, find_copies, index_protected
-from ssld_pipeline.stages.protected_index import open_indexes
 from ssld_pipeline.stages.stage import Setup
 
 BLOCK = 20

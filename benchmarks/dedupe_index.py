@@ -29,17 +29,17 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from ssld_pipeline.kernels import nearest
-from ssld_pipeline.kernels.alterations import KINDS, plant
+from ssld_pipeline.copies import search as pairs
+from ssld_pipeline.copies.candidates import nearest
+from ssld_pipeline.copies.candidates.perceptual_hash import dihedral_looks, look, propose
+from ssld_pipeline.copies.features.mirror import canonical_descriptors
+from ssld_pipeline.copies.features.sift import KeyPoints, detect_keypoints, resize_grey
+from ssld_pipeline.copies.index.mapped_vectors import write_vectors
+from ssld_pipeline.copies.index.protected_index import ImageWriter, Portrait, ProtectedIndex, open_index
+from ssld_pipeline.copies.planted.alterations import KINDS, plant
 from ssld_pipeline.kernels.images import decode
-from ssld_pipeline.kernels.mirror import canonical_descriptors
-from ssld_pipeline.kernels.perceptual import dihedral_looks, look, propose
-from ssld_pipeline.kernels.sift import KeyPoints, detect_keypoints, resize_grey
-from ssld_pipeline.stages import pairs
 from ssld_pipeline.stages.dedupe import DedupeConfig
 from ssld_pipeline.stages.index_protected import on_threads, portray
-from ssld_pipeline.stages.mapped_vectors import write_vectors
-from ssld_pipeline.stages.protected_index import ImageWriter, Portrait, ProtectedIndex, open_index
 
 Descriptors = npt.NDArray[np.uint8]
 PER_IMAGE = 400

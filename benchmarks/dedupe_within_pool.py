@@ -28,13 +28,13 @@ import numpy as np
 import numpy.typing as npt
 from results import table, write_section
 
+from ssld_pipeline.copies.candidates.perceptual_hash import thumbnail
+from ssld_pipeline.copies.features.sift import resize_grey
+from ssld_pipeline.copies.pixels.block_agreement import FRAME_SIDE_PX, compare_pixels, protected_frame
+from ssld_pipeline.copies.within_pool import near_pairs as alike
+from ssld_pipeline.copies.within_pool.near_identical import Frames, near_identical
 from ssld_pipeline.inputs.ahead import ahead
-from ssld_pipeline.kernels import alike
-from ssld_pipeline.kernels.block_agreement import FRAME_SIDE_PX, compare_pixels, protected_frame
 from ssld_pipeline.kernels.images import decode
-from ssld_pipeline.kernels.perceptual import thumbnail
-from ssld_pipeline.kernels.sift import resize_grey
-from ssld_pipeline.stages.near_identical import Frames, near_identical
 
 POOL_IMAGES = 14_200_000
 _SIDE = 64

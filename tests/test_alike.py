@@ -10,11 +10,11 @@ from drawn import encoded, picture
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssld_pipeline.kernels import alike
+from ssld_pipeline.copies.candidates.perceptual_hash import thumbnail
+from ssld_pipeline.copies.features.sift import resize_grey
+from ssld_pipeline.copies.within_pool import near_pairs as alike
+from ssld_pipeline.copies.within_pool.groups import gather, missing_links, without
 from ssld_pipeline.kernels.images import decode
-from ssld_pipeline.kernels.perceptual import thumbnail
-from ssld_pipeline.kernels.sift import resize_grey
-from ssld_pipeline.kernels.stars import gather, missing_links, without
 
 NUM_PICTURES = 150
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from drawn import picture
 
+from ssld_pipeline.copies.planted.alterations import KINDS, plant
 from ssld_pipeline.demo import copies
-from ssld_pipeline.kernels.alterations import KINDS, plant
 
 REFRAMED = ("crop", "hard_crop", "mirror", "rotate", "rotate90", "pad", "combination")
 REFRAMED += ("perspective", "meme", "screenshot", "collage", "screen_photo")

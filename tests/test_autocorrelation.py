@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from drawn import picture
 
-from ssld_pipeline.kernels.autocorrelation import self_similar_shifts
-from ssld_pipeline.kernels.block_agreement import protected_frame
-from ssld_pipeline.kernels.sift import resize_grey
+from ssld_pipeline.copies.features.sift import resize_grey
+from ssld_pipeline.copies.pixels.autocorrelation import self_similar_shifts
+from ssld_pipeline.copies.pixels.block_agreement import protected_frame
 
 SIDE = 128
 

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from drawn import picture, text_page
 
-from ssld_pipeline.kernels.block_agreement import agree, compare_pixels, protected_frame, warp_to_frame
-from ssld_pipeline.kernels.edges import Overlaid
-from ssld_pipeline.kernels.sift import resize_grey
+from ssld_pipeline.copies.features.sift import resize_grey
+from ssld_pipeline.copies.pixels.block_agreement import agree, compare_pixels, protected_frame, warp_to_frame
+from ssld_pipeline.copies.pixels.edges import Overlaid
 
 SIDE = 128
 EVERYWHERE = np.ones((SIDE, SIDE), np.bool_)

@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 from drawn import picture, text_page
 
-from ssld_pipeline.kernels.block_agreement import compare_pixels, compare_through_blur, protected_frame
-from ssld_pipeline.kernels.blur import blur_kernels, likely_blur
-from ssld_pipeline.kernels.edges import Overlaid
-from ssld_pipeline.kernels.sift import resize_grey
+from ssld_pipeline.copies.features.sift import resize_grey
+from ssld_pipeline.copies.pixels.block_agreement import compare_pixels, compare_through_blur, protected_frame
+from ssld_pipeline.copies.pixels.blur import blur_kernels, likely_blur
+from ssld_pipeline.copies.pixels.edges import Overlaid
 
 EVERYWHERE = np.ones((128, 128), np.bool_)
 WHOLE = np.diag([1.0, 1.0, 1.0])

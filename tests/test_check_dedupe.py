@@ -19,8 +19,8 @@ from test_run import bring, planned, ran
 
 from ssld_pipeline.browse import status
 from ssld_pipeline.config import load_config
+from ssld_pipeline.copies.planted.alterations import KINDS
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.kernels.alterations import KINDS
 from ssld_pipeline.kernels.intervals import chance_of_at_most, wilson
 from ssld_pipeline.stages import check_dedupe, dedupe, find_copies
 from ssld_pipeline.stages.canaries import draw
@@ -94,7 +94,7 @@ def test_a_blinded_dedupe_is_refused_and_the_kinds_are_named(protected, tmp_path
 
 
 def test_one_kind_that_is_never_found_is_refused_though_the_whole_is_not(protected, tmp_path, monkeypatch):
-    from ssld_pipeline.kernels import alterations
+    from ssld_pipeline.copies.planted import alterations
 
     elsewhere = {**alterations._ALTERATIONS, "mirror": lambda image, rng: picture(999)}
     monkeypatch.setattr(alterations, "_ALTERATIONS", elsewhere)

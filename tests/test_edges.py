@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ssld_pipeline.kernels.edges import quantile
+from ssld_pipeline.copies.pixels.edges import quantile
 
 
 @pytest.mark.parametrize("share", [0, 0.5, 0.9, 0.95, 1])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ssld_pipeline.stages.mapped_columns import MappedDigests, MappedIds, write_digests, write_ids
+from ssld_pipeline.copies.index.mapped_columns import MappedDigests, MappedIds, write_digests, write_ids
 
 
 def test_ids_are_read_back_row_by_row(tmp_path):

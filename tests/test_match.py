@@ -1,7 +1,7 @@
 import numpy as np
 
-from ssld_pipeline.kernels.agreement import rank_by_agreement
-from ssld_pipeline.kernels.match import mutual_nearest, squared_distances
+from ssld_pipeline.copies.geometry.hough_votes import rank_by_agreement
+from ssld_pipeline.copies.geometry.match import mutual_nearest, squared_distances
 
 
 def descriptors(seed, count):

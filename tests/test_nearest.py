@@ -5,9 +5,9 @@ import faiss
 import numpy as np
 import pytest
 
-from ssld_pipeline.kernels import nearest
-from ssld_pipeline.kernels.nearest import build_index, index_factory, search, set_num_probes, to_gpu
-from ssld_pipeline.stages.mapped_vectors import open_vectors, write_vectors
+from ssld_pipeline.copies.candidates import nearest
+from ssld_pipeline.copies.candidates.nearest import build_index, index_factory, search, set_num_probes, to_gpu
+from ssld_pipeline.copies.index.mapped_vectors import open_vectors, write_vectors
 
 
 def descriptors(seed, count):

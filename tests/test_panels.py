@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from drawn import picture
 
-from ssld_pipeline.kernels.panels import find_panels
+from ssld_pipeline.copies.candidates.panels import find_panels
 
 
 def grey_picture(seed, width=320, height=240):

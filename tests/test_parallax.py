@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from drawn import picture
 
-from ssld_pipeline.kernels.block_agreement import protected_frame
-from ssld_pipeline.kernels.edges import Overlaid
-from ssld_pipeline.kernels.parallax import unsteadiness
+from ssld_pipeline.copies.pixels.block_agreement import protected_frame
+from ssld_pipeline.copies.pixels.edges import Overlaid
+from ssld_pipeline.copies.pixels.parallax import unsteadiness
 
 EVERYWHERE = np.ones((128, 128), np.bool_)
 Y, X = np.mgrid[:128, :128].astype(np.float32)

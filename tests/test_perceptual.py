@@ -3,8 +3,15 @@ import numpy as np
 import pytest
 from drawn import picture
 
-from ssld_pipeline.kernels.perceptual import Looks, dihedral_homography, dihedral_looks, hash_distances, look, propose
-from ssld_pipeline.kernels.sift import resize_grey
+from ssld_pipeline.copies.candidates.perceptual_hash import (
+    Looks,
+    dihedral_homography,
+    dihedral_looks,
+    hash_distances,
+    look,
+    propose,
+)
+from ssld_pipeline.copies.features.sift import resize_grey
 
 GREY = resize_grey(picture(0), 256)
 

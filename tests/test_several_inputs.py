@@ -9,10 +9,10 @@ import pytest
 from drawn import encoded, picture
 from test_dedupe import SIZE, build, catalog_rows, config, opened
 
+from ssld_pipeline.copies.index.protected_index import open_indexes
 from ssld_pipeline.stages import check_dedupe, find_copies
 from ssld_pipeline.stages.canaries import Canary, Trial, judge
 from ssld_pipeline.stages.find_copies import pairs_of
-from ssld_pipeline.stages.protected_index import open_indexes
 from ssld_pipeline.stages.stage import Setup
 
 REPORTED = {"against": ["protected", "labeled"], "report_only": ["labeled"]}

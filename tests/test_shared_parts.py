@@ -8,14 +8,14 @@ import pytest
 from drawn import encoded, picture
 from test_dedupe import SIZE, build, catalog_rows, opened
 
-from ssld_pipeline.kernels import block_agreement as kernel
-from ssld_pipeline.kernels.block_agreement import FRAME_SIDE_PX, compare_pixels, protected_frame, warp_to_frame
-from ssld_pipeline.kernels.edges import Overlaid
-from ssld_pipeline.kernels.shared_edges import shared_edges
-from ssld_pipeline.kernels.sift import resize_grey
-from ssld_pipeline.kernels.verify_geometry import is_whole
-from ssld_pipeline.stages.protected_index import open_index
-from ssld_pipeline.stages.shared_parts import find_shared_parts, repeats_itself
+from ssld_pipeline.copies.features.sift import resize_grey
+from ssld_pipeline.copies.geometry.verify_geometry import is_whole
+from ssld_pipeline.copies.index.protected_index import open_index
+from ssld_pipeline.copies.index.shared_content import find_shared_parts, repeats_itself
+from ssld_pipeline.copies.pixels import block_agreement as kernel
+from ssld_pipeline.copies.pixels.block_agreement import FRAME_SIDE_PX, compare_pixels, protected_frame, warp_to_frame
+from ssld_pipeline.copies.pixels.edges import Overlaid
+from ssld_pipeline.copies.pixels.shared_edges import shared_edges
 
 EVERYWHERE = np.ones((FRAME_SIDE_PX, FRAME_SIDE_PX), np.bool_)
 MARKED = np.zeros((240, 320), np.uint8)

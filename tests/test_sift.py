@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from drawn import picture
 
-from ssld_pipeline.kernels.mirror import canonical_descriptors, mirror_descriptors
-from ssld_pipeline.kernels.scale_space import find_blobs, gaussian_pyramid
-from ssld_pipeline.kernels.sift import detect_keypoints, resize_grey, spread_over_cells
+from ssld_pipeline.copies.features.mirror import canonical_descriptors, mirror_descriptors
+from ssld_pipeline.copies.features.scale_space import find_blobs, gaussian_pyramid
+from ssld_pipeline.copies.features.sift import detect_keypoints, resize_grey, spread_over_cells
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -120,7 +120,7 @@ def test_a_pixel_on_the_border_of_a_patch_is_written_nowhere_else(tmp_path):
     """It may be rounded beyond the last cell. Compiled code does not look where it writes, unless it is told to."""
     code = """
 import numpy as np
-from ssld_pipeline.kernels.sift_descriptor import describe
+from ssld_pipeline.copies.features.sift_descriptor import describe
 
 layers = np.random.default_rng(0).uniform(0, 255, (6, 40, 40)).astype(np.float32)
 for layer in (0, 0.5, 1, 1.5, 2, 2.5, 3):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from ssld_pipeline.kernels.sift import KeyPoints
-from ssld_pipeline.kernels.verify_geometry import (
+from ssld_pipeline.copies.features.sift import KeyPoints
+from ssld_pipeline.copies.geometry.verify_geometry import (
     _is_sane,
     estimate_transform,
     fit_affine,

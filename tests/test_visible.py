@@ -6,11 +6,11 @@ import pytest
 from drawn import encoded, picture
 from test_dedupe import SIZE, build, catalog_rows, opened
 
-from ssld_pipeline.kernels.block_agreement import compare_pixels, protected_frame
-from ssld_pipeline.kernels.edges import Overlaid
-from ssld_pipeline.kernels.sift import resize_grey
-from ssld_pipeline.kernels.tone_curve import explained_share
-from ssld_pipeline.kernels.visible import visible
+from ssld_pipeline.copies.features.sift import resize_grey
+from ssld_pipeline.copies.pixels.block_agreement import compare_pixels, protected_frame
+from ssld_pipeline.copies.pixels.edges import Overlaid
+from ssld_pipeline.copies.pixels.occlusion import visible
+from ssld_pipeline.copies.pixels.tone_curve import explained_share
 
 SIDE = 128
 EVERYWHERE = np.ones((SIDE, SIDE), np.bool_)

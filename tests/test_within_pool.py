@@ -25,6 +25,8 @@ from test_verdicts import POOL, PROTECTED, broken_laws, configured, pair, tables
 from ssld_pipeline.browse import rows_of
 from ssld_pipeline.config import RunConfig, load_config
 from ssld_pipeline.contracts import DUPLICATES, REPEATS
+from ssld_pipeline.copies.within_pool import near_identical as near_identical_stage
+from ssld_pipeline.copies.within_pool.near_identical import Frames, near_identical
 from ssld_pipeline.pipeline import STAGE_NAMES
 from ssld_pipeline.report import figures
 from ssld_pipeline.report.waterfall import waterfall
@@ -32,8 +34,6 @@ from ssld_pipeline.report.write import stage_rows
 from ssld_pipeline.runner.survey import FileDigests, survey
 from ssld_pipeline.runner.units import State, units_of
 from ssld_pipeline.stages import dedupe, group_pool, look
-from ssld_pipeline.stages import near_identical as near_identical_stage
-from ssld_pipeline.stages.near_identical import Frames, near_identical
 from ssld_pipeline.stages.stage import Setup
 from ssld_pipeline.store.workspace import Workspace
 
@@ -250,12 +250,12 @@ def test_a_large_group_is_one_group_though_each_image_proposed_two_others(
     assert centres.tolist() == [0] * 40 + [40]
     assert {(0, i) for i in range(1, 40)} <= {tuple(p) for p in confirmed.pairs}
     assert len(confirmed.pairs) < 8 * count
-    monkeypatch.setattr("ssld_pipeline.stages.near_identical._FEW_CHUNKS", 0)
-    monkeypatch.setattr("ssld_pipeline.stages.near_identical._PAIRS_AT_ONCE", 7)
+    monkeypatch.setattr("ssld_pipeline.copies.within_pool.near_identical._FEW_CHUNKS", 0)
+    monkeypatch.setattr("ssld_pipeline.copies.within_pool.near_identical._PAIRS_AT_ONCE", 7)
     again, same_centres = near_identical(all_frames, proposed, count, 0.9, 2)
     assert all(np.array_equal(one, other) for one, other in zip(again, confirmed, strict=True))
     assert np.array_equal(same_centres, centres)
-    monkeypatch.setattr("ssld_pipeline.stages.near_identical._agreeing", dies_in_a_process_of_its_own)
+    monkeypatch.setattr("ssld_pipeline.copies.within_pool.near_identical._agreeing", dies_in_a_process_of_its_own)
     again, _ = near_identical(all_frames, proposed, count, 0.9, 2)
     assert all(np.array_equal(one, other) for one, other in zip(again, confirmed, strict=True))
 
@@ -274,7 +274,7 @@ def test_processes_that_compare_end_with_the_one_that_started_them(tmp_path: Pat
     script = """
 import multiprocessing, sys, time
 from concurrent.futures import ProcessPoolExecutor
-from ssld_pipeline.stages.near_identical import _end_with_parent
+from ssld_pipeline.copies.within_pool.near_identical import _end_with_parent
 if __name__ == "__main__":
     pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
     pool.submit(len, ()).result()

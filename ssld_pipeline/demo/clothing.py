@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from ssld_pipeline.copies.planted.alterations import plant
 from ssld_pipeline.demo.copies import KINDS
 from ssld_pipeline.demo.encoding import decode_jpeg, write_tar
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.kernels.alterations import plant
 from ssld_pipeline.kernels.images import encode_jpeg
 
 _PROTECTED = ("validation", "test")

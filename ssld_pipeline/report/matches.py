@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ssld_pipeline.kernels.match import mutual_nearest, squared_distances
-from ssld_pipeline.kernels.sift import KeyPoints, detect_keypoints
-from ssld_pipeline.kernels.verify_geometry import estimate_transform, match_guided
+from ssld_pipeline.copies.features.sift import KeyPoints, detect_keypoints
+from ssld_pipeline.copies.geometry.match import mutual_nearest, squared_distances
+from ssld_pipeline.copies.geometry.verify_geometry import estimate_transform, match_guided
 from ssld_pipeline.report.transform import Array, Size, project
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ssld_pipeline.copies.features.sift import KeyPoints, resize_grey
 from ssld_pipeline.inputs.ahead import ahead
-from ssld_pipeline.kernels.sift import KeyPoints, resize_grey
 from ssld_pipeline.report.matches import pool_keypoints, protected_keypoints
 from ssld_pipeline.report.overlay import SLOT_PX
 from ssld_pipeline.report.pictures import Address, Picture, Read, encode, load, shrink

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.copies.index.protected_index import ProtectedIndex
     from ssld_pipeline.inputs.read import ImageReader
     from ssld_pipeline.stages.dedupe import DedupeConfig
-    from ssld_pipeline.stages.protected_index import ProtectedIndex
 
 # Bounds what a canary costs. The search itself looks at a quarter of this.
 _LONGER_SIDE_PX = 1024
@@ -52,7 +52,7 @@ def draw(image_ids: Iterable[str], count: int) -> list[Canary]:
 
     The order of ``image_ids`` does not matter: a digest of each draws it.
     """
-    from ssld_pipeline.kernels.alterations import KINDS
+    from ssld_pipeline.copies.planted.alterations import KINDS
 
     images, drawn, turn = list(image_ids), list[str](), 0
     while images and len(drawn) < count:
@@ -87,7 +87,7 @@ def try_out(
 def _altered(original: bytes, canary: Canary) -> bytes:
     import numpy as np
 
-    from ssld_pipeline.kernels.alterations import plant
+    from ssld_pipeline.copies.planted.alterations import plant
     from ssld_pipeline.kernels.images import decode, encode_jpeg
 
     if canary.kind == "exact":

@@ -66,9 +66,9 @@ def _try_all(setup: Setup, rows: pa.Table) -> tuple[list[Trial], list[Reject]]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from ssld_pipeline.copies.index.protected_index import open_indexes
     from ssld_pipeline.inputs.read import ImageReader
     from ssld_pipeline.stages.canaries import draw, try_out
-    from ssld_pipeline.stages.protected_index import open_indexes
 
     config, reader = setup.config.dedupe, ImageReader()
     indexes = open_indexes(setup.artifacts["index_protected"], config.num_probes)
@@ -105,7 +105,7 @@ def measure(verdicts: Sequence[dict[str, Any]]) -> dict[str, Json]:
 
 
 def _by_kind(verdicts: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    from ssld_pipeline.kernels.alterations import KINDS
+    from ssld_pipeline.copies.planted.alterations import KINDS
 
     for kind in KINDS:
         if own := [v for v in verdicts if v["kind"] == kind]:

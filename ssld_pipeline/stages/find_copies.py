@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.copies.index.protected_index import ProtectedIndex
+    from ssld_pipeline.copies.search import Pair
     from ssld_pipeline.inputs.read import ImageReader
     from ssld_pipeline.stages.dedupe import DedupeConfig
-    from ssld_pipeline.stages.pairs import Pair
-    from ssld_pipeline.stages.protected_index import ProtectedIndex
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class _Checked:
 
 def open_find_copies(setup: Setup) -> Callable[[pa.Table], PartResult]:
     """Opens the indexes once; the function returned maps catalog rows to ``pairs`` rows."""
+    from ssld_pipeline.copies.index.protected_index import open_indexes
     from ssld_pipeline.inputs.read import ImageReader
-    from ssld_pipeline.stages.protected_index import open_indexes
 
     config, reader = setup.config.dedupe, ImageReader()
     indexes = open_indexes(setup.artifacts["index_protected"], config.num_probes, setup.device)
@@ -63,9 +63,9 @@ def pairs_of(
     image_id: str, data: bytes, indexes: Sequence[ProtectedIndex], config: DedupeConfig
 ) -> list[dict[str, Any]]:
     """The ``pairs`` rows of one encoded image. Raises BadImage."""
+    from ssld_pipeline.copies.index.protected_index import digest
+    from ssld_pipeline.copies.search import PoolImage, find_pairs
     from ssld_pipeline.kernels.images import decode
-    from ssld_pipeline.stages.pairs import PoolImage, find_pairs
-    from ssld_pipeline.stages.protected_index import digest
 
     own_digest = digest(data)
     exact = [(index, index.by_digest.get(own_digest)) for index in indexes]
@@ -85,7 +85,7 @@ def pairs_of(
 
 
 def _exact_row(image_id: str, protected_id: str) -> dict[str, Any]:
-    from ssld_pipeline.kernels.block_agreement import NUM_BLOCKS
+    from ssld_pipeline.copies.pixels.block_agreement import NUM_BLOCKS
 
     return {
         "image_id": image_id,
@@ -105,7 +105,7 @@ def _exact_row(image_id: str, protected_id: str) -> dict[str, Any]:
 def _row(image_id: str, size: tuple[int, int], pair: Pair, index: ProtectedIndex) -> dict[str, Any]:
     import numpy as np
 
-    from ssld_pipeline.kernels.verify_geometry import pixel_homography
+    from ssld_pipeline.copies.geometry.verify_geometry import pixel_homography
 
     homography = pixel_homography(pair.homography, size, index.size_of(pair.protected))
     return {

@@ -1,9 +1,9 @@
 """Finds the near-identical images of the pool: the same picture again, resized, recompressed, retouched or trimmed.
 
-Equal bytes are found by digest. Then each of the distinct files proposes its nearest by its thumbnail
-(``kernels.alike``), and the pixels of what is proposed are compared (``block_agreement``), each image being read once
-more. Groups are stars about their best image (``kernels.stars``): largest area, then most bytes, then smallest
-image_id. Everything goes by that order, so that parts, threads and the order of rows change nothing.
+Equal bytes are found by digest. Then each distinct file proposes its nearest by its thumbnail (``near_pairs``), and the
+pixels of the proposed pairs are compared (``block_agreement``); each image is read once more. A group is a star about
+its best image (``groups``): largest area, then most bytes, then smallest image_id. Everything follows that order, so
+parts, threads and the order of rows change nothing.
 
 It runs in the driver, on its cores; 14.2 M images want some 12 GB of memory and 15 GB of temporary disk (TMPDIR), and
 16 KB more for each image that is like another. Pixels are compared by up to 8 processes of 0.1 to 0.3 GB.
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.copies.within_pool.near_identical import Compared, Frames, Pairs
     from ssld_pipeline.inputs.read import ImageReader
-    from ssld_pipeline.stages.near_identical import Compared, Frames, Pairs
 
 # ``file``: number of a distinct file, by falling quality; ``place``: that of an image.
 _ORDER = """
@@ -69,9 +69,9 @@ SELECT * EXCLUDE (place, joins),
 def group(tables: duckdb.DuckDBPyConnection, config: RunConfig) -> pa.Table:
     """``repeats`` rows from the views ``looks`` and ``catalog``. An image that cannot be read again repeats nothing but
     equal bytes."""
-    from ssld_pipeline.kernels.alike import near_pairs
-    from ssld_pipeline.kernels.block_agreement import NUM_BLOCKS
-    from ssld_pipeline.stages.near_identical import near_identical
+    from ssld_pipeline.copies.pixels.block_agreement import NUM_BLOCKS
+    from ssld_pipeline.copies.within_pool.near_identical import near_identical
+    from ssld_pipeline.copies.within_pool.near_pairs import near_pairs
 
     num_threads = os.cpu_count() or 1
     tables.execute(_ORDER)
@@ -122,9 +122,9 @@ def _read_frames(tables: duckdb.DuckDBPyConnection, pairs: Pairs, scratch: Path,
     import numpy as np
     import pyarrow as pa
 
+    from ssld_pipeline.copies.pixels.block_agreement import FRAME_SIDE_PX
+    from ssld_pipeline.copies.within_pool.near_identical import Frames
     from ssld_pipeline.inputs.read import ImageReader
-    from ssld_pipeline.kernels.block_agreement import FRAME_SIDE_PX
-    from ssld_pipeline.stages.near_identical import Frames
 
     files = np.unique(pairs)
     tables.register("asked", pa.table({"file": files, "slot": np.arange(len(files))}))
@@ -149,9 +149,9 @@ def _rows(tables: duckdb.DuckDBPyConnection, query: str) -> Iterator[tuple[Any, 
 
 def _frame(row: tuple[Any, ...], reader: ImageReader) -> tuple[int, tuple[int, int], npt.NDArray[np.uint8] | None]:
     """(slot, (width, height), frame); None for an image that cannot be read any more."""
-    from ssld_pipeline.kernels.block_agreement import FRAME_SIDE_PX, protected_frame
+    from ssld_pipeline.copies.features.sift import resize_grey
+    from ssld_pipeline.copies.pixels.block_agreement import FRAME_SIDE_PX, protected_frame
     from ssld_pipeline.kernels.images import decode
-    from ssld_pipeline.kernels.sift import resize_grey
 
     slot, uri, offset, size_bytes, width, height = row
     try:

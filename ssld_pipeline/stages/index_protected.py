@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.copies.index.protected_index import Portrait, ProtectedIndex
+    from ssld_pipeline.copies.index.shared_content import SharedParts
     from ssld_pipeline.inputs.read import ImageReader
     from ssld_pipeline.stages.dedupe import DedupeConfig
-    from ssld_pipeline.stages.protected_index import Portrait, ProtectedIndex
-    from ssld_pipeline.stages.shared_parts import SharedParts
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -56,7 +56,7 @@ def build(setup: Setup, rows: pa.Table, folder: Path) -> tuple[dict[str, Json], 
     No input has a say in what is found of another: what recurs within it, what its many images crowd out, stays with
     it. Rejects: images that cannot be decoded. Their bytes are still recognised.
     """
-    from ssld_pipeline.stages.protected_index import folders_for
+    from ssld_pipeline.copies.index.protected_index import folders_for
 
     config, records, rejects = setup.config.dedupe, defaultdict(list), list[Reject]()
     for record in in_reading_order(rows):
@@ -88,8 +88,8 @@ def on_threads(function: Callable[[Item], Result], items: Iterable[Item], num_th
     """``function`` of each item, in their order, by threads within each of which OpenCV and FAISS use one."""
     import cv2
 
+    from ssld_pipeline.copies.candidates.nearest import use_one_thread
     from ssld_pipeline.inputs.ahead import ahead
-    from ssld_pipeline.kernels.nearest import use_one_thread
 
     cv2.setNumThreads(1)
 
@@ -101,8 +101,8 @@ def on_threads(function: Callable[[Item], Result], items: Iterable[Item], num_th
 
 
 def _write_images(records: list[dict[str, Any]], config: DedupeConfig, num_threads: int, folder: Path) -> list[Reject]:
+    from ssld_pipeline.copies.index.protected_index import ImageWriter
     from ssld_pipeline.inputs.read import ImageReader
-    from ssld_pipeline.stages.protected_index import ImageWriter
 
     reader, rejects = ImageReader(), []
     with ImageWriter(folder) as writer:
@@ -117,7 +117,7 @@ def _write_images(records: list[dict[str, Any]], config: DedupeConfig, num_threa
 
 
 def _see(record: dict[str, Any], reader: ImageReader, config: DedupeConfig) -> _Seen:
-    from ssld_pipeline.stages.protected_index import digest
+    from ssld_pipeline.copies.index.protected_index import digest
 
     image_id, own_digest = record["image_id"], None
     try:
@@ -130,11 +130,11 @@ def _see(record: dict[str, Any], reader: ImageReader, config: DedupeConfig) -> _
 
 def portray(data: bytes, config: DedupeConfig) -> Portrait:
     """What the index keeps of an encoded image; raises BadImage."""
-    from ssld_pipeline.kernels.block_agreement import protected_frame
+    from ssld_pipeline.copies.candidates.perceptual_hash import look
+    from ssld_pipeline.copies.features.sift import detect_keypoints, resize_grey
+    from ssld_pipeline.copies.index.protected_index import Portrait
+    from ssld_pipeline.copies.pixels.block_agreement import protected_frame
     from ssld_pipeline.kernels.images import decode
-    from ssld_pipeline.kernels.perceptual import look
-    from ssld_pipeline.kernels.sift import detect_keypoints, resize_grey
-    from ssld_pipeline.stages.protected_index import Portrait
 
     image = decode(data, min_short_side=config.image_side)
     grey = resize_grey(image.pixels, config.image_side)
@@ -150,10 +150,10 @@ def _write_vectors(config: DedupeConfig, num_threads: int, folder: Path) -> dict
     """
     import numpy as np
 
-    from ssld_pipeline.kernels.nearest import build_index
-    from ssld_pipeline.stages.mapped_vectors import write_vectors
-    from ssld_pipeline.stages.protected_index import RecurrenceWriter, open_index
-    from ssld_pipeline.stages.shared_parts import find_shared_parts
+    from ssld_pipeline.copies.candidates.nearest import build_index
+    from ssld_pipeline.copies.index.mapped_vectors import write_vectors
+    from ssld_pipeline.copies.index.protected_index import RecurrenceWriter, open_index
+    from ssld_pipeline.copies.index.shared_content import find_shared_parts
 
     descriptors = np.load(folder / "descriptors.npy", mmap_mode="r")
     write_vectors(build_index(descriptors, num_threads), folder)
@@ -183,7 +183,7 @@ def _recurring(index: ProtectedIndex, image: int, stop_recurrence: int) -> npt.N
     """
     import numpy as np
 
-    from ssld_pipeline.kernels.nearest import search
+    from ssld_pipeline.copies.candidates.nearest import search
 
     own = index.keypoints(image).descriptors
     if not len(own):

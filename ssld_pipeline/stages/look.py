@@ -33,10 +33,10 @@ def open_look(setup: Setup) -> Callable[[pa.Table], PartResult]:
 
 
 def _look(record: dict[str, Any], reader: ImageReader) -> dict[str, Any] | Reject:
+    from ssld_pipeline.copies.candidates.perceptual_hash import thumbnail
+    from ssld_pipeline.copies.features.sift import resize_grey
+    from ssld_pipeline.copies.index.protected_index import digest
     from ssld_pipeline.kernels.images import decode
-    from ssld_pipeline.kernels.perceptual import thumbnail
-    from ssld_pipeline.kernels.sift import resize_grey
-    from ssld_pipeline.stages.protected_index import digest
 
     image_id = record["image_id"]
     try:

@@ -20,7 +20,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from ssld_pipeline.kernels.nearest import cluster, use_one_thread
+from ssld_pipeline.copies.candidates.nearest import cluster, use_one_thread
 
 Thumbnails = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ssld_pipeline.kernels.agreement import Places, to_places
-from ssld_pipeline.kernels.mirror import canonical_descriptors
-from ssld_pipeline.kernels.scale_space import BASE_SIGMA, NUM_LAYERS, Blobs, find_blobs, gaussian_pyramid
-from ssld_pipeline.kernels.sift_descriptor import describe, orient
+from ssld_pipeline.copies.features.mirror import canonical_descriptors
+from ssld_pipeline.copies.features.scale_space import BASE_SIGMA, NUM_LAYERS, Blobs, find_blobs, gaussian_pyramid
+from ssld_pipeline.copies.features.sift_descriptor import describe, orient
+from ssld_pipeline.copies.geometry.hough_votes import Places, to_places
 
 Grey = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

@@ -13,7 +13,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-from ssld_pipeline.kernels.edges import Floats, Mask, Overlaid
+from ssld_pipeline.copies.pixels.edges import Floats, Mask, Overlaid
 
 # In pixels of pictures of 128: of a Gaussian its sigma, of a straight movement its length.
 _SIGMAS = (1.2, 1.7, 2.4, 3.4, 4.8)

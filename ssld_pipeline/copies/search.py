@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from ssld_pipeline.kernels.block_agreement import Comparison
-    from ssld_pipeline.kernels.sift import Chosen, KeyPoints
+    from ssld_pipeline.copies.features.sift import Chosen, KeyPoints
+    from ssld_pipeline.copies.index.protected_index import ProtectedIndex
+    from ssld_pipeline.copies.pixels.block_agreement import Comparison
     from ssld_pipeline.stages.dedupe import DedupeConfig
-    from ssld_pipeline.stages.protected_index import ProtectedIndex
 
     Homography = npt.NDArray[np.float64]
 
@@ -69,7 +69,7 @@ class Pair:
     """A pool image beside protected image number ``protected``; ``homography``: in units of the longer sides.
 
     ``score``: how well the pixels agree, in [0,1], over ``num_blocks`` of 256 cells, those with edges. ``coverage``:
-    share of the protected image that the pool image shows. ``explained``: see ``kernels.tone_curve``.
+    share of the protected image that the pool image shows. ``explained``: see ``copies.pixels.tone_curve``.
     """
 
     protected: int
@@ -106,7 +106,7 @@ class PoolImage:
         """The pictures that it is put together of, and where each lies: its own units of the longer side in these."""
         import numpy as np
 
-        from ssld_pipeline.kernels.panels import find_panels
+        from ssld_pipeline.copies.candidates.panels import find_panels
 
         grey, longer = self.first_look.grey, max(self._pixels.shape[:2])
         panels = []
@@ -121,14 +121,14 @@ class PoolImage:
 
     @cached_property
     def _chosen(self) -> tuple[npt.NDArray[np.uint8], Chosen]:
-        from ssld_pipeline.kernels.sift import choose_blobs, resize_grey
+        from ssld_pipeline.copies.features.sift import choose_blobs, resize_grey
 
         grey = resize_grey(self._pixels, self.config.image_side)
         return grey, choose_blobs(grey, _SECOND_KEYPOINTS * self.config.pool_keypoints)
 
     @cached_property
     def first_look(self) -> Look:
-        from ssld_pipeline.kernels.sift import describe_blobs
+        from ssld_pipeline.copies.features.sift import describe_blobs
 
         grey, chosen = self._chosen
         budget = self.config.pool_keypoints
@@ -136,7 +136,7 @@ class PoolImage:
 
     @cached_property
     def second_look(self) -> Look:
-        from ssld_pipeline.kernels.sift import concatenate, describe_blobs, detect_keypoints, resize_grey
+        from ssld_pipeline.copies.features.sift import concatenate, describe_blobs, detect_keypoints, resize_grey
 
         budget = _SECOND_KEYPOINTS * self.config.pool_keypoints
         if self.is_small:
@@ -247,7 +247,7 @@ def propose(
     transform, by falling number of them."""
     import numpy as np
 
-    from ssld_pipeline.kernels.agreement import rank_by_agreement
+    from ssld_pipeline.copies.geometry.hough_votes import rank_by_agreement
 
     rows = index.neighbours(pool.descriptors, config.num_neighbours)
     sources, columns = np.nonzero(rows >= 0)
@@ -258,8 +258,8 @@ def propose(
 
 
 def _verify(look: Look, image: int, index: ProtectedIndex, config: DedupeConfig) -> Pair | None:
-    from ssld_pipeline.kernels.match import mutual_nearest, squared_distances
-    from ssld_pipeline.kernels.verify_geometry import estimate_transform, match_guided
+    from ssld_pipeline.copies.geometry.match import mutual_nearest, squared_distances
+    from ssld_pipeline.copies.geometry.verify_geometry import estimate_transform, match_guided
 
     pool, protected = look.keypoints, index.own_keypoints(image)
     distances = squared_distances(pool.descriptors, protected.descriptors)
@@ -279,7 +279,7 @@ def _pairs_by_likeness(
     """Finds what key points do not survive: one side squeezed to half, writing all over, or light turned into dark."""
     import numpy as np
 
-    from ssld_pipeline.kernels.perceptual import dihedral_homography, dihedral_looks, propose
+    from ssld_pipeline.copies.candidates.perceptual_hash import dihedral_homography, dihedral_looks, propose
 
     proposed = propose(
         dihedral_looks(grey),
@@ -307,9 +307,9 @@ def _compare(
     is_loose: bool = False,
 ) -> Pair | None:
     """``is_loose``: do the key points fit so badly that it may be another photograph of the same place?"""
-    from ssld_pipeline.kernels.block_agreement import compare_through_blur
-    from ssld_pipeline.kernels.parallax import unsteadiness
-    from ssld_pipeline.kernels.verify_geometry import overlap
+    from ssld_pipeline.copies.geometry.verify_geometry import overlap
+    from ssld_pipeline.copies.pixels.block_agreement import compare_through_blur
+    from ssld_pipeline.copies.pixels.parallax import unsteadiness
 
     if index.repeats[image]:
         return _compare_whole(grey, image, method, counts, index)
@@ -326,7 +326,7 @@ def _compare(
 
 
 def _as_pair(image: int, method: str, counts: tuple[int, int], compared: Comparison) -> Pair:
-    from ssld_pipeline.kernels.tone_curve import explained_share
+    from ssld_pipeline.copies.pixels.tone_curve import explained_share
 
     score, num_blocks, coverage = compared.agreement
     explained = explained_share(compared.pictures, compared.seen) if score >= _DOUBTFUL_SCORE else 0.0
@@ -338,10 +338,10 @@ def _compare_whole(
 ) -> Pair | None:
     """Corner on corner, turned and mirrored in all ways: a part of a pattern is a part of every such pattern. Not
     through its blur: whether blurred patterns can be told from each other was not measured."""
-    from ssld_pipeline.kernels.block_agreement import compare_pixels
-    from ssld_pipeline.kernels.perceptual import NUM_FORMS, dihedral_homography
-    from ssld_pipeline.kernels.verify_geometry import is_whole
-    from ssld_pipeline.kernels.visible import visible
+    from ssld_pipeline.copies.candidates.perceptual_hash import NUM_FORMS, dihedral_homography
+    from ssld_pipeline.copies.geometry.verify_geometry import is_whole
+    from ssld_pipeline.copies.pixels.block_agreement import compare_pixels
+    from ssld_pipeline.copies.pixels.occlusion import visible
 
     pool_size, size = (grey.shape[1], grey.shape[0]), index.size_of(image)
     forms = [dihedral_homography(form, pool_size, size) for form in range(NUM_FORMS)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from ssld_pipeline.kernels.edges import Floats, Mask, Overlaid, quantile
+from ssld_pipeline.copies.pixels.edges import Floats, Mask, Overlaid, quantile
 
 # Grey levels up to and from which what a picture showed is lost.
 _BLACK, _WHITE = 2.5, 252.5

@@ -33,18 +33,18 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from ssld_pipeline.kernels.agreement import Places, to_places
-from ssld_pipeline.kernels.block_agreement import FRAME_SIDE_PX
-from ssld_pipeline.kernels.nearest import GpuIndex, search, set_num_probes, to_gpu
-from ssld_pipeline.kernels.perceptual import Looks
-from ssld_pipeline.kernels.sift import KeyPoints
-from ssld_pipeline.stages.mapped_columns import MappedDigests, MappedIds, write_digests, write_ids
-from ssld_pipeline.stages.mapped_vectors import open_vectors
+from ssld_pipeline.copies.candidates.nearest import GpuIndex, search, set_num_probes, to_gpu
+from ssld_pipeline.copies.candidates.perceptual_hash import Looks
+from ssld_pipeline.copies.features.sift import KeyPoints
+from ssld_pipeline.copies.geometry.hough_votes import Places, to_places
+from ssld_pipeline.copies.index.mapped_columns import MappedDigests, MappedIds, write_digests, write_ids
+from ssld_pipeline.copies.index.mapped_vectors import open_vectors
+from ssld_pipeline.copies.pixels.block_agreement import FRAME_SIDE_PX
 
 if TYPE_CHECKING:
     import faiss
 
-    from ssld_pipeline.stages.shared_parts import SharedParts
+    from ssld_pipeline.copies.index.shared_content import SharedParts
 
 _INPUTS_FILE = "inputs.json"
 _ROWS: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {

@@ -23,10 +23,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ssld_pipeline.kernels.blur import likely_blur
-from ssld_pipeline.kernels.compiled import compiled
-from ssld_pipeline.kernels.edges import Edges, Floats, Mask, Overlaid, edge_limits, find_edges
-from ssld_pipeline.kernels.visible import visible
+from ssld_pipeline.copies.compiled import compiled
+from ssld_pipeline.copies.pixels.blur import likely_blur
+from ssld_pipeline.copies.pixels.edges import Edges, Floats, Mask, Overlaid, edge_limits, find_edges
+from ssld_pipeline.copies.pixels.occlusion import visible
 
 Grey = npt.NDArray[np.uint8]
 Homography = npt.NDArray[np.float64]

@@ -13,17 +13,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ssld_pipeline.kernels.agreement import rank_by_agreement
-from ssld_pipeline.kernels.autocorrelation import self_similar_shifts
-from ssld_pipeline.kernels.block_agreement import FRAME_SIDE_PX, compare_pixels, warp_to_frame
-from ssld_pipeline.kernels.edges import Mask
-from ssld_pipeline.kernels.match import mutual_nearest, squared_distances
-from ssld_pipeline.kernels.shared_edges import shared_edges
-from ssld_pipeline.kernels.verify_geometry import estimate_transform, is_whole, match_guided, overlap
+from ssld_pipeline.copies.geometry.hough_votes import rank_by_agreement
+from ssld_pipeline.copies.geometry.match import mutual_nearest, squared_distances
+from ssld_pipeline.copies.geometry.verify_geometry import estimate_transform, is_whole, match_guided, overlap
+from ssld_pipeline.copies.pixels.autocorrelation import self_similar_shifts
+from ssld_pipeline.copies.pixels.block_agreement import FRAME_SIDE_PX, compare_pixels, warp_to_frame
+from ssld_pipeline.copies.pixels.edges import Mask
+from ssld_pipeline.copies.pixels.shared_edges import shared_edges
 
 if TYPE_CHECKING:
-    from ssld_pipeline.kernels.sift import KeyPoints
-    from ssld_pipeline.stages.protected_index import ProtectedIndex
+    from ssld_pipeline.copies.features.sift import KeyPoints
+    from ssld_pipeline.copies.index.protected_index import ProtectedIndex
 
 _NUM_NEIGHBOURS = 8
 _NUM_OTHERS = 5

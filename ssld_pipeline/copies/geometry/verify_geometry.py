@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ssld_pipeline.kernels.agreement import MAX_ANGLE, Places, agreeing_with, count_agreeing
-from ssld_pipeline.kernels.compiled import compiled
-from ssld_pipeline.kernels.sift import KeyPoints
+from ssld_pipeline.copies.compiled import compiled
+from ssld_pipeline.copies.features.sift import KeyPoints
+from ssld_pipeline.copies.geometry.hough_votes import MAX_ANGLE, Places, agreeing_with, count_agreeing
 
 Affine = npt.NDArray[np.float64]
 

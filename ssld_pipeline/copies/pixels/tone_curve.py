@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ssld_pipeline.kernels.compiled import compiled
-from ssld_pipeline.kernels.edges import Floats, Mask, Overlaid
+from ssld_pipeline.copies.compiled import compiled
+from ssld_pipeline.copies.pixels.edges import Floats, Mask, Overlaid
 
 _WINDOW = (17, 17)
 _MIN_CONTRAST = 5.0  # standard deviation in grey levels: on flat ground every curve fits

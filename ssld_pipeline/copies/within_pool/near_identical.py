@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ssld_pipeline.kernels.block_agreement import NUM_BLOCKS, Agreement, compare_pixels
-from ssld_pipeline.kernels.stars import gather, missing_links, without
+from ssld_pipeline.copies.pixels.block_agreement import NUM_BLOCKS, Agreement, compare_pixels
+from ssld_pipeline.copies.within_pool.groups import gather, missing_links, without
 
 Pairs = npt.NDArray[np.int64]
 

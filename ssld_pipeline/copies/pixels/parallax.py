@@ -3,7 +3,7 @@ camera stood elsewhere, so that what is near moved before what is far; or the sh
 edges tell where along them a part lies, since what lies on them differs.
 
 A copy may be bent, too, by a lens or a screen, but then it is bent smoothly. Noise on stripes is taken for movement:
-key points must fit badly, too, for this to count (see ``stages.pairs``).
+key points must fit badly, too, for this to count (see ``copies.search``).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ssld_pipeline.kernels.edges import Mask, Overlaid
+from ssld_pipeline.copies.pixels.edges import Mask, Overlaid
 
 _PART_PX = 16
 _REACH_PX = 6

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ssld_pipeline.kernels.compiled import compiled
+from ssld_pipeline.copies.compiled import compiled
 
 Pairs = npt.NDArray[np.int64]
 Centres = npt.NDArray[np.int64]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from ssld_pipeline.kernels import compositions
+from ssld_pipeline.copies.planted import compositions
 from ssld_pipeline.kernels.images import Pixels, decode, encode_jpeg
 
 Rng = np.random.Generator

@@ -9,8 +9,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from ssld_pipeline.kernels.block_agreement import MIN_COSINE
-from ssld_pipeline.kernels.edges import Floats, Mask, edge_limits, find_edges, smooth
+from ssld_pipeline.copies.pixels.block_agreement import MIN_COSINE
+from ssld_pipeline.copies.pixels.edges import Floats, Mask, edge_limits, find_edges, smooth
 
 # A watermark's edges are as strong on one picture as on another, but for what lies below.
 _MAX_RATIO = 3.0

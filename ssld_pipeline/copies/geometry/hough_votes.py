@@ -10,7 +10,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from ssld_pipeline.kernels.compiled import compiled
+from ssld_pipeline.copies.compiled import compiled
 
 Places = npt.NDArray[np.float64]
 """[n, 5]: x, y, logarithm of the size, angle (radians), mirrored (0 or 1); units as in ``sift.KeyPoints``."""

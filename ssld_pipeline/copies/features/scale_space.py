@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ssld_pipeline.kernels.compiled import compiled
+from ssld_pipeline.copies.compiled import compiled
 
 Floats = npt.NDArray[np.float32]
 

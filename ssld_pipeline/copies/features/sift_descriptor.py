@@ -13,8 +13,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from ssld_pipeline.kernels.compiled import compiled
-from ssld_pipeline.kernels.scale_space import BASE_SIGMA, NUM_LAYERS
+from ssld_pipeline.copies.compiled import compiled
+from ssld_pipeline.copies.features.scale_space import BASE_SIGMA, NUM_LAYERS
 
 Floats = npt.NDArray[np.float32]
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ssld_pipeline.kernels.compiled import compiled
+from ssld_pipeline.copies.compiled import compiled
 
 Grey = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
