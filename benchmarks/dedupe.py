@@ -33,7 +33,7 @@ import pyarrow as pa
 from planted import TIERS
 from results import table, write_section
 
-from ssld_pipeline.config import RunConfig
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.copies.features.sift import resize_grey
 from ssld_pipeline.copies.index.protected_index import open_indexes
 from ssld_pipeline.kernels.images import decode

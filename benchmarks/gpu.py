@@ -24,6 +24,7 @@ import torch
 import torchvision
 from results import table, write_section
 
+from ssld_pipeline.config.train import TrainSettings
 from ssld_pipeline.kernels.images import decode, encode_jpeg, evaluation_view
 from ssld_pipeline.models.predict import Predictor, open_predictor
 from ssld_pipeline.models.preprocessing import normalise
@@ -34,7 +35,6 @@ from ssld_pipeline.training.job import TrainJob
 from ssld_pipeline.training.learner import Learner
 from ssld_pipeline.training.predictions import on_threads, predict_rows
 from ssld_pipeline.training.recipe import Recipe
-from ssld_pipeline.training.settings import TrainSettings
 
 NUM_CLASSES = 1000
 SIZE = 224

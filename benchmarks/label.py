@@ -33,7 +33,7 @@ from PIL import Image as PillowImage
 from results import table, write_section
 
 from ssld_pipeline.cli import ENVIRONMENT
-from ssld_pipeline.config import RunConfig
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.contracts import SOFT_LABELS
 from ssld_pipeline.kernels.images import decode, encode_jpeg, evaluation_view
 from ssld_pipeline.models.predict import Predictor, open_predictor

@@ -12,10 +12,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ssld_pipeline import console
-from ssld_pipeline.config import RunConfig, load_config
+from ssld_pipeline.config.run import RunConfig, load_config
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.laws import verify
 from ssld_pipeline.report.write import write_report
 from ssld_pipeline.runner.cluster import Cluster
 from ssld_pipeline.runner.engine import Engine
@@ -23,6 +21,8 @@ from ssld_pipeline.runner.here import Here
 from ssld_pipeline.runner.run import run
 from ssld_pipeline.runner.survey import survey
 from ssld_pipeline.store.workspace import Workspace
+from ssld_pipeline.terminal import console
+from ssld_pipeline.verify.laws import verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ import typer
 from ssld_pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.config.run import RunConfig
     from ssld_pipeline.runner.engine import Engine
     from ssld_pipeline.store.workspace import Workspace
 
@@ -91,16 +91,16 @@ def plan(
     seed: Annotated[int, typer.Option(help="decides the sample")] = 0,
 ) -> None:
     """Say what `run` would do and why; touch nothing."""
-    from ssld_pipeline import console
     from ssld_pipeline.runner.plan import plan as make_plan
     from ssld_pipeline.runner.survey import survey
+    from ssld_pipeline.terminal import console
 
     found = survey(_load(config, overrides))
     if calibrate:
-        from ssld_pipeline import calibration_view
         from ssld_pipeline.runner import calibrate as calibration
         from ssld_pipeline.runner.estimate import Machines
         from ssld_pipeline.runner.trials import gpus_here
+        from ssld_pipeline.terminal import calibration as calibration_view
 
         cores, rates = cpus or os.cpu_count() or 1, calibration.gpu_rates(gpu_rate)
         present = gpus_here() if gpus is None else gpus
@@ -144,7 +144,8 @@ def submit(
 @app.command()
 def status(config: ConfigPath, overrides: Overrides = None, json: AsJson = False) -> None:
     """Tables, models, rejects and accuracies that are there."""
-    from ssld_pipeline import browse, console
+    from ssld_pipeline.queries import status as browse
+    from ssld_pipeline.terminal import console
 
     loaded = _load(config, overrides)
     found = browse.status(_workspace(loaded), loaded)
@@ -181,8 +182,10 @@ def inspect(
     json: AsJson = False,
 ) -> None:
     """Look into a table, into one class of it, or at one image."""
-    from ssld_pipeline import console, inspection, inspection_view
-    from ssld_pipeline.class_list import class_list
+    from ssld_pipeline.queries import inspection
+    from ssld_pipeline.queries.class_list import class_list
+    from ssld_pipeline.terminal import console
+    from ssld_pipeline.terminal import inspection as inspection_view
 
     loaded = _load(config, overrides)
     workspace = _workspace(loaded)
@@ -216,7 +219,8 @@ def sql(
     json: AsJson = False,
 ) -> None:
     """Ask the tables in SQL (DuckDB)."""
-    from ssld_pipeline import browse, console
+    from ssld_pipeline.queries import status as browse
+    from ssld_pipeline.terminal import console
 
     rows = browse.sql(_workspace(_load(config, overrides)), query).to_pylist()
     if json:
@@ -240,13 +244,14 @@ def verify(
     json: AsJson = False,
 ) -> None:
     """Check the laws of the tables, and labels by making them again; exit 1 when a law is broken or a label differs."""
-    from ssld_pipeline import console, laws
+    from ssld_pipeline.terminal import console
+    from ssld_pipeline.verify import laws
 
     loaded = _load(config, overrides)
     verdicts = laws.verify(_workspace(loaded), loaded)
     found = None
     if recompute:
-        from ssld_pipeline.runner.recompute import recompute as label_again
+        from ssld_pipeline.verify.recompute import recompute as label_again
 
         found = label_again(loaded, recompute, seed, tolerance)
     if json:
@@ -277,7 +282,8 @@ def report(
 @app.command()
 def evaluate(config: ConfigPath, overrides: Overrides = None, address: Address = None, json: AsJson = False) -> None:
     """Measure the models that are there on the protected inputs."""
-    from ssld_pipeline import browse, console
+    from ssld_pipeline.queries import status as browse
+    from ssld_pipeline.terminal import console
 
     loaded = _load(config, overrides)
     _bring_up_to_date(loaded, ("catalog", "evaluate"), None, address, quiet=json)
@@ -311,8 +317,8 @@ def dedupe_sweep(
     json: AsJson = False,
 ) -> None:
     """How many pool images other thresholds of dedupe would remove, and the pairs at the border; decides nothing."""
-    from ssld_pipeline import console
-    from ssld_pipeline.dedupe_sweep import sweep
+    from ssld_pipeline.queries.dedupe_sweep import sweep
+    from ssld_pipeline.terminal import console
 
     loaded = _load(config, overrides)
     found = sweep(_workspace(loaded), loaded, samples)
@@ -332,9 +338,10 @@ def select_sweep(
     json: AsJson = False,
 ) -> None:
     """Totals, balance of the classes and scores at the cut for a range of select.per_class; chooses nothing."""
-    from ssld_pipeline import console, selection
+    from ssld_pipeline.queries import manifest_sweep as selection
     from ssld_pipeline.runner.class_guard import require_same_classes
     from ssld_pipeline.runner.survey import class_names
+    from ssld_pipeline.terminal import console
 
     loaded = _load(config, overrides)
     require_same_classes(loaded, _workspace(loaded))
@@ -357,8 +364,9 @@ def diff(
     json: AsJson = False,
 ) -> None:
     """What entered and left the manifest, by class, between two versions of it."""
-    from ssld_pipeline import console, selection
+    from ssld_pipeline.queries import manifest_sweep as selection
     from ssld_pipeline.runner.survey import class_names
+    from ssld_pipeline.terminal import console
 
     if table != "manifest":
         raise UserError(f"diff {table}: only the manifest can be compared with itself; say: ssld diff CONFIG manifest")
@@ -395,8 +403,8 @@ def export(
     overrides: Overrides = None,
 ) -> None:
     """Write a model for use elsewhere, a table as one file, or the manifest with its images."""
-    from ssld_pipeline.export import export as write
-    from ssld_pipeline.export_images import Packing
+    from ssld_pipeline.export.images import Packing
+    from ssld_pipeline.export.model import export as write
 
     packing = Packing(shard_bytes, images_per_shard, seed)
     for written in write(_load(config, overrides), what, out, format, packing):
@@ -408,11 +416,11 @@ def demo(
     folder: Annotated[Path, typer.Option(help="where the drawn images, tables and models go")] = Path("runs/demo"),
 ) -> None:
     """Draw a small world, run everything on it, and show what was gained."""
-    from ssld_pipeline import console
     from ssld_pipeline.demo.outcome import outcome
     from ssld_pipeline.demo.world import write_world
     from ssld_pipeline.report.write import write_report
     from ssld_pipeline.runner.survey import class_names
+    from ssld_pipeline.terminal import console
 
     truth = write_world(folder)
     loaded = _load(folder / "demo.yaml", None)
@@ -427,7 +435,7 @@ def demo(
 
 
 def _load(path: Path, overrides: Sequence[str] | None) -> RunConfig:
-    from ssld_pipeline.config import load_config
+    from ssld_pipeline.config.run import load_config
 
     return load_config(path, tuple(overrides or ()))
 
@@ -453,9 +461,9 @@ def _bring_up_to_date(
     new_classes: bool = False,
 ) -> bool:
     """Whether anything was computed."""
-    from ssld_pipeline import console
     from ssld_pipeline.runner.run import run as bring_up_to_date
     from ssld_pipeline.runner.survey import survey
+    from ssld_pipeline.terminal import console
 
     if quiet:
         console.out.quiet = True

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ssld_pipeline.config import InputsConfig, RunConfig
+from ssld_pipeline.config.run import InputsConfig, RunConfig
 from ssld_pipeline.contracts import TABLES
 
 CONFIG_FILE = "config.schema.json"

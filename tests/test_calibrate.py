@@ -11,9 +11,7 @@ import mini
 import pytest
 from test_cli import verb
 
-from ssld_pipeline.calibration_view import print_calibration
-from ssld_pipeline.config import load_config
-from ssld_pipeline.console import out
+from ssld_pipeline.config.run import load_config
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.pipeline import STAGES
 from ssld_pipeline.runner.calibrate import Calibration, calibrate, gpu_rates
@@ -24,6 +22,8 @@ from ssld_pipeline.runner.survey import FileDigests, survey
 from ssld_pipeline.runner.units import State
 from ssld_pipeline.stages.stage import Setup
 from ssld_pipeline.store.workspace import Workspace
+from ssld_pipeline.terminal.calibration import print_calibration
+from ssld_pipeline.terminal.console import out
 from ssld_pipeline.training import predictions
 
 HERE = Machines(cpus=2, node_cpus=2, cpu_price=0.5)

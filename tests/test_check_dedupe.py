@@ -17,11 +17,11 @@ from scipy.stats import binom
 from test_dedupe import build, catalog_rows, config, opened
 from test_run import bring, planned, ran
 
-from ssld_pipeline.browse import status
-from ssld_pipeline.config import load_config
+from ssld_pipeline.config.run import load_config
 from ssld_pipeline.copies.planted.alterations import KINDS
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.kernels.intervals import chance_of_at_most, wilson
+from ssld_pipeline.queries.status import status
 from ssld_pipeline.stages import check_dedupe, dedupe, find_copies
 from ssld_pipeline.stages.canaries import draw
 from ssld_pipeline.stages.check_dedupe import HARD_KINDS

@@ -14,10 +14,10 @@ from pathlib import Path
 import mini
 import pytest
 
-from ssld_pipeline.browse import sql
-from ssld_pipeline.config import load_config
-from ssld_pipeline.laws import verify
+from ssld_pipeline.config.run import load_config
+from ssld_pipeline.queries.status import sql
 from ssld_pipeline.store.workspace import Workspace
+from ssld_pipeline.verify.laws import verify
 
 RAY = shutil.which("ray", path=str(Path(sys.executable).parent)) or "ray"
 SSLD = [sys.executable, "-m", "ssld_pipeline"]

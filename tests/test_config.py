@@ -9,7 +9,7 @@ import mini
 import pytest
 import yaml
 
-from ssld_pipeline.config import RunConfig, load_config
+from ssld_pipeline.config.run import RunConfig, load_config
 from ssld_pipeline.errors import UserError
 
 

@@ -7,7 +7,7 @@ import pytest
 from drawn import encoded, picture
 from PIL import Image
 
-from ssld_pipeline.config import RunConfig
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.contracts import DUPLICATES
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.stages import dedupe, find_copies, index_protected

@@ -12,7 +12,7 @@ from scipy.special import log_softmax, logsumexp, softmax
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
-from ssld_pipeline.config import RunConfig
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.models.build import build
 from ssld_pipeline.models.class_map import parse_class_map

@@ -10,7 +10,7 @@ import torch
 import trial
 from torch import Tensor, nn
 
-from ssld_pipeline.config import RunConfig
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.contracts import EVALUATIONS
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.models.build import build

@@ -17,14 +17,14 @@ from test_cli import verb
 from test_run import bring
 from typer.testing import CliRunner
 
-from ssld_pipeline.browse import rows_of
 from ssld_pipeline.cli import app
-from ssld_pipeline.config import load_config
+from ssld_pipeline.config.run import load_config
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.export import export
+from ssld_pipeline.export.model import export
 from ssld_pipeline.inputs.listing import list_shards
 from ssld_pipeline.inputs.read import ImageReader
 from ssld_pipeline.inputs.scan import scan
+from ssld_pipeline.queries.status import rows_of
 from ssld_pipeline.store import files
 from ssld_pipeline.store.workspace import Workspace
 

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pytest
 from test_cli import verb
 
-from ssld_pipeline import inspection
-from ssld_pipeline.class_list import ClassList, class_list
-from ssld_pipeline.config import load_config
+from ssld_pipeline.config.run import load_config
 from ssld_pipeline.contracts import CATALOG, MANIFEST, SOFT_LABELS
 from ssld_pipeline.errors import UserError
+from ssld_pipeline.queries import inspection
+from ssld_pipeline.queries.class_list import ClassList, class_list
 from ssld_pipeline.store import files
 from ssld_pipeline.store.class_lists import ClassLists
 from ssld_pipeline.store.fingerprints import Fingerprint, digest

@@ -15,10 +15,10 @@ from typing import Any
 import mini
 import pytest
 
-from ssld_pipeline.browse import sql
-from ssld_pipeline.config import RunConfig, load_config
-from ssld_pipeline.laws import verify
+from ssld_pipeline.config.run import RunConfig, load_config
+from ssld_pipeline.queries.status import sql
 from ssld_pipeline.store.workspace import Workspace
+from ssld_pipeline.verify.laws import verify
 
 DEADLINE_S = 240
 

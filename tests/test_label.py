@@ -13,7 +13,7 @@ import timm
 import torch
 from scipy.stats import entropy
 
-from ssld_pipeline.config import RunConfig
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.contracts import CATALOG, REJECT_REASONS, SOFT_LABELS
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.kernels.images import decode, evaluation_view

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from test_run import assert_lawful, bring, planned, ran
 
-from ssld_pipeline.browse import sql
-from ssld_pipeline.config import RunConfig, load_config
+from ssld_pipeline.config.run import RunConfig, load_config
+from ssld_pipeline.config.train import TrainSettings
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.inputs.read import ImageReader
 from ssld_pipeline.kernels.soft_label import dense
+from ssld_pipeline.queries.status import sql
 from ssld_pipeline.store.workspace import Workspace
 from ssld_pipeline.training import predictions
 from ssld_pipeline.training.data import TrainImages, read_rows
 from ssld_pipeline.training.job import StoredTeacher
 from ssld_pipeline.training.recipe import Recipe
-from ssld_pipeline.training.settings import TrainSettings
 from ssld_pipeline.training.views import REPLAY_COLUMNS, Replay, replay_view
 
 RECIPE = Recipe(32, 0.875)

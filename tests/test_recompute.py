@@ -12,12 +12,12 @@ import pytest
 from test_provenance import ssld
 from test_run import bring
 
-from ssld_pipeline.config import load_config
+from ssld_pipeline.config.run import load_config
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.kernels.soft_label import ROUNDING_STEP, largest_difference
-from ssld_pipeline.runner.recompute import recompute
 from ssld_pipeline.store.workspace import Workspace
 from ssld_pipeline.training.views import REPLAY_COLUMNS
+from ssld_pipeline.verify.recompute import recompute
 
 
 @pytest.fixture(scope="module")

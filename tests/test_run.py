@@ -14,10 +14,9 @@ import mini
 import pyarrow as pa
 import pytest
 
-from ssld_pipeline.browse import sql
-from ssld_pipeline.config import RunConfig, load_config
+from ssld_pipeline.config.run import RunConfig, load_config
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.laws import verify
+from ssld_pipeline.queries.status import sql
 from ssld_pipeline.runner.engine import Engine
 from ssld_pipeline.runner.here import Here
 from ssld_pipeline.runner.plan import StagePlan, plan
@@ -28,6 +27,7 @@ from ssld_pipeline.stages.networks import check_networks
 from ssld_pipeline.stages.stage import Setup
 from ssld_pipeline.store.artifacts import ArtifactStore, Record
 from ssld_pipeline.store.workspace import Workspace
+from ssld_pipeline.verify.laws import verify
 
 PART_STAGES = ("catalog", "find_copies", "label")
 

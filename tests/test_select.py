@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
 
-from ssld_pipeline.config import RunConfig, load_config
+from ssld_pipeline.config.run import RunConfig, load_config
 from ssld_pipeline.contracts import CATALOG, SOFT_LABELS
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.laws import laws
 from ssld_pipeline.stages import mining
 from ssld_pipeline.stages.select import STAGE, figures, select
+from ssld_pipeline.verify.laws import laws
 
 NUM_CLASSES = 4
 NUM_KEPT = 3

@@ -14,10 +14,10 @@ from test_cli import verb
 from test_run import bring
 from typer.testing import CliRunner
 
-from ssld_pipeline.browse import rows_of
 from ssld_pipeline.cli import app
-from ssld_pipeline.config import load_config
+from ssld_pipeline.config.run import load_config
 from ssld_pipeline.errors import UserError
+from ssld_pipeline.queries.status import rows_of
 from ssld_pipeline.store.workspace import Workspace
 
 TOP_P = ("--set", "select.assignment=top_p", "--set", "select.top_p=2")

@@ -8,10 +8,10 @@ import mini
 import pytest
 from test_run import bring, planned, ran
 
-from ssld_pipeline.browse import sql
-from ssld_pipeline.config import load_config
+from ssld_pipeline.config.run import load_config
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.inputs.id_list import read_ids
+from ssld_pipeline.queries.status import sql
 from ssld_pipeline.store.workspace import Workspace
 
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from ssld_pipeline import terminal_picture
-from ssld_pipeline.terminal_picture import protocol
+from ssld_pipeline.terminal import picture as terminal_picture
+from ssld_pipeline.terminal.picture import protocol
 
 
 class Terminal(io.StringIO):

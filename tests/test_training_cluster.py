@@ -13,7 +13,7 @@ import mini
 import pytest
 import trial
 
-from ssld_pipeline.config import RunConfig, load_config
+from ssld_pipeline.config.run import RunConfig, load_config
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.runner.cluster import Cluster
 from ssld_pipeline.runner.room import Need, Room

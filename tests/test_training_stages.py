@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ssld_pipeline.config import RunConfig
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.stages import baseline, finetune, fit_teacher, train
 from ssld_pipeline.stages.stage import Setup, TrainData, TrainStage
 from ssld_pipeline.training.job import TrainJob

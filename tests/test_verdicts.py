@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from test_cli import verb
 from test_run import assert_lawful, bring, planned, ran
 
-from ssld_pipeline.browse import list_effects, rows_of, status
-from ssld_pipeline.config import RunConfig, load_config
+from ssld_pipeline.config.run import RunConfig, load_config
 from ssld_pipeline.contracts import CATALOG, DUPLICATES, PAIRS, REMOVED, VERDICTS
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.laws import laws
+from ssld_pipeline.queries.status import list_effects, rows_of, status
 from ssld_pipeline.runner.survey import survey
 from ssld_pipeline.stages import dedupe, find_copies
 from ssld_pipeline.store.workspace import Workspace
+from ssld_pipeline.verify.laws import laws
 
 Rows = list[dict[str, Any]]
 POOL = [f"pool/{k}" for k in range(6)]

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from test_run import assert_lawful, bring, planned, ran
 from test_verdicts import POOL, PROTECTED, broken_laws, configured, pair, tables_of, written
 
-from ssld_pipeline.browse import rows_of
-from ssld_pipeline.config import RunConfig, load_config
+from ssld_pipeline.config.run import RunConfig, load_config
 from ssld_pipeline.contracts import DUPLICATES, REPEATS
 from ssld_pipeline.copies.within_pool import near_identical as near_identical_stage
 from ssld_pipeline.copies.within_pool.near_identical import Frames, near_identical
 from ssld_pipeline.pipeline import STAGE_NAMES
+from ssld_pipeline.queries.status import rows_of
 from ssld_pipeline.report import figures
 from ssld_pipeline.report.waterfall import waterfall
 from ssld_pipeline.report.write import stage_rows

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ssld_pipeline.config.train import TrainSettings
 from ssld_pipeline.models.spec import ModelSpec
 from ssld_pipeline.training.job import TrainJob
-from ssld_pipeline.training.settings import TrainSettings
 
 CLASSES = ("red", "green", "blue")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ssld_pipeline.browse import sql
+from ssld_pipeline.queries.status import sql
 from ssld_pipeline.store.workspace import Workspace
 
 _MODELS = {

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from ssld_pipeline.browse import verdict_counts
+from ssld_pipeline.queries.status import verdict_counts
 from ssld_pipeline.report import curves, difference, figures, formats, mined, overlay, pairs, svg
 from ssld_pipeline.report.canaries import canary_section
 from ssld_pipeline.report.classes import class_section

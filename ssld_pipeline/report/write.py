@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssld_pipeline.browse import list_effects
 from ssld_pipeline.pipeline import STAGES
+from ssld_pipeline.queries.status import list_effects
 from ssld_pipeline.report.canaries import MAX_MISSED
 from ssld_pipeline.report.page import render
 from ssld_pipeline.report.pictures import Address
@@ -16,7 +16,7 @@ from ssld_pipeline.store import files
 from ssld_pipeline.store.workspace import MODEL_STAGES, Workspace
 
 if TYPE_CHECKING:
-    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.config.run import RunConfig
 
 
 def write_report(config: RunConfig, classes: tuple[str, ...], out: Path | None) -> str:

@@ -39,7 +39,7 @@ from ssld_pipeline.store.workspace import Workspace
 from ssld_pipeline.training.schedule import num_steps, require_a_batch
 
 if TYPE_CHECKING:
-    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.config.run import RunConfig
     from ssld_pipeline.runner.engine import Engine
 
 _COMMIT_EVERY_S = 2.0

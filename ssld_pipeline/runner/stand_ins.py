@@ -24,7 +24,7 @@ from ssld_pipeline.store.workspace import MODEL_STAGES, Workspace
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.config.run import RunConfig
     from ssld_pipeline.runner.sample import Sample
     from ssld_pipeline.runner.units import State
 

@@ -16,7 +16,7 @@ import ray.job_submission as jobs
 from ray.exceptions import AuthenticationError
 
 import ssld_pipeline
-from ssld_pipeline.config import RunConfig
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.errors import UserError
 
 _AGENT_ATTEMPTS = 9  # some 36 s in all

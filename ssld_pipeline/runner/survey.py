@@ -14,7 +14,7 @@ from ssld_pipeline.store import files
 from ssld_pipeline.store.fingerprints import digest, digest_file
 
 if TYPE_CHECKING:
-    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.config.run import RunConfig
     from ssld_pipeline.inputs.listing import Shard
     from ssld_pipeline.stages.stage import Reject
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ssld_pipeline.config import RunConfig
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.pipeline import STAGES, stage_named
 from ssld_pipeline.runner.estimate import Estimate, Machines, of_artifact, of_parts, of_training, on_gpus
 from ssld_pipeline.runner.measure import (

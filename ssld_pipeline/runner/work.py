@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ssld_pipeline.config import RunConfig
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.contracts import CATALOG, REJECT_REASONS
 from ssld_pipeline.pipeline import stage_named
 from ssld_pipeline.runner.suspects import without_deadly

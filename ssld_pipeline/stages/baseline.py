@@ -9,7 +9,7 @@ from ssld_pipeline.stages.student import distillation, student_settings, student
 from ssld_pipeline.training.schedule import num_steps
 
 if TYPE_CHECKING:
-    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.config.run import RunConfig
     from ssld_pipeline.training.job import TrainJob
 
 

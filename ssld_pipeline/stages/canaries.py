@@ -16,7 +16,7 @@ from ssld_pipeline.stages.stage import Reject
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.config.run import RunConfig
     from ssld_pipeline.copies.index.protected_index import ProtectedIndex
     from ssld_pipeline.inputs.read import ImageReader
     from ssld_pipeline.stages.dedupe import DedupeConfig

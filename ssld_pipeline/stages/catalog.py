@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ssld_pipeline.settings import Settings
+from ssld_pipeline.config.settings import Settings
 from ssld_pipeline.stages.stage import Json, PartResult, PartStage, Setup
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.config.run import RunConfig
 
 
 class CatalogConfig(Settings):

@@ -22,7 +22,7 @@ from ssld_pipeline.stages.stage import ArtifactStage, Json, Reject, Setup
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.config.run import RunConfig
     from ssld_pipeline.stages.canaries import Canary, Trial
 
 HARD_KINDS = ("watermark", "hard_crop", "perspective", "screenshot", "collage", "screen_photo")

@@ -18,7 +18,7 @@ from ssld_pipeline.stages.teacher import teacher_settings, teacher_spec
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.config.run import RunConfig
 
 MAX_IMAGES = 2000
 _ROLES = ("labeled", "teacher")

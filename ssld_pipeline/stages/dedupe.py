@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from ssld_pipeline.config.settings import Settings, SideFiles
 from ssld_pipeline.contracts import REMOVED
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.settings import Settings, SideFiles
 from ssld_pipeline.stages.repeats import add_repeats
 from ssld_pipeline.stages.stage import Json, QueryStage
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.config.run import RunConfig
 
 # Drawn products of one outline agree to .8 with 5 to 8 inliers; few copies have so few.
 _MANY_INLIERS = 12

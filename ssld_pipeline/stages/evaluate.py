@@ -13,7 +13,7 @@ from ssld_pipeline.stages.teacher import teacher_settings, teacher_spec
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.config.run import RunConfig
     from ssld_pipeline.models.spec import ModelSpec
 
 _STUDENTS = ("baseline", "train", "finetune")

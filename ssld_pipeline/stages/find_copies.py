@@ -18,7 +18,7 @@ from ssld_pipeline.stages.stage import Json, PartResult, PartStage, Reject, Setu
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.config.run import RunConfig
     from ssld_pipeline.copies.index.protected_index import ProtectedIndex
     from ssld_pipeline.copies.search import Pair
     from ssld_pipeline.inputs.read import ImageReader

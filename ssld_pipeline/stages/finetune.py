@@ -8,7 +8,7 @@ from ssld_pipeline.stages.stage import Setup, TrainData, TrainStage
 from ssld_pipeline.stages.student import MODEL_FILE, distillation, student_settings, student_spec
 
 if TYPE_CHECKING:
-    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.config.run import RunConfig
     from ssld_pipeline.training.job import TrainJob
 
 

@@ -10,7 +10,7 @@ from ssld_pipeline.stages.teacher import teacher_settings
 from ssld_pipeline.training.job import TrainJob
 
 if TYPE_CHECKING:
-    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.config.run import RunConfig
 
 
 def settings(config: RunConfig) -> dict[str, Any]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.config.run import RunConfig
     from ssld_pipeline.copies.within_pool.near_identical import Compared, Frames, Pairs
     from ssld_pipeline.inputs.read import ImageReader
 

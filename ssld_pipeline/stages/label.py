@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from ssld_pipeline.config.settings import Settings
 from ssld_pipeline.contracts import SOFT_LABELS
-from ssld_pipeline.settings import Settings
 from ssld_pipeline.stages.stage import Json, PartResult, PartStage, Reject, Setup
 from ssld_pipeline.stages.teacher import teacher_settings, teacher_spec
 from ssld_pipeline.training.recipe import Recipe
@@ -19,7 +19,7 @@ from ssld_pipeline.training.recipe import Recipe
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.config.run import RunConfig
     from ssld_pipeline.kernels.soft_label import SoftLabels
     from ssld_pipeline.models.predict import Predictor
     from ssld_pipeline.training.predictions import MapAhead, Predictions

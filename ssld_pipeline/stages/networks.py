@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ssld_pipeline.config.train import section_of
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.models.spec import ModelSpec
 from ssld_pipeline.stages.stage import Setup
 from ssld_pipeline.stages.student import student_spec
 from ssld_pipeline.stages.teacher import check, network_spec, teacher_spec
-from ssld_pipeline.training.settings import section_of
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.config.run import RunConfig
 
 
 def check_networks(setup: Setup) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from ssld_pipeline.settings import Settings, SideFiles
+from ssld_pipeline.config.settings import Settings, SideFiles
 from ssld_pipeline.stages import mining
 from ssld_pipeline.stages.stage import Json, QueryStage
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.config.run import RunConfig
 
 
 class SelectConfig(Settings):

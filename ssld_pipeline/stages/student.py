@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssld_pipeline.config.train import TrainSettings
 from ssld_pipeline.models.spec import ModelSpec
 from ssld_pipeline.stages.label import recipe_of
 from ssld_pipeline.stages.stage import Setup, TrainData
 from ssld_pipeline.stages.teacher import teacher_licence, teacher_settings, teacher_spec
 from ssld_pipeline.training.job import StoredTeacher, TrainJob
-from ssld_pipeline.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.config.run import RunConfig
 
 MODEL_FILE = "student.safetensors"
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from ssld_pipeline.config.settings import Settings
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.models.class_map import ClassMap, parse_class_map
 from ssld_pipeline.models.spec import EnsembleSpec, Member, ModelSpec
-from ssld_pipeline.settings import Settings
 
 if TYPE_CHECKING:
-    from ssld_pipeline.config import RunConfig, TeacherConfig
+    from ssld_pipeline.config.run import RunConfig, TeacherConfig
     from ssld_pipeline.stages.stage import Setup
 
 

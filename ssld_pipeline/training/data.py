@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ssld_pipeline.config.train import TrainSettings
 from ssld_pipeline.contracts import CATALOG, Reject
 from ssld_pipeline.errors import BadImage, UserError
 from ssld_pipeline.inputs.ahead import ahead
@@ -21,7 +22,6 @@ from ssld_pipeline.inputs.read import ImageReader
 from ssld_pipeline.kernels.images import decode
 from ssld_pipeline.training.augmentation import cut, draw_crop, random_generator
 from ssld_pipeline.training.job import StoredTeacher
-from ssld_pipeline.training.settings import TrainSettings
 from ssld_pipeline.training.stored_labels import SoftLabel, StoredLabels, read_labels, stack
 from ssld_pipeline.training.views import least_short_side, replay_view
 

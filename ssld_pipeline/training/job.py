@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ssld_pipeline.config.train import TrainSettings
 from ssld_pipeline.models.spec import ModelSpec
 from ssld_pipeline.training.recipe import Recipe
-from ssld_pipeline.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssld_pipeline.config.train import TrainSettings
 from ssld_pipeline.kernels.divergences import objective
 from ssld_pipeline.models.build import build
 from ssld_pipeline.models.classifier import classifier_keys
@@ -16,7 +17,6 @@ from ssld_pipeline.models.spec import ModelSpec
 from ssld_pipeline.training.data import Batch
 from ssld_pipeline.training.group import Group
 from ssld_pipeline.training.job import TrainJob
-from ssld_pipeline.training.settings import TrainSettings
 from ssld_pipeline.training.stored_labels import logits_of
 
 _STUDENT, _MOMENTUM = "student.", "momentum."

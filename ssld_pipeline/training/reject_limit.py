@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ssld_pipeline.config.train import section_of
 from ssld_pipeline.contracts import Reject
 from ssld_pipeline.rejects import are_too_many, examples
 from ssld_pipeline.training.data import Lost
 from ssld_pipeline.training.group import Group
 from ssld_pipeline.training.job import TrainJob
-from ssld_pipeline.training.settings import section_of
 
 
 class RejectLimit:

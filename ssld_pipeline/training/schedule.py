@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ssld_pipeline.config.train import TrainSettings, section_of
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.training.settings import TrainSettings, section_of
 
 
 def require_a_batch(stage: str, settings: TrainSettings, roles: Sequence[str], num_images: int) -> None:

@@ -10,7 +10,7 @@ from ssld_pipeline.store.class_lists import ClassLists
 from ssld_pipeline.store.fingerprints import digest
 
 if TYPE_CHECKING:
-    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.config.run import RunConfig
     from ssld_pipeline.store.workspace import Workspace
 
 

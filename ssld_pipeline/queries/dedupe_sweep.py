@@ -15,7 +15,7 @@ from ssld_pipeline.stages.dedupe import DECISION_FIELDS, images_on, is_copy, is_
 if TYPE_CHECKING:
     import duckdb
 
-    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.config.run import RunConfig
     from ssld_pipeline.stages.dedupe import DedupeConfig
     from ssld_pipeline.store.workspace import Workspace
 

@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ssld_pipeline import inspection
-from ssld_pipeline.console import out, print_rows
+from ssld_pipeline.queries import inspection
+from ssld_pipeline.terminal.console import out, print_rows
 
 if TYPE_CHECKING:
-    from ssld_pipeline.class_list import ClassList
+    from ssld_pipeline.queries.class_list import ClassList
     from ssld_pipeline.store.workspace import Workspace
 
 _BAR_WIDTH = 40
@@ -124,7 +124,7 @@ def _print_upright(rows: Sequence[dict[str, Any]], title: str) -> None:
 
 
 def _print_picture(rows: Sequence[dict[str, Any]], image_id: str) -> None:
-    from ssld_pipeline.terminal_picture import protocol
+    from ssld_pipeline.terminal.picture import protocol
 
     if not rows:
         return
@@ -146,7 +146,7 @@ def _show(row: dict[str, Any], how: Any) -> str:
     from ssld_pipeline.errors import BadImage, UserError
     from ssld_pipeline.inputs.read import ImageReader
     from ssld_pipeline.kernels.images import decode
-    from ssld_pipeline.terminal_picture import show
+    from ssld_pipeline.terminal.picture import show
 
     try:
         image = decode(ImageReader().read(row["uri"], row["offset"], row["size_bytes"]), min_short_side=320)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ssld_pipeline.settings import Settings
+from ssld_pipeline.config.settings import Settings
 
 Loss = Literal["js", "symmetric_kl", "soft_ce", "kl", "ce"]
 

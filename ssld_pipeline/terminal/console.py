@@ -11,11 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from ssld_pipeline.dedupe_sweep import Sweep
-    from ssld_pipeline.laws import Verdict
+    from ssld_pipeline.queries.dedupe_sweep import Sweep
     from ssld_pipeline.runner.plan import StagePlan
-    from ssld_pipeline.runner.recompute import Recomputed
     from ssld_pipeline.runner.run import StageReport
+    from ssld_pipeline.verify.laws import Verdict
+    from ssld_pipeline.verify.recompute import Recomputed
 
 _MOST_DIFFERENCES = 20
 

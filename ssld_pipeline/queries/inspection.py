@@ -18,7 +18,7 @@ from ssld_pipeline.store.tables import Part
 if TYPE_CHECKING:
     import duckdb
 
-    from ssld_pipeline.class_list import ClassList
+    from ssld_pipeline.queries.class_list import ClassList
     from ssld_pipeline.store.workspace import Workspace
 
 _NUM_EXAMPLES = 10

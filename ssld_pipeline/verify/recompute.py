@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ssld_pipeline.config import RunConfig
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.contracts import CATALOG, SOFT_LABELS
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.kernels.soft_label import ROUNDING_STEP, largest_difference

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssld_pipeline import removals
-from ssld_pipeline.config import RunConfig
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.contracts import TABLES
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.export_images import PACKED_FORMATS, Packing, pack, write_paddleclas
+from ssld_pipeline.export import removals
+from ssld_pipeline.export.images import PACKED_FORMATS, Packing, pack, write_paddleclas
 from ssld_pipeline.runner.class_guard import require_same_classes
 from ssld_pipeline.runner.survey import class_names
 from ssld_pipeline.store import files

@@ -14,15 +14,15 @@ from typing import Any, Literal, Self, TypeVar
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from ssld_pipeline.config.settings import Settings, side_files_of
+from ssld_pipeline.config.train import TrainSettings, section_of
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.models.spec import Combine
-from ssld_pipeline.settings import Settings, side_files_of
 from ssld_pipeline.stages.catalog import CatalogConfig
 from ssld_pipeline.stages.dedupe import DedupeConfig
 from ssld_pipeline.stages.label import LabelConfig
 from ssld_pipeline.stages.select import SelectConfig
 from ssld_pipeline.stages.teacher import TeacherNetworkConfig
-from ssld_pipeline.training.settings import TrainSettings, section_of
 
 Format = Literal["folder", "tar", "parquet", "list"]
 Network = TypeVar("Network", bound=TeacherNetworkConfig)

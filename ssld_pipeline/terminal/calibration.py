@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ssld_pipeline.console import out, print_rows
+from ssld_pipeline.terminal.console import out, print_rows
 
 if TYPE_CHECKING:
     from ssld_pipeline.runner.calibrate import Calibration

@@ -14,7 +14,7 @@ from ssld_pipeline.stages.dedupe import register_lists
 from ssld_pipeline.stages.mining import pairs, prepare
 
 if TYPE_CHECKING:
-    from ssld_pipeline.config import RunConfig
+    from ssld_pipeline.config.run import RunConfig
     from ssld_pipeline.stages.select import SelectConfig
     from ssld_pipeline.store.workspace import Workspace
 
