@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from ssld_pipeline.config.run import RunConfig, load_config
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.report.write import write_report
-from ssld_pipeline.runner.cluster import Cluster
 from ssld_pipeline.runner.engine import Engine
-from ssld_pipeline.runner.here import Here
+from ssld_pipeline.runner.local_engine import Here
+from ssld_pipeline.runner.on_ray.engine import Cluster
 from ssld_pipeline.runner.run import run
 from ssld_pipeline.runner.survey import survey
 from ssld_pipeline.store.workspace import Workspace

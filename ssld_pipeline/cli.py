@@ -97,9 +97,9 @@ def plan(
 
     found = survey(_load(config, overrides))
     if calibrate:
-        from ssld_pipeline.runner import calibrate as calibration
-        from ssld_pipeline.runner.estimate import Machines
-        from ssld_pipeline.runner.trials import gpus_here
+        from ssld_pipeline.runner.calibrate import calibration
+        from ssld_pipeline.runner.calibrate.estimate import Machines
+        from ssld_pipeline.runner.calibrate.trials import gpus_here
         from ssld_pipeline.terminal import calibration as calibration_view
 
         cores, rates = cpus or os.cpu_count() or 1, calibration.gpu_rates(gpu_rate)
@@ -129,8 +129,8 @@ def submit(
     overrides: Overrides = None,
 ) -> None:
     """Send the run to a Ray cluster as a job, this package along with it."""
-    from ssld_pipeline.runner import submit as jobs
     from ssld_pipeline.runner.class_guard import require_same_classes
+    from ssld_pipeline.runner.on_ray import submit as jobs
 
     loaded = _load(config, overrides)
     if not new_classes:
@@ -485,10 +485,10 @@ def _bring_up_to_date(
 
 def _engine(config: RunConfig, address: str | None) -> Engine:
     if config.placement.runner == "local":
-        from ssld_pipeline.runner.here import Here
+        from ssld_pipeline.runner.local_engine import Here
 
         return Here()
-    from ssld_pipeline.runner.cluster import Cluster
+    from ssld_pipeline.runner.on_ray.engine import Cluster
 
     return Cluster(config.placement, address)
 

@@ -14,10 +14,18 @@ from test_cli import verb
 from ssld_pipeline.config.run import load_config
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.pipeline import STAGES
-from ssld_pipeline.runner.calibrate import Calibration, calibrate, gpu_rates
-from ssld_pipeline.runner.estimate import Estimate, Machines, of_artifact, of_parts, of_training, on_gpus, priced
-from ssld_pipeline.runner.measure import Feed, Speed, TrainSpeed
-from ssld_pipeline.runner.sample import draw_sample
+from ssld_pipeline.runner.calibrate.calibration import Calibration, calibrate, gpu_rates
+from ssld_pipeline.runner.calibrate.estimate import (
+    Estimate,
+    Machines,
+    of_artifact,
+    of_parts,
+    of_training,
+    on_gpus,
+    priced,
+)
+from ssld_pipeline.runner.calibrate.measure import Feed, Speed, TrainSpeed
+from ssld_pipeline.runner.calibrate.sample import draw_sample
 from ssld_pipeline.runner.survey import FileDigests, survey
 from ssld_pipeline.runner.units import State
 from ssld_pipeline.stages.stage import Setup

@@ -18,7 +18,7 @@ from ssld_pipeline.config.run import RunConfig, load_config
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.queries.status import sql
 from ssld_pipeline.runner.engine import Engine
-from ssld_pipeline.runner.here import Here
+from ssld_pipeline.runner.local_engine import Here
 from ssld_pipeline.runner.plan import StagePlan, plan
 from ssld_pipeline.runner.run import StageReport, run
 from ssld_pipeline.runner.survey import survey

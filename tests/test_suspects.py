@@ -17,7 +17,7 @@ from test_run import Silent, bring
 
 from ssld_pipeline.config.run import load_config
 from ssld_pipeline.kernels import images
-from ssld_pipeline.runner.here import Here
+from ssld_pipeline.runner.local_engine import Here
 from ssld_pipeline.runner.run import run
 from ssld_pipeline.runner.survey import survey
 from ssld_pipeline.runner.suspects import without_deadly

@@ -15,8 +15,8 @@ import trial
 
 from ssld_pipeline.config.run import RunConfig, load_config
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.runner.cluster import Cluster
-from ssld_pipeline.runner.room import Need, Room
+from ssld_pipeline.runner.on_ray.engine import Cluster
+from ssld_pipeline.runner.on_ray.resources import Need, Room
 from ssld_pipeline.runner.work import WorkerSpec
 from ssld_pipeline.stages.stage import TrainData
 

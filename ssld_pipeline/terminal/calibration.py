@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from ssld_pipeline.terminal.console import out, print_rows
 
 if TYPE_CHECKING:
-    from ssld_pipeline.runner.calibrate import Calibration
-    from ssld_pipeline.runner.estimate import Estimate
+    from ssld_pipeline.runner.calibrate.calibration import Calibration
+    from ssld_pipeline.runner.calibrate.estimate import Estimate
 
 
 def print_calibration(found: Calibration) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from ssld_pipeline.config.run import RunConfig
-    from ssld_pipeline.runner.sample import Sample
+    from ssld_pipeline.runner.calibrate.sample import Sample
     from ssld_pipeline.runner.units import State
 
 _INDEXED = 150

@@ -33,8 +33,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from ssld_pipeline.config.run import PlacementConfig
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.pipeline import stage_named
-from ssld_pipeline.runner.here import Here
-from ssld_pipeline.runner.room import Need, Room
+from ssld_pipeline.runner.local_engine import Here
+from ssld_pipeline.runner.on_ray.resources import Need, Room
 from ssld_pipeline.runner.units import Unit
 from ssld_pipeline.runner.work import PartWorker, Receipt, WorkerSpec, build_artifact
 from ssld_pipeline.stages.stage import TrainData

@@ -14,10 +14,10 @@ from typing import Any
 
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.pipeline import stage_named
-from ssld_pipeline.runner.estimate import Estimate, Machines, priced
+from ssld_pipeline.runner.calibrate.estimate import Estimate, Machines, priced
+from ssld_pipeline.runner.calibrate.trials import Trials
 from ssld_pipeline.runner.plan import plan
 from ssld_pipeline.runner.survey import Survey
-from ssld_pipeline.runner.trials import Trials
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ssld_pipeline.runner.measure import Feed, Speed, TrainSpeed
+from ssld_pipeline.runner.calibrate.measure import Feed, Speed, TrainSpeed
 
 _AMPLE = 1.2
 

@@ -12,8 +12,15 @@ import pyarrow as pa
 
 from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.pipeline import STAGES, stage_named
-from ssld_pipeline.runner.estimate import Estimate, Machines, of_artifact, of_parts, of_training, on_gpus
-from ssld_pipeline.runner.measure import (
+from ssld_pipeline.runner.calibrate.estimate import (
+    Estimate,
+    Machines,
+    of_artifact,
+    of_parts,
+    of_training,
+    on_gpus,
+)
+from ssld_pipeline.runner.calibrate.measure import (
     Speed,
     measure_artifact,
     measure_feed,
@@ -21,9 +28,9 @@ from ssld_pipeline.runner.measure import (
     measure_training,
     written_bytes,
 )
+from ssld_pipeline.runner.calibrate.sample import draw_sample
+from ssld_pipeline.runner.calibrate.stand_ins import StandIns, lenient, spread
 from ssld_pipeline.runner.plan import StagePlan
-from ssld_pipeline.runner.sample import draw_sample
-from ssld_pipeline.runner.stand_ins import StandIns, lenient, spread
 from ssld_pipeline.runner.survey import FileDigests, Survey
 from ssld_pipeline.runner.units import State
 from ssld_pipeline.runner.work import rows_that_hold
