@@ -17,7 +17,7 @@ from pathlib import Path
 
 from results import table, write_section
 
-from ssld_pipeline.config.run import load_config
+from ssld_pipeline.config.load import load_config
 from ssld_pipeline.demo.clothing import prepare
 from ssld_pipeline.demo.outcome import outcome
 from ssld_pipeline.store.workspace import Workspace

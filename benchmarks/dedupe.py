@@ -83,7 +83,7 @@ def settings_of(overrides: Sequence[str]) -> RunConfig:
         {
             "workspace": "unused",
             "inputs": inputs,
-            "teacher": {"model": "timm:none", "weights": None},
+            "teacher": {"model": "timm:none", "weights": "unused"},
             "student": {"model": "timm:none"},
             "dedupe": dict(setting.split("=", 1) for setting in overrides),
         }

@@ -29,6 +29,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from ssld_pipeline.config.dedupe import DedupeConfig
 from ssld_pipeline.copies import search as pairs
 from ssld_pipeline.copies.candidates import nearest
 from ssld_pipeline.copies.candidates.perceptual_hash import dihedral_looks, look, propose
@@ -38,7 +39,6 @@ from ssld_pipeline.copies.index.mapped_vectors import write_vectors
 from ssld_pipeline.copies.index.protected_index import ImageWriter, Portrait, ProtectedIndex, open_index
 from ssld_pipeline.copies.planted.alterations import KINDS, plant
 from ssld_pipeline.kernels.images import decode
-from ssld_pipeline.stages.dedupe import DedupeConfig
 from ssld_pipeline.stages.index_protected import on_threads, portray
 
 Descriptors = npt.NDArray[np.uint8]

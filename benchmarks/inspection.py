@@ -20,7 +20,7 @@ from typing import NamedTuple
 from results import table, write_section
 from selection import draw
 
-from ssld_pipeline.config.run import load_config
+from ssld_pipeline.config.load import load_config
 from ssld_pipeline.store.workspace import Workspace
 
 IMAGE = "SELECT image_id FROM soft_labels WHERE part LIKE '%-001.tar#0' LIMIT 1"

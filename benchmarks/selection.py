@@ -28,7 +28,8 @@ import pyarrow as pa
 import yaml
 from results import table, write_section
 
-from ssld_pipeline.config.run import RunConfig, load_config
+from ssld_pipeline.config.load import load_config
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.contracts import CATALOG, SOFT_LABELS
 from ssld_pipeline.kernels.soft_label import round_mantissa
 from ssld_pipeline.pipeline import stage_named

@@ -12,7 +12,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ssld_pipeline.config.run import RunConfig, load_config
+from ssld_pipeline.config.load import load_config
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.report.write import write_report
 from ssld_pipeline.runner.engine import Engine

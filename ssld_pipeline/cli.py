@@ -435,7 +435,7 @@ def demo(
 
 
 def _load(path: Path, overrides: Sequence[str] | None) -> RunConfig:
-    from ssld_pipeline.config.run import load_config
+    from ssld_pipeline.config.load import load_config
 
     return load_config(path, tuple(overrides or ()))
 

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ssld_pipeline.config.run import InputsConfig, RunConfig
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.contracts import TABLES
 
 CONFIG_FILE = "config.schema.json"
@@ -25,19 +25,11 @@ def published() -> dict[str, dict[str, Any]]:
 def config_schema() -> dict[str, Any]:
     """The JSON Schema of a config file as a person writes it: before lists are made and settings inherited."""
     schema = RunConfig.model_json_schema()
-    sections = schema["$defs"]
-    for role in InputsConfig.model_fields:
-        _allow_one_or_a_list(sections["InputsConfig"]["properties"][role])
     for section in ("finetune", "baseline"):
         _inherit(schema, section, "TrainSettings")
     for name in ("image_size", "crop_pct"):  # where absent, the teacher's own
-        del sections["FitConfig"]["properties"][name]["default"]
+        del schema["$defs"]["FitConfig"]["properties"][name]["default"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "A run of ssld_pipeline"}
-
-
-def _allow_one_or_a_list(role: dict[str, Any]) -> None:
-    item = role["items"]
-    role["anyOf"] = [item, {"type": role.pop("type"), "items": role.pop("items")}]
 
 
 def _inherit(schema: dict[str, Any], section: str, parent: str) -> None:

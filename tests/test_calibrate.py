@@ -11,7 +11,7 @@ import mini
 import pytest
 from test_cli import verb
 
-from ssld_pipeline.config.run import load_config
+from ssld_pipeline.config.load import load_config
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.pipeline import STAGES
 from ssld_pipeline.runner.calibrate.calibration import Calibration, calibrate, gpu_rates

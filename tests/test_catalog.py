@@ -9,9 +9,10 @@ import bad_inputs as bad
 import pyarrow as pa
 import pytest
 
+from ssld_pipeline.config.catalog import CatalogConfig
 from ssld_pipeline.contracts import CATALOG
 from ssld_pipeline.inputs.listing import list_shards
-from ssld_pipeline.stages.catalog import STAGE, CatalogConfig
+from ssld_pipeline.stages.catalog import STAGE
 from ssld_pipeline.stages.stage import Setup
 
 

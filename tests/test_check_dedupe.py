@@ -17,7 +17,7 @@ from scipy.stats import binom
 from test_dedupe import build, catalog_rows, config, opened
 from test_run import bring, planned, ran
 
-from ssld_pipeline.config.run import load_config
+from ssld_pipeline.config.load import load_config
 from ssld_pipeline.copies.planted.alterations import KINDS
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.kernels.intervals import chance_of_at_most, wilson

@@ -91,7 +91,7 @@ def test_verify_judges_a_manifest_by_what_it_was_made_with(config: Path, tmp_pat
 def test_verify_exits_1_on_a_broken_law(config: Path, tmp_path: Path) -> None:
     import shutil
 
-    from ssld_pipeline.config.run import load_config
+    from ssld_pipeline.config.load import load_config
     from ssld_pipeline.store.workspace import Workspace
 
     assert "BROKEN" not in verb("verify", config)
@@ -204,7 +204,7 @@ def test_the_readme_names_only_what_exists(words: list[str], config: Path, tmp_p
         return
     assert words[0] == "ssld"
     if words[1] in ("submit", "plan"):  # run for real in test_cluster, and above
-        from ssld_pipeline.config.run import load_config
+        from ssld_pipeline.config.load import load_config
 
         assert load_config(ROOT / words[2])
         return

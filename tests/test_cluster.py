@@ -14,7 +14,7 @@ from pathlib import Path
 import mini
 import pytest
 
-from ssld_pipeline.config.run import load_config
+from ssld_pipeline.config.load import load_config
 from ssld_pipeline.queries.status import sql
 from ssld_pipeline.store.workspace import Workspace
 from ssld_pipeline.verify.laws import verify

@@ -23,7 +23,7 @@ def config(**settings):
         {
             "workspace": "unused",
             "inputs": inputs,
-            "teacher": {"model": "timm:none", "weights": None},
+            "teacher": {"model": "timm:none", "weights": "unused"},
             "student": {"model": "timm:none"},
             "dedupe": settings,
         }

@@ -14,7 +14,7 @@ from test_cli import verb
 from test_verdicts import COPIES, LISTS, REPORTED, Rows, configured, decided, evidence, pair, tables_of, written
 from test_verdicts import done as done
 
-from ssld_pipeline.config.run import load_config
+from ssld_pipeline.config.load import load_config
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.queries.dedupe_sweep import measure
 from ssld_pipeline.queries.status import rows_of

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssld_pipeline.config.run import load_config
+from ssld_pipeline.config.load import load_config
 from ssld_pipeline.demo.copies import KINDS
 from ssld_pipeline.demo.encoding import decode_jpeg
 from ssld_pipeline.demo.shapes import SHAPES

@@ -18,7 +18,7 @@ from test_run import bring
 from typer.testing import CliRunner
 
 from ssld_pipeline.cli import app
-from ssld_pipeline.config.run import load_config
+from ssld_pipeline.config.load import load_config
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.export.model import export
 from ssld_pipeline.inputs.listing import list_shards

@@ -15,12 +15,12 @@ import pytest
 from drawn import picture
 from reported import CLASSES, Page, catalogued, database, html_of, pair_row, similarity
 
+from ssld_pipeline.config.dedupe import DedupeConfig
 from ssld_pipeline.inputs.read import ImageReader
 from ssld_pipeline.report import difference, matches, pairs
 from ssld_pipeline.report.overlay import SLOT_PX, Place
 from ssld_pipeline.report.page import MAX_PAGE_BYTES
 from ssld_pipeline.report.pictures import MAX_BYTES, Album, Picture, encode
-from ssld_pipeline.stages.dedupe import DedupeConfig
 
 Tables = dict[str, list[dict[str, Any]]]
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from test_cli import verb
 
-from ssld_pipeline.config.run import load_config
+from ssld_pipeline.config.load import load_config
 from ssld_pipeline.contracts import CATALOG, MANIFEST, SOFT_LABELS
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.queries import inspection

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from ssld_pipeline.config.run import RunConfig, load_config
+from ssld_pipeline.config.load import load_config
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.store.tables import TableStore
 from ssld_pipeline.store.workspace import Workspace
 

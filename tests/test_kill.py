@@ -15,7 +15,8 @@ from typing import Any
 import mini
 import pytest
 
-from ssld_pipeline.config.run import RunConfig, load_config
+from ssld_pipeline.config.load import load_config
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.queries.status import sql
 from ssld_pipeline.store.workspace import Workspace
 from ssld_pipeline.verify.laws import verify

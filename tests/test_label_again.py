@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from test_run import assert_lawful, bring, planned, ran
 
-from ssld_pipeline.config.run import RunConfig, load_config
+from ssld_pipeline.config.load import load_config
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.config.train import TrainSettings
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.inputs.read import ImageReader

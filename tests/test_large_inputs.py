@@ -9,7 +9,8 @@ import mini
 import pytest
 import trial
 
-from ssld_pipeline.config.run import RunConfig, load_config
+from ssld_pipeline.config.load import load_config
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.runner.units import Unit
 from ssld_pipeline.runner.work import WorkerSpec
 from ssld_pipeline.stages import check_teacher, evaluate

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from drawn import picture
 
+from ssld_pipeline.config.dedupe import DedupeConfig
 from ssld_pipeline.copies import search as pairs
 from ssld_pipeline.copies.features.sift import resize_grey
 from ssld_pipeline.copies.pixels.block_agreement import protected_frame
 from ssld_pipeline.copies.search import Pair, PoolImage, _compare, _is_settled, _together
-from ssld_pipeline.stages.dedupe import DedupeConfig
 
 CONFIG = DedupeConfig()
 

@@ -14,7 +14,7 @@ from test_run import bring, no_engine, planned, ran
 from typer.testing import CliRunner
 
 from ssld_pipeline.cli import app
-from ssld_pipeline.config.run import load_config
+from ssld_pipeline.config.load import load_config
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.runner.run import run
 from ssld_pipeline.runner.survey import survey

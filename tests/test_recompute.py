@@ -12,7 +12,7 @@ import pytest
 from test_provenance import ssld
 from test_run import bring
 
-from ssld_pipeline.config.run import load_config
+from ssld_pipeline.config.load import load_config
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.kernels.soft_label import ROUNDING_STEP, largest_difference
 from ssld_pipeline.store.workspace import Workspace

@@ -14,7 +14,9 @@ import mini
 import pyarrow as pa
 import pytest
 
-from ssld_pipeline.config.run import RunConfig, load_config
+from ssld_pipeline.config.dedupe import DedupeConfig
+from ssld_pipeline.config.load import load_config
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.queries.status import sql
 from ssld_pipeline.runner.engine import Engine
@@ -22,7 +24,6 @@ from ssld_pipeline.runner.local_engine import Here
 from ssld_pipeline.runner.plan import StagePlan, plan
 from ssld_pipeline.runner.run import StageReport, run
 from ssld_pipeline.runner.survey import survey
-from ssld_pipeline.stages.dedupe import DedupeConfig
 from ssld_pipeline.stages.networks import check_networks
 from ssld_pipeline.stages.stage import Setup
 from ssld_pipeline.store.artifacts import ArtifactStore, Record

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from ssld_pipeline import schemas
-from ssld_pipeline.config.run import load_config
+from ssld_pipeline.config.load import load_config
 from ssld_pipeline.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
 
-from ssld_pipeline.config.run import RunConfig, load_config
+from ssld_pipeline.config.load import load_config
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.contracts import CATALOG, SOFT_LABELS
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.stages import mining

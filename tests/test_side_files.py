@@ -8,7 +8,7 @@ import mini
 import pytest
 from test_run import bring, planned, ran
 
-from ssld_pipeline.config.run import load_config
+from ssld_pipeline.config.load import load_config
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.inputs.id_list import read_ids
 from ssld_pipeline.queries.status import sql

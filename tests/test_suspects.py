@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from test_run import Silent, bring
 
-from ssld_pipeline.config.run import load_config
+from ssld_pipeline.config.load import load_config
 from ssld_pipeline.kernels import images
 from ssld_pipeline.runner.local_engine import Here
 from ssld_pipeline.runner.run import run

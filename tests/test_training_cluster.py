@@ -13,7 +13,8 @@ import mini
 import pytest
 import trial
 
-from ssld_pipeline.config.run import RunConfig, load_config
+from ssld_pipeline.config.load import load_config
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.runner.on_ray.engine import Cluster
 from ssld_pipeline.runner.on_ray.resources import Need, Room

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from test_cli import verb
 from test_run import assert_lawful, bring, planned, ran
 
-from ssld_pipeline.config.run import RunConfig, load_config
+from ssld_pipeline.config.load import load_config
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.contracts import CATALOG, DUPLICATES, PAIRS, REMOVED, VERDICTS
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.queries.status import list_effects, rows_of, status
@@ -32,7 +33,7 @@ tried = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCh
 def configured(**settings: Any) -> RunConfig:
     inputs = {role: [{"uri": "unused", "format": "folder"}] for role in ("labeled", "protected", "pool")}
     inputs["protected"].append({"uri": "unused", "format": "folder", "name": "val2"})
-    networks = {"teacher": {"model": "timm:none", "weights": None}, "student": {"model": "timm:none"}}
+    networks = {"teacher": {"model": "timm:none", "weights": "unused"}, "student": {"model": "timm:none"}}
     against = {"against": ["labeled", "protected"]}
     return RunConfig.model_validate(
         {"workspace": "unused", "inputs": inputs, **networks, "dedupe": {**against, **settings}}

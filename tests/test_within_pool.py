@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from test_run import assert_lawful, bring, planned, ran
 from test_verdicts import POOL, PROTECTED, broken_laws, configured, pair, tables_of, written
 
-from ssld_pipeline.config.run import RunConfig, load_config
+from ssld_pipeline.config.load import load_config
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.contracts import DUPLICATES, REPEATS
 from ssld_pipeline.copies.within_pool import near_identical as near_identical_stage
 from ssld_pipeline.copies.within_pool.near_identical import Frames, near_identical

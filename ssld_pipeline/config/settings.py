@@ -15,13 +15,14 @@ class _NamesSideFiles:
     """Marks fields in pydantic's metadata."""
 
 
-def _one_or_a_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+def one_or_a_list(value: Any) -> Any:
+    """A list of one, where the config has a single path or section in place of a list."""
+    return [value] if isinstance(value, str | dict) else value
 
 
 SideFiles = Annotated[
     tuple[str, ...],
-    BeforeValidator(_one_or_a_list, json_schema_input_type=str | tuple[str, ...]),
+    BeforeValidator(one_or_a_list, json_schema_input_type=str | tuple[str, ...]),
     _NamesSideFiles(),
 ]
 """One path or a list of them; relative ones start at the config file's folder. See ``stages/stage.py``."""

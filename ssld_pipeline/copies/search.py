@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from ssld_pipeline.config.dedupe import DedupeConfig
     from ssld_pipeline.copies.features.sift import Chosen, KeyPoints
     from ssld_pipeline.copies.index.protected_index import ProtectedIndex
     from ssld_pipeline.copies.pixels.block_agreement import Comparison
-    from ssld_pipeline.stages.dedupe import DedupeConfig
 
     Homography = npt.NDArray[np.float64]
 

@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ssld_pipeline.config.dedupe import DECISION_FIELDS
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.stages.dedupe import DECISION_FIELDS, images_on, is_copy, is_reported, register_lists
+from ssld_pipeline.stages.dedupe import images_on, is_copy, is_reported, register_lists
 
 if TYPE_CHECKING:
     import duckdb
 
+    from ssld_pipeline.config.dedupe import DedupeConfig
     from ssld_pipeline.config.run import RunConfig
-    from ssld_pipeline.stages.dedupe import DedupeConfig
     from ssld_pipeline.store.workspace import Workspace
 
 _VALUES: dict[str, tuple[float, ...]] = {

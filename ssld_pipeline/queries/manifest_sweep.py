@@ -15,7 +15,7 @@ from ssld_pipeline.store.workspace import Workspace
 if TYPE_CHECKING:
     import duckdb
 
-    from ssld_pipeline.stages.select import SelectConfig
+    from ssld_pipeline.config.select import SelectConfig
 
 SHOWN = ("per_class", "mined", "full", "smallest", "gini", "lowest_cut", "lack")  # what 80 columns hold
 _STEPS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4)

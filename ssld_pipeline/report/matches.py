@@ -14,7 +14,7 @@ from ssld_pipeline.copies.geometry.verify_geometry import estimate_transform, ma
 from ssld_pipeline.report.transform import Array, Size, project
 
 if TYPE_CHECKING:
-    from ssld_pipeline.stages.dedupe import DedupeConfig
+    from ssld_pipeline.config.dedupe import DedupeConfig
 
 # Of the longer side. Matches lie within 0.012 of the transform that the key points fix; the stored one
 # has been aligned to the pixels after that.

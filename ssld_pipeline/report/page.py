@@ -19,7 +19,7 @@ from ssld_pipeline.report.waterfall import waterfall
 if TYPE_CHECKING:
     import duckdb
 
-    from ssld_pipeline.stages.dedupe import DedupeConfig
+    from ssld_pipeline.config.dedupe import DedupeConfig
 
 MAX_PAGE_BYTES = 20_000_000
 MAX_PAIRS = 500
@@ -164,7 +164,7 @@ def _gallery(
     max_pairs: int,
     classes: Sequence[str],
 ) -> dict[str, Any]:
-    from ssld_pipeline.stages.dedupe import DedupeConfig
+    from ssld_pipeline.config.dedupe import DedupeConfig
 
     return {
         "gallery": pairs.gallery(tables, album, dedupe or DedupeConfig(), max_pairs, classes),

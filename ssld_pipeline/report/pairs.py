@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     import duckdb
 
+    from ssld_pipeline.config.dedupe import DedupeConfig
     from ssld_pipeline.report.pictures import Album
-    from ssld_pipeline.stages.dedupe import DedupeConfig
 
 _TEXT_BYTES = 3_000  # of a pair on the page, beside its pictures, lines and names
 _NO_LINES = {

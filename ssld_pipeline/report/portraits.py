@@ -18,7 +18,7 @@ from ssld_pipeline.report.pictures import Address, Picture, Read, encode, load, 
 from ssld_pipeline.report.transform import Size
 
 if TYPE_CHECKING:
-    from ssld_pipeline.stages.dedupe import DedupeConfig
+    from ssld_pipeline.config.dedupe import DedupeConfig
 
 Detect = Callable[[npt.NDArray[np.uint8], "DedupeConfig"], KeyPoints]
 

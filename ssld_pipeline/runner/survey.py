@@ -48,7 +48,6 @@ def survey(config: RunConfig) -> Survey:
     shards: list[Shard] = []
     rejects: dict[str, tuple[Reject, ...]] = {}
     named = config.named_inputs()
-    _check_roles(config)
     for name, (role, item) in named.items():
         found, bad = list_shards(name, role, item.uri, item.format, config.catalog.images_per_part)
         shards += found
@@ -65,30 +64,6 @@ def _refuse_unlisted(name: str, role: str, config: RunConfig, bad: list[Reject])
             f"inputs.{role}: {len(unlisted)} folders or files of {name} cannot be listed, so their copies would stay "
             f"in the pool: {unlisted[0].image_id} ({unlisted[0].detail}). Mend permissions or disk, or move them away"
         )
-
-
-def _check_roles(config: RunConfig) -> None:
-    for role in ("labeled", "protected", "pool"):
-        if not getattr(config.inputs, role):
-            raise UserError(f"inputs.{role}: missing. Every run needs a labeled, a protected and a pool input")
-    known = set(config.named_inputs()) | {"labeled", "protected"}
-    for setting in ("against", "report_only"):
-        for entry in getattr(config.dedupe, setting):
-            if entry not in known:
-                raise UserError(
-                    f"dedupe.{setting}: {entry!r} is neither a role nor an input; known: {', '.join(sorted(known))}"
-                )
-    _check_report_only(config)
-
-
-def _check_report_only(config: RunConfig) -> None:
-    against = config.dedupe.against
-    for entry in config.dedupe.report_only:
-        if not set(config.inputs_of((entry,))) <= set(config.inputs_of(against)):
-            raise UserError(
-                f"dedupe.report_only: no copies of {entry!r} are looked for, since dedupe.against has "
-                f"[{', '.join(against)}] alone; add {entry!r} to it, or take it out of report_only"
-            )
 
 
 def class_names(config: RunConfig) -> tuple[str, ...]:

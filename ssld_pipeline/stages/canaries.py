@@ -16,10 +16,10 @@ from ssld_pipeline.stages.stage import Reject
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from ssld_pipeline.config.dedupe import DedupeConfig
     from ssld_pipeline.config.run import RunConfig
     from ssld_pipeline.copies.index.protected_index import ProtectedIndex
     from ssld_pipeline.inputs.read import ImageReader
-    from ssld_pipeline.stages.dedupe import DedupeConfig
 
 # Bounds what a canary costs. The search itself looks at a quarter of this.
 _LONGER_SIDE_PX = 1024

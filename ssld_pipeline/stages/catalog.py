@@ -5,22 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from ssld_pipeline.config.settings import Settings
 from ssld_pipeline.stages.stage import Json, PartResult, PartStage, Setup
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from ssld_pipeline.config.run import RunConfig
-
-
-class CatalogConfig(Settings):
-    images_per_part: int = Field(5000, gt=0)
-    """Largest number of images in one part, the unit of work and of rerunning."""
-    max_reject_share: float = Field(0.05, ge=0, le=1)
-    """A part that loses a larger share of its images than this (and more than 10) is not committed."""
 
 
 def _settings(config: RunConfig) -> dict[str, Json]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssld_pipeline.config.dedupe import CHECK_FIELDS, DECISION_FIELDS
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.kernels.intervals import chance_of_at_most, wilson
 from ssld_pipeline.stages import dedupe, find_copies
@@ -158,7 +159,7 @@ def _too_blind(figures: dict[str, Json], weak: Sequence[dict[str, Any]], config:
 
 def settings(config: RunConfig) -> dict[str, Json]:
     """Everything that decides what is found, as the two stages that find have it."""
-    own = config.dedupe.model_dump(mode="json", include={*dedupe.DECISION_FIELDS, *dedupe.CHECK_FIELDS})
+    own = config.dedupe.model_dump(mode="json", include={*DECISION_FIELDS, *CHECK_FIELDS})
     versions = {"find_copies": find_copies.STAGE.version, "dedupe": dedupe.STAGE.version}
     reported = sorted(config.inputs_of(config.dedupe.report_only))
     return {**find_copies.STAGE.settings(config), **own, "report_only": reported, "versions": versions}

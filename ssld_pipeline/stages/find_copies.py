@@ -10,19 +10,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ssld_pipeline.config.dedupe import CHECK_FIELDS, DECISION_FIELDS, POLICY_FIELDS, POOL_FIELDS
 from ssld_pipeline.errors import BadImage
-from ssld_pipeline.stages.dedupe import CHECK_FIELDS, DECISION_FIELDS, POLICY_FIELDS, POOL_FIELDS
 from ssld_pipeline.stages.index_protected import in_reading_order, on_threads
 from ssld_pipeline.stages.stage import Json, PartResult, PartStage, Reject, Setup
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from ssld_pipeline.config.dedupe import DedupeConfig
     from ssld_pipeline.config.run import RunConfig
     from ssld_pipeline.copies.index.protected_index import ProtectedIndex
     from ssld_pipeline.copies.search import Pair
     from ssld_pipeline.inputs.read import ImageReader
-    from ssld_pipeline.stages.dedupe import DedupeConfig
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
+    from ssld_pipeline.config.dedupe import DedupeConfig
     from ssld_pipeline.config.run import RunConfig
     from ssld_pipeline.copies.index.protected_index import Portrait, ProtectedIndex
     from ssld_pipeline.copies.index.shared_content import SharedParts
     from ssld_pipeline.inputs.read import ImageReader
-    from ssld_pipeline.stages.dedupe import DedupeConfig
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -8,9 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from ssld_pipeline.config.settings import Settings
 from ssld_pipeline.contracts import SOFT_LABELS
 from ssld_pipeline.stages.stage import Json, PartResult, PartStage, Reject, Setup
 from ssld_pipeline.stages.teacher import teacher_settings, teacher_spec
@@ -25,22 +22,6 @@ if TYPE_CHECKING:
     from ssld_pipeline.training.predictions import MapAhead, Predictions
 
 _GROWS = ("num_kept", "views")
-
-
-class LabelConfig(Settings):
-    num_kept: int = Field(20, gt=0)
-    """Most probable classes stored per image; the rest is summed into tail_prob."""
-    views: int = Field(0, ge=0)
-    """Augmented views stored per image beside the evaluation view, each a pass through the teacher, for training with
-    teacher: stored. Views that are there already are kept when this grows."""
-    view_min_crop_area: float = Field(0.08, gt=0, le=1)
-    """Smallest area of an augmented view, as a share of the image."""
-    view_jitter: float = Field(0.0, ge=0, lt=1)
-    """Brightness, contrast and saturation of an augmented view change by factors uniform in [1 - this, 1 + this]."""
-    view_seed: int = 0
-    """Decides the augmented views, together with image_id and the view's number."""
-    max_reject_share: float = Field(0.05, ge=0, le=1)
-    """A part that loses a larger share of its images than this (and more than 10) is not committed."""
 
 
 def settings(config: RunConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ssld_pipeline.errors import UserError
 if TYPE_CHECKING:
     import duckdb
 
-    from ssld_pipeline.stages.select import SelectConfig
+    from ssld_pipeline.config.select import SelectConfig
 
 _MOST_CUT = 999_999  # DuckDB's max(value, n) takes no more
 

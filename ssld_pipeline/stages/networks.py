@@ -10,7 +10,7 @@ from ssld_pipeline.errors import UserError
 from ssld_pipeline.models.spec import ModelSpec
 from ssld_pipeline.stages.stage import Setup
 from ssld_pipeline.stages.student import student_spec
-from ssld_pipeline.stages.teacher import check, network_spec, teacher_spec
+from ssld_pipeline.stages.teacher import network_spec, teacher_spec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +28,6 @@ def check_networks(setup: Setup) -> None:
     from ssld_pipeline.models.build import build
 
     config = setup.config
-    check(config)
     specs = {
         "teacher": _start_of_fit(setup) if config.teacher.fit else teacher_spec(setup),
         "student": student_spec(replace(setup, artifacts={})),

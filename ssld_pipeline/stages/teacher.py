@@ -4,43 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from ssld_pipeline.config.settings import Settings
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.models.class_map import ClassMap, parse_class_map
 from ssld_pipeline.models.spec import EnsembleSpec, Member, ModelSpec
 
 if TYPE_CHECKING:
-    from ssld_pipeline.config.run import RunConfig, TeacherConfig
+    from ssld_pipeline.config.run import RunConfig
+    from ssld_pipeline.config.teacher import TeacherConfig, TeacherNetworkConfig
     from ssld_pipeline.stages.stage import Setup
-
-
-class TeacherNetworkConfig(Settings):
-    """One network that labels."""
-
-    model: str
-    """`timm:<name>` or `torchvision:<name>`."""
-    model_args: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the model's constructor."""
-    weights: str | None
-    """safetensors file, or a checkpoint that torch reads with weights_only; null where `fit` trains from scratch."""
-    image_size: int = Field(224, gt=0)
-    """Side of the centre crop, pixels. A further teacher is given the first one's view, scaled to this."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Per channel (RGB), for pixels scaled to [0,1]."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Per channel (RGB), for pixels scaled to [0,1]."""
-    licence: str | None = None
-    """Licence of the weights, as an SPDX name; recorded with the labels and with every model made with them."""
-    temperature: float = Field(1.0, gt=0)
-    """Its logits are divided by this before they become probabilities; above 1 its labels are less sure."""
-    weight: float = Field(1.0, gt=0)
-    """Its share among several teachers, over the sum of all weights; a single one has none."""
-    class_map: str | None = None
-    """Text file for a teacher whose classes are not the run's: lines `number of its class, name of the run's class`.
-    Several of its classes may be one of the run: their probabilities add up. Those without a line are dropped and the
-    rest is made to sum to 1. Default: class i of its head is class i of the run."""
 
 
 def networks_of(teacher: TeacherConfig) -> dict[str, TeacherNetworkConfig]:
@@ -56,10 +27,9 @@ def is_plain(teacher: TeacherConfig) -> bool:
 def teacher_spec(setup: Setup) -> ModelSpec:
     """What labels: the fitted network where the run fits it, the configured weights otherwise; one or several.
 
-    UserError where there are no weights at all, or a class map does not fit the run's classes.
+    UserError where a class map does not fit the run's classes.
     """
     teacher = setup.config.teacher
-    check(setup.config)
     fitted = str(setup.artifacts["fit_teacher"] / "student.safetensors") if teacher.fit else None
     num_classes = len(setup.classes)
     if is_plain(teacher):
@@ -91,15 +61,6 @@ def network_spec(network: TeacherNetworkConfig, num_classes: int, weights: str |
         mean=network.mean,
         std=network.std,
     )
-
-
-def check(config: RunConfig) -> None:
-    """UserError where the teacher would be a network with random weights."""
-    if config.teacher.weights is None and config.teacher.fit is None:
-        raise UserError(
-            "teacher.weights is null and there is no teacher.fit: labels would come from random weights; give a "
-            "weights file, or a teacher.fit section that trains one on the labeled images"
-        )
 
 
 def teacher_settings(config: RunConfig) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ssld_pipeline.stages.mining import pairs, prepare
 
 if TYPE_CHECKING:
     from ssld_pipeline.config.run import RunConfig
-    from ssld_pipeline.stages.select import SelectConfig
+    from ssld_pipeline.config.select import SelectConfig
     from ssld_pipeline.store.workspace import Workspace
 
 

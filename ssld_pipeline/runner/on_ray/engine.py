@@ -30,7 +30,7 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from ssld_pipeline.config.run import PlacementConfig
+from ssld_pipeline.config.placement import PlacementConfig
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.pipeline import stage_named
 from ssld_pipeline.runner.local_engine import Here

@@ -1,0 +1,14 @@
+"""How the inputs are cut into parts."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ssld_pipeline.config.settings import Settings
+
+
+class CatalogConfig(Settings):
+    images_per_part: int = Field(5000, gt=0)
+    """Largest number of images in one part, the unit of work and of rerunning."""
+    max_reject_share: float = Field(0.05, ge=0, le=1)
+    """A part that loses a larger share of its images than this (and more than 10) is not committed."""

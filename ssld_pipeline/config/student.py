@@ -1,0 +1,22 @@
+"""The network that is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from ssld_pipeline.config.settings import Settings
+
+
+class StudentConfig(Settings):
+    model: str
+    """`timm:<name>` or `torchvision:<name>`."""
+    model_args: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the model's constructor."""
+    weights: str | None = None
+    """Start from these weights, with a fresh classifier; null: from scratch, as the publication does."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Per channel (RGB), for pixels scaled to [0,1]."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Per channel (RGB), for pixels scaled to [0,1]."""
