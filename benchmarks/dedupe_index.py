@@ -30,16 +30,19 @@ import numpy as np
 import numpy.typing as npt
 
 from ssld_pipeline.config.dedupe import DedupeConfig
-from ssld_pipeline.copies import search as pairs
+from ssld_pipeline.copies import search
 from ssld_pipeline.copies.candidates import nearest
 from ssld_pipeline.copies.candidates.perceptual_hash import dihedral_looks, look, propose
 from ssld_pipeline.copies.features.mirror import canonical_descriptors
 from ssld_pipeline.copies.features.sift import KeyPoints, detect_keypoints, resize_grey
+from ssld_pipeline.copies.index.build import portray
 from ssld_pipeline.copies.index.mapped_vectors import write_vectors
 from ssld_pipeline.copies.index.protected_index import ImageWriter, Portrait, ProtectedIndex, open_index
 from ssld_pipeline.copies.planted.alterations import KINDS, plant
+from ssld_pipeline.copies.threads import on_threads
 from ssld_pipeline.kernels.images import decode
-from ssld_pipeline.stages.index_protected import on_threads, portray
+from ssld_pipeline.stages.find_copies import search_settings
+from ssld_pipeline.stages.index_protected import index_settings
 
 Descriptors = npt.NDArray[np.uint8]
 PER_IMAGE = 400
@@ -186,7 +189,7 @@ def cpu_ms_per_image(step: Callable[[Copy], Any], copies: list[Copy]) -> float:
 
 
 def candidates(index: ProtectedIndex, points: KeyPoints, config: DedupeConfig) -> set[str]:
-    images, _ = pairs.propose(points, index, config)
+    images, _ = search.propose(points, index, search_settings(config))
     return {index.image_ids[int(image)] for image in images}
 
 
@@ -196,8 +199,8 @@ def opened(folder: Path, config: DedupeConfig) -> ProtectedIndex:
 
 def stand_out(index: ProtectedIndex, points: KeyPoints, config: DedupeConfig) -> bool:
     """Do votes ask for a second look, if the image is large enough?"""
-    _, votes = pairs.propose(points, index, config)
-    return bool((votes > pairs.noise_level(votes, config)).any())
+    _, votes = search.propose(points, index, search_settings(config))
+    return bool((votes > search.noise_level(votes, search_settings(config))).any())
 
 
 def memory_mb() -> dict[str, float]:
@@ -250,7 +253,9 @@ def main() -> None:
     photos = sorted(p for p in args.photos.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
     photos = [photos[i] for i in np.random.default_rng(0).permutation(len(photos))]
     photos, spare = photos[:-_NUM_TIMED], photos[-_NUM_TIMED:]
-    portraits = list(on_threads(lambda path: portray(path.read_bytes(), config), photos, args.num_threads))
+    portraits = list(
+        on_threads(lambda path: portray(path.read_bytes(), index_settings(config)), photos, args.num_threads)
+    )
     faiss.omp_set_num_threads(args.num_threads)
     stock = Stock(np.concatenate([p.keypoints.descriptors for p in portraits[args.num_real :]]))
     real = portraits[: args.num_real]

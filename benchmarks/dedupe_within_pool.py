@@ -33,7 +33,7 @@ from ssld_pipeline.copies.features.sift import resize_grey
 from ssld_pipeline.copies.pixels.block_agreement import FRAME_SIDE_PX, compare_pixels, protected_frame
 from ssld_pipeline.copies.within_pool import near_pairs as alike
 from ssld_pipeline.copies.within_pool.near_identical import Frames, near_identical
-from ssld_pipeline.inputs.ahead import ahead
+from ssld_pipeline.kernels.ahead import ahead
 from ssld_pipeline.kernels.images import decode
 
 POOL_IMAGES = 14_200_000

@@ -19,11 +19,11 @@ from test_run import bring, planned, ran
 
 from ssld_pipeline.config.load import load_config
 from ssld_pipeline.copies.planted.alterations import KINDS
+from ssld_pipeline.copies.planted.canaries import draw
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.kernels.intervals import chance_of_at_most, wilson
 from ssld_pipeline.queries.status import status
 from ssld_pipeline.stages import check_dedupe, dedupe, find_copies
-from ssld_pipeline.stages.canaries import draw
 from ssld_pipeline.stages.check_dedupe import HARD_KINDS
 from ssld_pipeline.stages.stage import Setup
 from ssld_pipeline.store.workspace import Workspace

@@ -262,7 +262,7 @@ def test_steps_are_inherited_only_where_they_make_sense(tmp_path: Path) -> None:
     assert own.finetune is not None
     assert own.baseline is not None
     assert (own.finetune.steps, own.baseline.steps, own.baseline.lr) == (700, 50, 0.2)
-    with pytest.raises(UserError, match="baseline.loss must be ce"):
+    with pytest.raises(UserError, match=r"baseline\.loss must be ce"):
         load(tmp_path, baseline={"loss": "js"})
 
 

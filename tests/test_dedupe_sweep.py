@@ -15,6 +15,7 @@ from test_verdicts import COPIES, LISTS, REPORTED, Rows, configured, decided, ev
 from test_verdicts import done as done
 
 from ssld_pipeline.config.load import load_config
+from ssld_pipeline.copies.decision import is_copy
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.queries.dedupe_sweep import measure
 from ssld_pipeline.queries.status import rows_of
@@ -55,8 +56,8 @@ def test_every_figure_of_the_sweep_is_what_dedupe_would_remove(
         turned = (
             tables_of([given_row])
             .execute(f"""
-            SELECT {dedupe.is_copy(configured(**own).dedupe)},
-                   {dedupe.is_copy(configured(**own).dedupe.model_copy(update=thresholds))} FROM pairs""")
+            SELECT {is_copy(dedupe.thresholds(configured(**own).dedupe))},
+                   {is_copy(dedupe.thresholds(configured(**own).dedupe.model_copy(update=thresholds)))} FROM pairs""")
             .fetchall()
         )
         assert turned == [(row["side"] == "above", row["side"] == "below")], "this threshold alone decides"

@@ -16,6 +16,7 @@ from drawn import picture
 from reported import CLASSES, Page, catalogued, database, html_of, pair_row, similarity
 
 from ssld_pipeline.config.dedupe import DedupeConfig
+from ssld_pipeline.copies.geometry.homography import resized_pixels
 from ssld_pipeline.inputs.read import ImageReader
 from ssld_pipeline.report import difference, matches, pairs
 from ssld_pipeline.report.overlay import SLOT_PX, Place
@@ -86,7 +87,7 @@ def test_warped_pool_image_lies_over_the_protected_one() -> None:
     to_pool = similarity(0.6, 20, True, (320, 240), size)
     pool = cv2.warpPerspective(source, to_pool, size, flags=cv2.INTER_AREA)
     small = cv2.resize(source, (160, 120), interpolation=cv2.INTER_AREA)
-    h = difference.resampled((320, 240), (160, 120)) @ np.linalg.inv(to_pool)
+    h = resized_pixels((320, 240), (160, 120)) @ np.linalg.inv(to_pool)
     warped, inside = difference.warp(pool, h, (160, 120))
     assert 0.7 < inside.mean() < 1
     shown = cv2.perspectiveTransform(np.argwhere(inside)[None, :, ::-1].astype(float), np.linalg.inv(h))[0]

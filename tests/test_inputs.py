@@ -19,11 +19,11 @@ import pytest
 from ssld_pipeline.contracts import CATALOG, REJECT_REASONS, Reject
 from ssld_pipeline.errors import BadImage, UserError
 from ssld_pipeline.inputs import walk
-from ssld_pipeline.inputs.ahead import ahead
 from ssld_pipeline.inputs.listing import class_folders, list_shards
 from ssld_pipeline.inputs.read import ImageReader
 from ssld_pipeline.inputs.scan import scan
 from ssld_pipeline.inputs.shard import Shard
+from ssld_pipeline.kernels.ahead import ahead
 from ssld_pipeline.kernels.images import decode
 
 CLASSES = ("cat", "dog")

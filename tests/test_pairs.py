@@ -9,17 +9,20 @@ import pytest
 from drawn import picture
 
 from ssld_pipeline.config.dedupe import DedupeConfig
-from ssld_pipeline.copies import search as pairs
+from ssld_pipeline.copies import search
+from ssld_pipeline.copies.evidence import Evidence
 from ssld_pipeline.copies.features.sift import resize_grey
 from ssld_pipeline.copies.pixels.block_agreement import protected_frame
-from ssld_pipeline.copies.search import Pair, PoolImage, _compare, _is_settled, _together
+from ssld_pipeline.copies.pool_image import PoolImage
+from ssld_pipeline.copies.search import _compare, _is_settled, _together
+from ssld_pipeline.stages.find_copies import search_settings
 
-CONFIG = DedupeConfig()
+SETTINGS = search_settings(DedupeConfig())
 
 
 def test_the_second_look_at_a_large_image_adds_key_points_to_those_of_the_first():
     gravel = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
-    image = PoolImage(cv2.GaussianBlur(gravel, (0, 0), 3), CONFIG)
+    image = PoolImage(cv2.GaussianBlur(gravel, (0, 0), 3), SETTINGS)
     (grey, first), (again, second) = image.first_look, image.second_look
     assert grey is again and grey.shape == (300, 400)
     assert len(first) == 250 < len(second) <= 500
@@ -29,7 +32,7 @@ def test_the_second_look_at_a_large_image_adds_key_points_to_those_of_the_first(
 
 
 def test_the_second_look_at_a_small_image_is_at_a_larger_one():
-    grey, points = PoolImage(picture(1, 320, 240), CONFIG).second_look
+    grey, points = PoolImage(picture(1, 320, 240), SETTINGS).second_look
     assert grey.shape == (360, 480) and len(points) <= 500
 
 
@@ -37,14 +40,15 @@ def test_the_large_picture_of_a_page_is_searched_as_a_whole_image_is_the_small_o
     page = np.full((300, 400, 3), 255, np.uint8)
     page[10:290, 10:260] = picture(1, 250, 280)
     page[10:110, 280:390] = picture(2, 110, 100)
-    panels = [panel for panel, _ in PoolImage(page, CONFIG).panels]
+    panels = [panel for panel, _ in PoolImage(page, SETTINGS).panels]
     assert [panel.first_look.grey.shape for panel in panels] == [(280, 250), (100, 110)]
-    assert panels[0].config == CONFIG
-    assert (panels[1].config.image_side, panels[1].config.pool_keypoints, panels[1].config.min_votes) == (240, 150, 3)
+    assert panels[0].settings == SETTINGS
+    small = panels[1].settings
+    assert (small.image_side, small.pool_keypoints, small.min_votes) == (240, 150, 3)
 
 
 def test_beyond_doubt_is_only_what_the_decision_takes_for_a_copy_too():
-    sure = Pair(3, "sift", 80, 12, 0.6, 64, 0.3, np.eye(3))
+    sure = Evidence(3, "sift", 80, 12, 0.6, 64, 0.3, np.eye(3))
     assert _is_settled([sure])
     for less in ({"num_inliers": 11}, {"score": 0.59}, {"num_blocks": 63}, {"coverage": 0.29}):
         assert not _is_settled([replace(sure, **less)])
@@ -54,21 +58,21 @@ def test_beyond_doubt_is_only_what_the_decision_takes_for_a_copy_too():
 def test_beside_what_is_beyond_doubt_only_what_has_a_quarter_of_its_votes_is_compared(monkeypatch, score, compared):
     looked_at = []
 
-    def verify(look, image, index, config):
+    def verify(look, image, index, settings):
         looked_at.append(image)
-        return Pair(image, "sift", 40, 30, score if image == 7 else 0.1, 250, 1.0, np.eye(3))
+        return Evidence(image, "sift", 40, 30, score if image == 7 else 0.1, 250, 1.0, np.eye(3))
 
-    monkeypatch.setattr(pairs, "propose", lambda *_: (np.array([7, 8, 9, 5]), np.array([40, 10, 9, 9])))
-    monkeypatch.setattr(pairs, "_verify", verify)
-    pairs._pairs_by_keypoints(PoolImage(picture(1, 480, 360), CONFIG), None, CONFIG)
+    monkeypatch.setattr(search, "propose", lambda *_: (np.array([7, 8, 9, 5]), np.array([40, 10, 9, 9])))
+    monkeypatch.setattr(search, "_verify", verify)
+    search._pairs_by_keypoints(PoolImage(picture(1, 480, 360), SETTINGS), None, SETTINGS)
     assert looked_at[:4] == compared
 
 
 @pytest.mark.parametrize("swapped", [False, True])
 def test_each_look_says_what_it_knows_best(swapped):
     turned = np.diag([1.0, 1.1, 1.0])
-    matched = Pair(3, "sift", 80, 60, 0.34, 256, 1.0, np.eye(3), explained=0.54)
-    alike = Pair(3, "perceptual", 0, 0, 0.37, 256, 1.0, turned, explained=0.42)
+    matched = Evidence(3, "sift", 80, 60, 0.34, 256, 1.0, np.eye(3), explained=0.54)
+    alike = Evidence(3, "perceptual", 0, 0, 0.37, 256, 1.0, turned, explained=0.42)
     found = _together(*((alike, matched) if swapped else (matched, alike)))
     assert (found.method, found.num_matches, found.num_inliers) == ("perceptual", 80, 60)
     assert (found.score, found.explained) == (0.37, 0.54) and found.homography is turned
@@ -84,9 +88,9 @@ def from_elsewhere(image):
 
 @pytest.mark.parametrize("swapped", [False, True])
 def test_likeness_as_a_whole_does_not_undo_that_it_is_another_photograph(swapped):
-    other = Pair(3, "sift", 30, 20, 0.2, 250, 1.0, np.eye(3), is_other=True)
+    other = Evidence(3, "sift", 30, 20, 0.2, 250, 1.0, np.eye(3), is_other=True)
     for method, score, expected in (("perceptual", 0.6, 0.2), ("perceptual", 0.85, 0.85), ("sift", 0.6, 0.6)):
-        pair = Pair(3, method, 10, 5, score, 250, 1.0, np.eye(3))
+        pair = Evidence(3, method, 10, 5, score, 250, 1.0, np.eye(3))
         assert _together(*((other, pair) if swapped else (pair, other))).score == expected
 
 

@@ -10,9 +10,10 @@ from drawn import encoded, picture
 from test_dedupe import SIZE, build, catalog_rows, config, opened
 
 from ssld_pipeline.copies.index.protected_index import open_indexes
+from ssld_pipeline.copies.planted.canaries import Canary
 from ssld_pipeline.stages import check_dedupe, find_copies
-from ssld_pipeline.stages.canaries import Canary, Trial, judge
-from ssld_pipeline.stages.find_copies import pairs_of
+from ssld_pipeline.stages.canaries import Trial, judge
+from ssld_pipeline.stages.find_copies import pairs_of, search_settings
 from ssld_pipeline.stages.stage import Setup
 
 REPORTED = {"against": ["protected", "labeled"], "report_only": ["labeled"]}
@@ -115,7 +116,7 @@ def test_canaries_are_of_images_whose_copies_are_removed(tmp_path, settings):
 def test_what_is_found_as_a_copy_of_a_reported_image_alone_is_not_found(tmp_path):
     index, _, _ = build(tmp_path / "index", {"labeled/3": encoded(picture(3, *SIZE))})
     data = shrunk(picture(3, *SIZE), 280)
-    pairs = pairs_of("canary/00000", data, open_indexes(index, 4), config().dedupe)
+    pairs = pairs_of("canary/00000", data, open_indexes(index, 4), search_settings(config().dedupe))
     trial = Trial(Canary(0, "protected/3", "resize"), data, pairs)
     for settings, expected in ((REPORTED, False), ({"against": ["protected", "labeled"]}, True)):
         (row,) = judge([trial], config(**settings)).to_pylist()

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 
 from ssld_pipeline.copies.features.sift import KeyPoints
+from ssld_pipeline.copies.geometry.homography import in_pixels, longer_to_pixels
 from ssld_pipeline.copies.geometry.verify_geometry import (
     _is_sane,
     estimate_transform,
     fit_affine,
     match_guided,
     overlap,
-    pixel_homography,
 )
 
 
@@ -135,7 +135,7 @@ def test_points_on_a_line_and_too_few_points_fix_no_transform():
 
 
 def test_a_homography_in_pixels_maps_corners_onto_corners():
-    pixels = pixel_homography(np.eye(3), (400, 300), (200, 150))
+    pixels = in_pixels(np.eye(3), longer_to_pixels((400, 300)), longer_to_pixels((200, 150)))
     mapped = pixels @ np.array([399.5, -0.5, 1])  # the upper right corner of the upper right pixel
     np.testing.assert_allclose(mapped[:2] / mapped[2], [199.5, -0.5])
 

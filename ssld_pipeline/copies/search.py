@@ -7,19 +7,20 @@ counts of matches alone.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ssld_pipeline.copies.evidence import Evidence
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from ssld_pipeline.config.dedupe import DedupeConfig
-    from ssld_pipeline.copies.features.sift import Chosen, KeyPoints
+    from ssld_pipeline.copies.features.sift import KeyPoints
     from ssld_pipeline.copies.index.protected_index import ProtectedIndex
     from ssld_pipeline.copies.pixels.block_agreement import Comparison
+    from ssld_pipeline.copies.pool_image import Look, PoolImage
+    from ssld_pipeline.copies.settings import SearchSettings
 
     Homography = npt.NDArray[np.float64]
 
@@ -34,11 +35,6 @@ _SETTLED_COVERAGE = 0.3
 _ALSO = 0.25
 # Below this score nothing speaks for a pair: it is not kept as evidence, or ten in a hundred images would leave some.
 _DOUBTFUL_SCORE = 0.2
-# A second look, for what is doubtful: small copies within other pictures, hard crops, strong perspective.
-_SECOND_KEYPOINTS = 2  # times as many as at first
-# Small images are enlarged for it. Others are not looked at more closely: at 480 px instead of 400, with as many key
-# points, of 485 extreme copies one more was found and of 970 hard ones two fewer, for 24 ms a look instead of 2.
-_ENLARGED_SIDE = 1.2
 # So many votes more than chance gives are worth enlarging an image for; one more is enough where it costs less.
 _ENLARGED_VOTES = 2
 _DOUBTFUL_INLIERS = 10
@@ -47,10 +43,6 @@ _FEW_KEYPOINTS = 60
 
 # Of the protected image, in one part of a grid or page. Less is what pages have in common: a column, a button.
 _PANEL_SHOWS = 0.5
-_PANEL_SIZE = 0.6
-# One that fills this share of the image, as in a photograph of a screen, is searched as a whole image is: of 2,300 hard
-# and extreme copies that finds nine more.
-_LARGE_PANEL = 0.4
 # Another photograph of the same place, not a copy: the key points lie this far off where one transform puts them
 # (median, of the longer side), are this unlike, and the picture's parts lie so many pixels off where any smooth warp
 # puts them. Of 37 images that were removed for no copy 14 are told so, of 14,000 copies three. From the last score on a
@@ -64,102 +56,7 @@ _ONE_SHOT_SCORE = 0.8
 _CORNER_OF_POOL, _CORNER_OF_PROTECTED = 0.5, 0.3
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A pool image beside protected image number ``protected``; ``homography``: in units of the longer sides.
-
-    ``score``: how well the pixels agree, in [0,1], over ``num_blocks`` of 256 cells, those with edges. ``coverage``:
-    share of the protected image that the pool image shows. ``explained``: see ``copies.pixels.tone_curve``.
-    """
-
-    protected: int
-    method: str
-    num_matches: int
-    num_inliers: int
-    score: float
-    num_blocks: int
-    coverage: float
-    homography: Homography
-    explained: float = 0.0
-    is_other: bool = False
-    """Another photograph of the same place."""
-
-
-class Look(NamedTuple):
-    grey: npt.NDArray[np.uint8]
-    keypoints: KeyPoints
-
-
-class PoolImage:
-    """The picture (uint8 [height, width, 3]) as it is searched; each look is taken once, and only if asked for."""
-
-    def __init__(self, pixels: npt.NDArray[np.uint8], config: DedupeConfig) -> None:
-        self._pixels, self.config = pixels, config
-
-    @property
-    def is_small(self) -> bool:
-        """Smaller than it is looked at first: a second look must enlarge it to see more."""
-        return bool(max(self._pixels.shape[:2]) < self.config.image_side)
-
-    @cached_property
-    def panels(self) -> list[tuple[PoolImage, Homography]]:
-        """The pictures that it is put together of, and where each lies: its own units of the longer side in these."""
-        import numpy as np
-
-        from ssld_pipeline.copies.candidates.panels import find_panels
-
-        grey, longer = self.first_look.grey, max(self._pixels.shape[:2])
-        panels = []
-        for panel in find_panels(grey):
-            is_large = panel.height * panel.width >= _LARGE_PANEL * grey.size
-            config = self.config if is_large else _panel_config(self.config)
-            top, bottom, left, right = (round(longer / max(grey.shape) * side) for side in panel)
-            scale, x, y = (side / longer for side in (max(bottom - top, right - left), left, top))
-            placed = np.array([[scale, 0, x], [0, scale, y], [0, 0, 1]])
-            panels.append((PoolImage(self._pixels[top:bottom, left:right], config), placed))
-        return panels
-
-    @cached_property
-    def _chosen(self) -> tuple[npt.NDArray[np.uint8], Chosen]:
-        from ssld_pipeline.copies.features.sift import choose_blobs, resize_grey
-
-        grey = resize_grey(self._pixels, self.config.image_side)
-        return grey, choose_blobs(grey, _SECOND_KEYPOINTS * self.config.pool_keypoints)
-
-    @cached_property
-    def first_look(self) -> Look:
-        from ssld_pipeline.copies.features.sift import describe_blobs
-
-        grey, chosen = self._chosen
-        budget = self.config.pool_keypoints
-        return Look(grey, describe_blobs(chosen, slice(budget), budget))
-
-    @cached_property
-    def second_look(self) -> Look:
-        from ssld_pipeline.copies.features.sift import concatenate, describe_blobs, detect_keypoints, resize_grey
-
-        budget = _SECOND_KEYPOINTS * self.config.pool_keypoints
-        if self.is_small:
-            larger = resize_grey(self._pixels, round(_ENLARGED_SIDE * self.config.image_side), enlarge=True)
-            return Look(larger, detect_keypoints(larger, budget))
-        (grey, first), (_, chosen) = self.first_look, self._chosen
-        more = describe_blobs(chosen, slice(self.config.pool_keypoints, None), budget - len(first))
-        return Look(grey, concatenate((first, more)))
-
-
-def _panel_config(config: DedupeConfig) -> DedupeConfig:
-    """How one picture of a page is searched: it is small, and there are many. Of 186 in grids and on pages two fewer
-    are found than by the settings of a whole image, in two thirds of the time."""
-    changes = {
-        "image_side": round(_PANEL_SIZE * config.image_side),
-        "pool_keypoints": math.ceil(_PANEL_SIZE * config.pool_keypoints),
-        "num_candidates": math.ceil(_PANEL_SIZE * config.num_candidates),
-        "min_votes": config.min_votes + 1,
-    }
-    return config.model_copy(update=changes)
-
-
-def find_pairs(pool_image: PoolImage, index: ProtectedIndex) -> list[Pair]:
+def find_evidence(pool_image: PoolImage, index: ProtectedIndex) -> list[Evidence]:
     """The pairs whose pixels agree at least a little, by falling score; each protected image once."""
     import numpy as np
 
@@ -172,7 +69,7 @@ def find_pairs(pool_image: PoolImage, index: ProtectedIndex) -> list[Pair]:
             pairs += [replace(pair, homography=pair.homography @ from_whole) for pair in shown]
             if _is_settled(shown):
                 break
-    best: dict[int, Pair] = {}
+    best: dict[int, Evidence] = {}
     for pair in pairs:
         other = best.get(pair.protected)
         best[pair.protected] = pair if other is None else _together(other, pair)
@@ -180,16 +77,16 @@ def find_pairs(pool_image: PoolImage, index: ProtectedIndex) -> list[Pair]:
     return sorted(kept, key=lambda p: (-p.score, p.protected))
 
 
-def _pairs_of(pool_image: PoolImage, index: ProtectedIndex) -> list[Pair]:
+def _pairs_of(pool_image: PoolImage, index: ProtectedIndex) -> list[Evidence]:
     """What one picture gives; a protected image may stand in it twice."""
-    (grey, keypoints), config = pool_image.first_look, pool_image.config
-    pairs = _pairs_by_keypoints(pool_image, index, config)
+    (grey, keypoints), settings = pool_image.first_look, pool_image.settings
+    pairs = _pairs_by_keypoints(pool_image, index, settings)
     if not _is_settled(pairs):
-        pairs += _pairs_by_likeness(grey, index, config, len(keypoints) < _FEW_KEYPOINTS)
+        pairs += _pairs_by_likeness(grey, index, settings, len(keypoints) < _FEW_KEYPOINTS)
     return pairs
 
 
-def _together(first: Pair, second: Pair) -> Pair:
+def _together(first: Evidence, second: Evidence) -> Evidence:
     """One pair of two looks at the same protected image: the key points of the one, the place that fits better, and the
     better explanation. Alike as a whole in either, it is so in both: a few key points are no reason against it."""
     best = max(first, second, key=lambda p: p.num_inliers)
@@ -204,7 +101,7 @@ def _together(first: Pair, second: Pair) -> Pair:
     )
 
 
-def _is_settled(pairs: list[Pair]) -> bool:
+def _is_settled(pairs: list[Evidence]) -> bool:
     """Is one of them beyond doubt?"""
     return any(
         p.score >= _SETTLED_SCORE
@@ -215,33 +112,33 @@ def _is_settled(pairs: list[Pair]) -> bool:
     )
 
 
-def _pairs_by_keypoints(pool_image: PoolImage, index: ProtectedIndex, config: DedupeConfig) -> list[Pair]:
-    images, votes = propose(pool_image.first_look.keypoints, index, config)
-    pairs: list[Pair] = []
+def _pairs_by_keypoints(pool_image: PoolImage, index: ProtectedIndex, settings: SearchSettings) -> list[Evidence]:
+    images, votes = propose(pool_image.first_look.keypoints, index, settings)
+    pairs: list[Evidence] = []
     least = 0.0
     for image, num_votes in zip(images.tolist(), votes.tolist(), strict=True):
         if num_votes < least:
             break
-        if pair := _verify(pool_image.first_look, image, index, config):
+        if pair := _verify(pool_image.first_look, image, index, settings):
             pairs.append(pair)
             least = least or (_ALSO * num_votes if _is_settled([pair]) else 0)
     if least:
         return pairs
     doubtful = {p.protected for p in pairs if p.score >= _DOUBTFUL_SCORE or p.num_inliers >= _DOUBTFUL_INLIERS}
     least = _ENLARGED_VOTES if pool_image.is_small else 1
-    doubtful |= set(images[votes >= noise_level(votes, config) + least].tolist())
+    doubtful |= set(images[votes >= noise_level(votes, settings) + least].tolist())
     return pairs + [
-        pair for image in sorted(doubtful) if (pair := _verify(pool_image.second_look, image, index, config))
+        pair for image in sorted(doubtful) if (pair := _verify(pool_image.second_look, image, index, settings))
     ]
 
 
-def noise_level(votes: npt.NDArray[np.int64], config: DedupeConfig) -> int:
+def noise_level(votes: npt.NDArray[np.int64], settings: SearchSettings) -> int:
     """The votes that chance gives: as many as the last candidate's, which grow with the number of protected images."""
-    return int(votes[-1]) if len(votes) == config.num_candidates else config.min_votes
+    return int(votes[-1]) if len(votes) == settings.num_candidates else settings.min_votes
 
 
 def propose(
-    pool: KeyPoints, index: ProtectedIndex, config: DedupeConfig
+    pool: KeyPoints, index: ProtectedIndex, settings: SearchSettings
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """(images, votes): the protected images whose key points, near those of the pool image, agree best with one
     transform, by falling number of them."""
@@ -249,33 +146,33 @@ def propose(
 
     from ssld_pipeline.copies.geometry.hough_votes import rank_by_agreement
 
-    rows = index.neighbours(pool.descriptors, config.num_neighbours)
+    rows = index.neighbours(pool.descriptors, settings.num_neighbours)
     sources, columns = np.nonzero(rows >= 0)
     hit = rows[sources, columns]
     left, right = pool.places[sources], index.places_of(hit)
-    ranked, votes = rank_by_agreement(left, right, sources, index.image_of(hit), config.min_votes)
-    return ranked[: config.num_candidates], votes[: config.num_candidates]
+    ranked, votes = rank_by_agreement(left, right, sources, index.image_of(hit), settings.min_votes)
+    return ranked[: settings.num_candidates], votes[: settings.num_candidates]
 
 
-def _verify(look: Look, image: int, index: ProtectedIndex, config: DedupeConfig) -> Pair | None:
+def _verify(look: Look, image: int, index: ProtectedIndex, settings: SearchSettings) -> Evidence | None:
     from ssld_pipeline.copies.geometry.match import mutual_nearest, squared_distances
     from ssld_pipeline.copies.geometry.verify_geometry import estimate_transform, match_guided
 
     pool, protected = look.keypoints, index.own_keypoints(image)
     distances = squared_distances(pool.descriptors, protected.descriptors)
-    left, right = mutual_nearest(distances, config.max_match_distance)
+    left, right = mutual_nearest(distances, settings.max_match_distance)
     start = estimate_transform(pool.places[left], protected.places[right])
     if start is None:
         return None
-    guided = match_guided(start, pool, protected, distances, config.max_match_distance)
+    guided = match_guided(start, pool, protected, distances, settings.max_match_distance)
     counts = len(left), guided.num_inliers
     is_loose = guided.error > _LOOSE_ERROR and guided.distance > _LOOSE_DISTANCE
     return _compare(look.grey, image, guided.homography, "sift", counts, index, is_loose)
 
 
 def _pairs_by_likeness(
-    grey: npt.NDArray[np.uint8], index: ProtectedIndex, config: DedupeConfig, with_thumbnails: bool
-) -> list[Pair]:
+    grey: npt.NDArray[np.uint8], index: ProtectedIndex, settings: SearchSettings, with_thumbnails: bool
+) -> list[Evidence]:
     """Finds what key points do not survive: one side squeezed to half, writing all over, or light turned into dark."""
     import numpy as np
 
@@ -284,12 +181,12 @@ def _pairs_by_likeness(
     proposed = propose(
         dihedral_looks(grey),
         index.looks,
-        config.max_hash_distance,
-        config.min_thumbnail_correlation if with_thumbnails else None,
+        settings.max_hash_distance,
+        settings.min_thumbnail_correlation if with_thumbnails else None,
     )
     pool_size = (grey.shape[1], grey.shape[0])
     pairs = []
-    for image, form, as_negative in proposed[: config.num_candidates]:
+    for image, form, as_negative in proposed[: settings.num_candidates]:
         homography = dihedral_homography(form, pool_size, index.size_of(image))
         seen = np.asarray(255 - grey, np.uint8) if as_negative else grey
         if pair := _compare(seen, image, homography, "perceptual", (0, 0), index):
@@ -305,7 +202,7 @@ def _compare(
     counts: tuple[int, int],
     index: ProtectedIndex,
     is_loose: bool = False,
-) -> Pair | None:
+) -> Evidence | None:
     """``is_loose``: do the key points fit so badly that it may be another photograph of the same place?"""
     from ssld_pipeline.copies.geometry.verify_geometry import overlap
     from ssld_pipeline.copies.pixels.block_agreement import compare_through_blur
@@ -325,17 +222,17 @@ def _compare(
     return pair
 
 
-def _as_pair(image: int, method: str, counts: tuple[int, int], compared: Comparison) -> Pair:
+def _as_pair(image: int, method: str, counts: tuple[int, int], compared: Comparison) -> Evidence:
     from ssld_pipeline.copies.pixels.tone_curve import explained_share
 
     score, num_blocks, coverage = compared.agreement
     explained = explained_share(compared.pictures, compared.seen) if score >= _DOUBTFUL_SCORE else 0.0
-    return Pair(image, method, *counts, score, num_blocks, coverage, compared.homography, explained)
+    return Evidence(image, method, *counts, score, num_blocks, coverage, compared.homography, explained)
 
 
 def _compare_whole(
     grey: npt.NDArray[np.uint8], image: int, method: str, counts: tuple[int, int], index: ProtectedIndex
-) -> Pair | None:
+) -> Evidence | None:
     """Corner on corner, turned and mirrored in all ways: a part of a pattern is a part of every such pattern. Not
     through its blur: whether blurred patterns can be told from each other was not measured."""
     from ssld_pipeline.copies.candidates.perceptual_hash import NUM_FORMS, dihedral_homography

@@ -13,9 +13,9 @@ from typing import TypeVar
 import pyarrow as pa
 
 from ssld_pipeline.errors import BadImage
-from ssld_pipeline.inputs.ahead import ahead
 from ssld_pipeline.inputs.location import filesystem, is_local
 from ssld_pipeline.inputs.parquet import find_columns, image_array, image_batches, open_parquet
+from ssld_pipeline.kernels.ahead import ahead
 
 File = TypeVar("File")
 Address = tuple[str, int, int]

@@ -1,6 +1,6 @@
 """How many pool images each threshold of dedupe would remove, and the pairs at the border: from the table ``pairs``.
 
-Every count asks ``dedupe.is_copy``, the rule of the stage itself, with other numbers in it.
+Every count asks ``copies.decision``, the rule of the stage itself, with other thresholds.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.config.dedupe import DECISION_FIELDS
+from ssld_pipeline.copies.decision import Thresholds, is_copy
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.stages.dedupe import images_on, is_copy, is_reported, register_lists
+from ssld_pipeline.stages.dedupe import images_on, is_reported, register_lists, thresholds
 
 if TYPE_CHECKING:
     import duckdb
 
-    from ssld_pipeline.config.dedupe import DedupeConfig
     from ssld_pipeline.config.run import RunConfig
     from ssld_pipeline.store.workspace import Workspace
 
@@ -67,7 +67,7 @@ def sweep(workspace: Workspace, config: RunConfig, num_samples: int = 3) -> Swee
 
 def measure(tables: duckdb.DuckDBPyConnection, config: RunConfig, num_samples: int) -> Sweep:
     """The same from the views ``pairs`` and ``catalog``."""
-    num_denied, settings = _prepare(tables, config), config.dedupe
+    num_denied, settings = _prepare(tables, config), thresholds(config.dedupe)
     scores, inliers = _around("min_score", settings), _around("min_inliers", settings)
     grid = [{"min_score": s, "min_inliers": i} for s in scores for i in inliers]
     alone = [(name, value) for name in DECISION_FIELDS for value in _around(name, settings)]
@@ -89,11 +89,12 @@ def _prepare(tables: duckdb.DuckDBPyConnection, config: RunConfig) -> int:
     """Makes the table ``near``: the pairs whose image some threshold that is tried removes. Returns the number of
     denied images, which no threshold keeps."""
     register_lists(tables, config.dedupe)
-    loosest = {name: _around(name, config.dedupe)[0] for name in DECISION_FIELDS}
+    present = thresholds(config.dedupe)
+    changes: dict[str, Any] = {name: _around(name, present)[0] for name in DECISION_FIELDS}
     tables.execute(f"""
         CREATE TEMP TABLE near AS SELECT image_id, protected_id, method, num_matches, num_inliers, score, num_blocks,
                                          coverage, explained, homography FROM pairs
-        WHERE {is_copy(config.dedupe.model_copy(update=loosest))} AND NOT {is_reported(config)}
+        WHERE {is_copy(replace(present, **changes))} AND NOT {is_reported(config)}
           AND image_id NOT IN (SELECT image_id FROM listed WHERE in_pool)""")
     return _number(tables, images_on("deny"))
 
@@ -103,17 +104,17 @@ def _number(tables: duckdb.DuckDBPyConnection, query: str) -> int:
     return int(found)
 
 
-def _around(name: str, config: DedupeConfig) -> Sequence[float]:
+def _around(name: str, present: Thresholds) -> Sequence[float]:
     """The values to try, that of the config among them."""
-    return sorted({*_VALUES[name], getattr(config, name)})
+    return sorted({*_VALUES[name], getattr(present, name)})
 
 
-def _count(tables: duckdb.DuckDBPyConnection, config: DedupeConfig, changes: Sequence[dict[str, Any]]) -> list[int]:
+def _count(tables: duckdb.DuckDBPyConnection, present: Thresholds, changes: Sequence[dict[str, Any]]) -> list[int]:
     """Images that each change of the config would remove, denied ones apart.
 
     The answers of all rules on a pair are bits of a few integers: an aggregate for each rule takes three times as long.
     """
-    rules = [f"{is_copy(config.model_copy(update=change))}::BIGINT" for change in changes]
+    rules = [f"{is_copy(replace(present, **change))}::BIGINT" for change in changes]
     parts = [rules[start : start + _BITS] for start in range(0, len(rules), _BITS)]
     words = [" | ".join(f"({rule} << {place})" for place, rule in enumerate(part)) for part in parts]
     of_image = ", ".join(f"bit_or({word}) AS word{i}" for i, word in enumerate(words))
@@ -124,13 +125,15 @@ def _count(tables: duckdb.DuckDBPyConnection, config: DedupeConfig, changes: Seq
     return [sum(num for num, *found in rows if found[word] >> place & 1) for word, place in places]
 
 
-def _samples(tables: duckdb.DuckDBPyConnection, config: DedupeConfig, name: str, limit: int) -> list[dict[str, Any]]:
+def _samples(tables: duckdb.DuckDBPyConnection, present: Thresholds, name: str, limit: int) -> list[dict[str, Any]]:
     """Pairs that this threshold alone decides, nearest first on each side."""
-    column, without = _COLUMNS[name], is_copy(config.model_copy(update={name: _around(name, config)[0]}))
-    anyway = is_copy(config.model_copy(update={name: _NEVER}))
+    loosest: dict[str, Any] = {name: _around(name, present)[0]}
+    column, without = _COLUMNS[name], is_copy(replace(present, **loosest))
+    never: dict[str, Any] = {name: _NEVER}
+    anyway = is_copy(replace(present, **never))
     rows: list[dict[str, Any]] = []
     for side, rule, order in (("above", "", "ASC"), ("below", "NOT ", "DESC")):
-        query = f"""SELECT * FROM near WHERE {without} AND NOT {anyway} AND {rule}{is_copy(config)}
+        query = f"""SELECT * FROM near WHERE {without} AND NOT {anyway} AND {rule}{is_copy(present)}
                     ORDER BY {column} {order}, image_id, protected_id LIMIT {limit}"""
         found = tables.sql(query).to_arrow_table().to_pylist()
         rows += [{"threshold": name, "side": side, **_in_words(row)} for row in found]

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ssld_pipeline.copies.geometry.homography import Size, resized_pixels, zoom
 from ssld_pipeline.kernels.images import Pixels
-from ssld_pipeline.report.transform import Array, Size
+from ssld_pipeline.report.transform import Array
 
 Grey = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -64,18 +65,12 @@ def _reduced(pool: Grey, h: Array, size: Size) -> tuple[Grey, Array]:
     height, width = pool.shape
     middle = np.array([width / 2, height / 2, 1.0])
     depth = float(h[2] @ middle)
-    zoom = float(np.sqrt(abs(np.linalg.det(h)) / abs(depth) ** 3)) if depth else 1.0
-    small = max(1, round(width * min(1.0, zoom))), max(1, round(height * min(1.0, zoom)))
+    scale = min(1.0, float(zoom(h, np.array(depth)))) if depth else 1.0
+    small = max(1, round(width * scale)), max(1, round(height * scale))
     if small == (width, height):
         return pool, h
     reduced = np.asarray(cv2.resize(pool, small, interpolation=cv2.INTER_AREA), np.uint8)
-    return reduced, h @ resampled(small, (width, height))
-
-
-def resampled(source: Size, target: Size) -> Array:
-    """3x3 from pixels of an image to those of itself at another size, centres at whole numbers."""
-    x, y = target[0] / source[0], target[1] / source[1]
-    return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
+    return reduced, h @ resized_pixels(small, (width, height))
 
 
 def _smooth(image: Floats) -> Floats:

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ssld_pipeline.copies.features.sift import KeyPoints, detect_keypoints
+from ssld_pipeline.copies.geometry.homography import Size, longer_to_pixels
 from ssld_pipeline.copies.geometry.match import mutual_nearest, squared_distances
 from ssld_pipeline.copies.geometry.verify_geometry import estimate_transform, match_guided
-from ssld_pipeline.report.transform import Array, Size, project
+from ssld_pipeline.report.transform import Array, in_front
 
 if TYPE_CHECKING:
     from ssld_pipeline.config.dedupe import DedupeConfig
@@ -59,7 +60,7 @@ def find_lines(pool: KeyPoints, protected: KeyPoints, unit: Array, max_distance:
 def explained(p: npt.NDArray[np.float32], q: npt.NDArray[np.float32], unit: Array) -> Lines:
     """The rows of which ``unit`` brings ``p`` to ``q``, within 2 % of the longer side."""
     left, right = p.astype(np.float64), q.astype(np.float64)
-    predicted = project(unit, left) if len(left) else None
+    predicted = in_front(unit, left) if len(left) else None
     if predicted is None:
         return NO_LINES
     zoom = float(np.sqrt(abs(np.linalg.det(unit[:2, :2] / unit[2, 2]))))
@@ -69,9 +70,4 @@ def explained(p: npt.NDArray[np.float32], q: npt.NDArray[np.float32], unit: Arra
 
 def unit_homography(h: Array, pool: Size, protected: Size) -> Array:
     """``h``, from pool to protected pixels (centres at whole numbers), in units of the longer sides."""
-    return np.asarray(np.linalg.inv(_to_pixels(protected)) @ h @ _to_pixels(pool))
-
-
-def _to_pixels(size: Size) -> Array:
-    longer = float(max(size))
-    return np.array([[longer, 0, -0.5], [0, longer, -0.5], [0, 0, 1]])
+    return np.asarray(np.linalg.inv(longer_to_pixels(protected)) @ h @ longer_to_pixels(pool))

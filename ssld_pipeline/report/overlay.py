@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from ssld_pipeline.copies.geometry.homography import Size, corners
 from ssld_pipeline.report.matches import Lines
-from ssld_pipeline.report.transform import Array, Size, frame, project
+from ssld_pipeline.report.transform import Array, in_front
 
 SLOT_PX = 160
 GAP_PX = 24
@@ -70,10 +71,10 @@ def _box(size: Size, x: float) -> Place:
 
 def _outlined(box: Place, size: Size, to_here: Array, other: Size) -> Place:
     """With what the other picture shows of this one; without it where that is all, nothing, or crosses the horizon."""
-    corners = project(to_here, frame(other))
-    if corners is None:
+    outline = in_front(to_here, corners(other))
+    if outline is None:
         return box
-    area, shared = cv2.intersectConvexConvex(corners.astype(np.float32), frame(size).astype(np.float32))
+    area, shared = cv2.intersectConvexConvex(outline.astype(np.float32), corners(size).astype(np.float32))
     if shared is None or area > _WHOLE * size[0] * size[1]:
         return box
     points = shared[:, 0] * (SLOT_PX / max(size)) + (box.x, box.y)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ssld_pipeline.copies.geometry.homography import Size, resized_pixels
 from ssld_pipeline.report import matches
-from ssld_pipeline.report.difference import difference, resampled
+from ssld_pipeline.report.difference import difference
 from ssld_pipeline.report.figures import class_name, rows
 from ssld_pipeline.report.overlay import SLOT_PX, Overlay, overlay
 from ssld_pipeline.report.pictures import Picture, encode, shrink
 from ssld_pipeline.report.portraits import Portrait, Portraits
-from ssld_pipeline.report.transform import Array, Size, matrix, transform
+from ssld_pipeline.report.transform import Array, matrix, transform
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -166,5 +167,5 @@ def _difference(pool: Portrait, protected: Portrait, h: Array) -> tuple[Picture,
     small = shrink(protected.grey, SLOT_PX)
     target: Size = (small.shape[1], small.shape[0])
     source: Size = (pool.grey.shape[1], pool.grey.shape[0])
-    found = difference(pool.grey, small, resampled(protected.size, target) @ h @ resampled(source, pool.size))
+    found = difference(pool.grey, small, resized_pixels(protected.size, target) @ h @ resized_pixels(source, pool.size))
     return (encode(found.pixels), found.mean) if found else None

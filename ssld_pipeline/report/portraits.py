@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ssld_pipeline.copies.features.sift import KeyPoints, resize_grey
-from ssld_pipeline.inputs.ahead import ahead
+from ssld_pipeline.copies.geometry.homography import Size
+from ssld_pipeline.kernels.ahead import ahead
 from ssld_pipeline.report.matches import pool_keypoints, protected_keypoints
 from ssld_pipeline.report.overlay import SLOT_PX
 from ssld_pipeline.report.pictures import Address, Picture, Read, encode, load, shrink
-from ssld_pipeline.report.transform import Size
 
 if TYPE_CHECKING:
     from ssld_pipeline.config.dedupe import DedupeConfig

@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ssld_pipeline.copies.geometry.homography import Size, corners, project
+
 Array = NDArray[np.float64]
-Size = tuple[int, int]  # width, height, pixels
 
 
 @dataclass(frozen=True)
@@ -53,24 +54,15 @@ def matrix(homography: Sequence[float] | None) -> Array | None:
     return h
 
 
-def frame(size: Size) -> Array:
-    """Corners (4, 2) of an image, clockwise from the top left."""
-    width, height = size
-    return np.array([[0, 0], [width, 0], [width, height], [0, height]], dtype=np.float64)
-
-
-def project(h: Array, points: Array) -> Array | None:
+def in_front(h: Array, points: Array) -> Array | None:
     """``points`` (N, 2) through ``h``; None where the horizon runs between them."""
-    mapped = np.c_[points, np.ones(len(points))] @ h.T
-    weights = mapped[:, 2]
-    if np.min(np.abs(weights)) < 1e-9 or np.ptp(np.sign(weights)):
-        return None
-    return np.asarray(mapped[:, :2] / weights[:, None])
+    mapped, depth = project(h, points)
+    return None if np.min(np.abs(depth)) < 1e-9 or np.ptp(np.sign(depth)) else mapped
 
 
 def transform(h: Array, pool: Size, protected: Size) -> Transform | None:
     """How the pool image was made from the protected one, taken at the pool image's centre; None off the horizon."""
-    shown = project(h, frame(pool))
+    shown = in_front(h, corners(pool))
     if shown is None:
         return None
     jacobian = np.linalg.inv(_jacobian(h, np.array(pool, dtype=np.float64) / 2))
@@ -89,5 +81,5 @@ def _jacobian(h: Array, point: Array) -> Array:
 
 
 def _coverage(shown: Array, protected: Size) -> float:
-    area, _ = cv2.intersectConvexConvex(shown.astype(np.float32), frame(protected).astype(np.float32))
+    area, _ = cv2.intersectConvexConvex(shown.astype(np.float32), corners(protected).astype(np.float32))
     return float(min(1.0, area / (protected[0] * protected[1])))

@@ -17,14 +17,14 @@ from ssld_pipeline.config.dedupe import CHECK_FIELDS, DECISION_FIELDS
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.kernels.intervals import chance_of_at_most, wilson
 from ssld_pipeline.stages import dedupe, find_copies
-from ssld_pipeline.stages.index_protected import in_reading_order, on_threads
 from ssld_pipeline.stages.stage import ArtifactStage, Json, Reject, Setup
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from ssld_pipeline.config.run import RunConfig
-    from ssld_pipeline.stages.canaries import Canary, Trial
+    from ssld_pipeline.copies.planted.canaries import Canary
+    from ssld_pipeline.stages.canaries import Trial
 
 HARD_KINDS = ("watermark", "hard_crop", "perspective", "screenshot", "collage", "screen_photo")
 """Reported, not required: of these the search is known to miss some, where much is hidden or bent."""
@@ -68,11 +68,15 @@ def _try_all(setup: Setup, rows: pa.Table) -> tuple[list[Trial], list[Reject]]:
     import pyarrow.compute as pc
 
     from ssld_pipeline.copies.index.protected_index import open_indexes
+    from ssld_pipeline.copies.planted.canaries import draw
+    from ssld_pipeline.copies.threads import on_threads
     from ssld_pipeline.inputs.read import ImageReader
-    from ssld_pipeline.stages.canaries import draw, try_out
+    from ssld_pipeline.inputs.reading_order import in_reading_order
+    from ssld_pipeline.stages.canaries import try_out
 
     config, reader = setup.config.dedupe, ImageReader()
     indexes = open_indexes(setup.artifacts["index_protected"], config.num_probes)
+    search = find_copies.search_settings(config)
     of_image: dict[str, list[Canary]] = defaultdict(list)
     reported = setup.config.inputs_of(config.report_only)
     indexed = (image_id for index in indexes for image_id in index.image_ids)
@@ -82,7 +86,7 @@ def _try_all(setup: Setup, rows: pa.Table) -> tuple[list[Trial], list[Reject]]:
     drawn = rows.filter(pc.is_in(rows["image_id"], pa.array(of_image, pa.string())))
 
     def work(record: dict[str, Any]) -> tuple[list[Trial], list[Reject]]:
-        return try_out(record, of_image[record["image_id"]], reader, indexes, config)
+        return try_out(record, of_image[record["image_id"]], reader, indexes, search)
 
     done = list(on_threads(work, in_reading_order(drawn), setup.num_threads))
     trials = sorted((t for found, _ in done for t in found), key=lambda t: t.canary.number)

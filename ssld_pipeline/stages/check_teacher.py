@@ -6,12 +6,12 @@ student that is distilled from it ends at chance: the commonest grievance of SSL
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.errors import UserError
+from ssld_pipeline.kernels.digests import number
 from ssld_pipeline.stages.stage import ArtifactStage, Reject, Setup
 from ssld_pipeline.stages.teacher import teacher_settings, teacher_spec
 
@@ -61,16 +61,12 @@ def sample(rows: pa.Table, count: int) -> pa.Table:
 
     class_ids = np.array([-1 if c is None else c for c in rows["class_id"].to_pylist()], dtype=np.int64)
     labelled = np.flatnonzero((class_ids >= 0) & np.isin(np.array(rows["role"].to_pylist(), dtype=str), _ROLES))
-    drawn = np.array([_draw(i) for i in rows["image_id"].take(labelled).to_pylist()], dtype=np.uint64)
+    drawn = np.array([number(i) for i in rows["image_id"].take(labelled).to_pylist()], dtype=np.uint64)
     by_class = np.lexsort((drawn, class_ids[labelled]))
     _, starts, sizes = np.unique(class_ids[labelled][by_class], return_index=True, return_counts=True)
     rank = np.empty(len(labelled), dtype=np.int64)
     rank[by_class] = np.arange(len(labelled)) - np.repeat(starts, sizes)
     return rows.take(labelled[np.lexsort((drawn, rank))[:count]])
-
-
-def _draw(image_id: str) -> int:
-    return int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=8).digest(), "big")
 
 
 def _measure(setup: Setup, rows: pa.Table, rejects: list[Reject]) -> dict[str, Any]:

@@ -8,11 +8,11 @@ protected image is removed, and an image is removed by one removed pair, whateve
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from ssld_pipeline.config.dedupe import DECISION_FIELDS
 from ssld_pipeline.contracts import REMOVED
+from ssld_pipeline.copies.decision import MAX_BELOW_BEST, Thresholds, is_copy
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.stages.repeats import add_repeats
 from ssld_pipeline.stages.stage import Json, QueryStage
@@ -24,36 +24,9 @@ if TYPE_CHECKING:
     from ssld_pipeline.config.dedupe import DedupeConfig
     from ssld_pipeline.config.run import RunConfig
 
-# Drawn products of one outline agree to .8 with 5 to 8 inliers; few copies have so few.
-_MANY_INLIERS = 12
-_PER_MISSING_INLIER = 0.03
-# What is drawn over a picture, text or a scribble, may take this much of its score. One logo reaches 7 inliers.
-_DRAWN_OVER = 0.15
-_DRAWN_OVER_INLIERS = 8
-# So well explained, three inliers are enough: of others that agree to .6 with fewer than five, none was ever seen.
-_EXPLAINED_ALONE = 0.8
-# A small thing on flat ground fills few cells. Where nearly all of it is there, a quarter of min_blocks will do.
-_FEW_BLOCKS = 1 / 4
-_FEW_BLOCKS_COVERAGE = 0.5
-# What fits clearly worse than the best is another image of the same garment, page or watermark: it would be misnamed.
-_CLOSE = 0.1
 
-
-def is_copy(config: DedupeConfig) -> str:
-    """SQL over the columns of ``pairs``: does the evidence suffice?"""
-    missing = f"greatest(0, {_MANY_INLIERS} - num_inliers)"
-    explained_alone = f"coalesce(explained, 0) >= {_EXPLAINED_ALONE!r}::FLOAT"
-    alike = f"score >= {config.min_perceptual_score!r}::FLOAT"
-    small = f"""num_blocks >= {math.ceil(_FEW_BLOCKS * config.min_blocks)} AND {alike} AND {explained_alone}
-        AND coverage >= {_FEW_BLOCKS_COVERAGE!r}::FLOAT"""
-    visible = f"(num_blocks >= {config.min_blocks} OR {small}) AND coverage >= {config.min_coverage!r}::FLOAT"
-    return f"""(method = 'exact' OR {visible} AND (
-        (method = 'perceptual' OR {explained_alone}) AND {alike}
-        OR num_inliers >= {config.min_inliers}
-           AND score >= ({config.min_score!r} + {_PER_MISSING_INLIER} * {missing})::FLOAT
-        OR num_inliers >= greatest({config.min_inliers}, {_DRAWN_OVER_INLIERS})
-           AND score >= {config.min_score - _DRAWN_OVER!r}::FLOAT
-           AND coalesce(explained, 0) >= ({config.min_explained!r} + {_PER_MISSING_INLIER} * {missing})::FLOAT))"""
+def thresholds(config: DedupeConfig) -> Thresholds:
+    return Thresholds(**config.model_dump(include=set(DECISION_FIELDS)))
 
 
 def is_reported(config: RunConfig) -> str:
@@ -123,8 +96,8 @@ def decide(tables: duckdb.DuckDBPyConnection, config: RunConfig) -> pa.Table:
     """
     register_lists(tables, config.dedupe)
     query = _DECIDED.format(
-        is_copy=is_copy(config.dedupe),
-        close=_CLOSE,
+        is_copy=is_copy(thresholds(config.dedupe)),
+        close=MAX_BELOW_BEST,
         is_reported=is_reported(config),
         allowed=images_on("allow"),
         denied=images_on("deny"),
@@ -142,7 +115,8 @@ def decide(tables: duckdb.DuckDBPyConnection, config: RunConfig) -> pa.Table:
 def _leaks(config: RunConfig) -> str:
     """Query for (image_id, protected_id): the images that copy a protected one, denied ones too, each with its best."""
     return f"""SELECT image_id, protected_id FROM pairs
-               WHERE {is_copy(config.dedupe)} AND NOT {is_reported(config)} AND image_id NOT IN ({images_on("allow")})
+               WHERE {is_copy(thresholds(config.dedupe))} AND NOT {is_reported(config)}
+                     AND image_id NOT IN ({images_on("allow")})
                QUALIFY row_number() OVER (PARTITION BY image_id ORDER BY score DESC, protected_id) = 1"""
 
 
@@ -156,9 +130,9 @@ def figures(rows: pa.Table) -> dict[str, Json]:
 
 
 def _settings(config: RunConfig) -> dict[str, Json]:
-    thresholds = config.dedupe.model_dump(mode="json", include=set(DECISION_FIELDS))
+    own = config.dedupe.model_dump(mode="json", include=set(DECISION_FIELDS))
     within_pool = {"within_pool": True} if config.dedupe.within_pool else {}
-    return {**thresholds, "report_only": sorted(config.inputs_of(config.dedupe.report_only)), **within_pool}
+    return {**own, "report_only": sorted(config.inputs_of(config.dedupe.report_only)), **within_pool}
 
 
 STAGE = QueryStage(

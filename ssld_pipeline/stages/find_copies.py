@@ -7,12 +7,11 @@ alone, since of one copies may be removed and of another only reported.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.config.dedupe import CHECK_FIELDS, DECISION_FIELDS, POLICY_FIELDS, POOL_FIELDS
 from ssld_pipeline.errors import BadImage
-from ssld_pipeline.stages.index_protected import in_reading_order, on_threads
 from ssld_pipeline.stages.stage import Json, PartResult, PartStage, Reject, Setup
 
 if TYPE_CHECKING:
@@ -20,8 +19,9 @@ if TYPE_CHECKING:
 
     from ssld_pipeline.config.dedupe import DedupeConfig
     from ssld_pipeline.config.run import RunConfig
+    from ssld_pipeline.copies.evidence import Evidence
     from ssld_pipeline.copies.index.protected_index import ProtectedIndex
-    from ssld_pipeline.copies.search import Pair
+    from ssld_pipeline.copies.settings import SearchSettings
     from ssld_pipeline.inputs.read import ImageReader
 
 
@@ -34,14 +34,16 @@ class _Checked:
 def open_find_copies(setup: Setup) -> Callable[[pa.Table], PartResult]:
     """Opens the indexes once; the function returned maps catalog rows to ``pairs`` rows."""
     from ssld_pipeline.copies.index.protected_index import open_indexes
+    from ssld_pipeline.copies.threads import on_threads
     from ssld_pipeline.inputs.read import ImageReader
+    from ssld_pipeline.inputs.reading_order import in_reading_order
 
-    config, reader = setup.config.dedupe, ImageReader()
+    config, reader, settings = setup.config.dedupe, ImageReader(), search_settings(setup.config.dedupe)
     indexes = open_indexes(setup.artifacts["index_protected"], config.num_probes, setup.device)
 
     def work(rows: pa.Table) -> PartResult:
         records = in_reading_order(rows)
-        checked = list(on_threads(lambda record: _check(record, reader, indexes, config), records, setup.num_threads))
+        checked = list(on_threads(lambda record: _check(record, reader, indexes, settings), records, setup.num_threads))
         found = [row for one in checked for row in one.rows]
         return PartResult(pairs_table(found), [one.reject for one in checked if one.reject])
 
@@ -49,22 +51,23 @@ def open_find_copies(setup: Setup) -> Callable[[pa.Table], PartResult]:
 
 
 def _check(
-    record: dict[str, Any], reader: ImageReader, indexes: Sequence[ProtectedIndex], config: DedupeConfig
+    record: dict[str, Any], reader: ImageReader, indexes: Sequence[ProtectedIndex], settings: SearchSettings
 ) -> _Checked:
     image_id = record["image_id"]
     try:
         data = reader.read(record["uri"], record["offset"], record["size_bytes"])
-        return _Checked(pairs_of(image_id, data, indexes, config))
+        return _Checked(pairs_of(image_id, data, indexes, settings))
     except BadImage as bad:
         return _Checked([], Reject(image_id, bad.reason, bad.detail))
 
 
 def pairs_of(
-    image_id: str, data: bytes, indexes: Sequence[ProtectedIndex], config: DedupeConfig
+    image_id: str, data: bytes, indexes: Sequence[ProtectedIndex], settings: SearchSettings
 ) -> list[dict[str, Any]]:
     """The ``pairs`` rows of one encoded image. Raises BadImage."""
-    from ssld_pipeline.copies.index.protected_index import digest
-    from ssld_pipeline.copies.search import PoolImage, find_pairs
+    from ssld_pipeline.copies.pool_image import PoolImage
+    from ssld_pipeline.copies.search import find_evidence
+    from ssld_pipeline.kernels.digests import digest
     from ssld_pipeline.kernels.images import decode
 
     own_digest = digest(data)
@@ -74,14 +77,14 @@ def pairs_of(
     if not others:
         return rows
     try:
-        image = decode(data, min_short_side=config.image_side)
+        image = decode(data, min_short_side=settings.image_side)
     except BadImage:
         if rows:
             return rows
         raise
-    pool_image, size = PoolImage(image.pixels, config), (image.width, image.height)
-    found = ((pair, index) for index in others for pair in find_pairs(pool_image, index))
-    return rows + [_row(image_id, size, pair, index) for pair, index in found]
+    pool_image, size = PoolImage(image.pixels, settings), (image.width, image.height)
+    found = ((evidence, index) for index in others for evidence in find_evidence(pool_image, index))
+    return rows + [_row(image_id, size, evidence, index) for evidence, index in found]
 
 
 def _exact_row(image_id: str, protected_id: str) -> dict[str, Any]:
@@ -102,24 +105,25 @@ def _exact_row(image_id: str, protected_id: str) -> dict[str, Any]:
     }
 
 
-def _row(image_id: str, size: tuple[int, int], pair: Pair, index: ProtectedIndex) -> dict[str, Any]:
+def _row(image_id: str, size: tuple[int, int], evidence: Evidence, index: ProtectedIndex) -> dict[str, Any]:
     import numpy as np
 
-    from ssld_pipeline.copies.geometry.verify_geometry import pixel_homography
+    from ssld_pipeline.copies.geometry.homography import in_pixels, longer_to_pixels
 
-    homography = pixel_homography(pair.homography, size, index.size_of(pair.protected))
+    protected_size = index.size_of(evidence.protected)
+    homography = in_pixels(evidence.homography, longer_to_pixels(size), longer_to_pixels(protected_size))
     return {
         "image_id": image_id,
-        "protected_id": index.image_ids[pair.protected],
-        "method": pair.method,
-        "num_matches": pair.num_matches,
-        "num_inliers": pair.num_inliers,
-        "score": pair.score,
-        "num_blocks": pair.num_blocks,
-        "coverage": pair.coverage,
-        "explained": pair.explained,
+        "protected_id": index.image_ids[evidence.protected],
+        "method": evidence.method,
+        "num_matches": evidence.num_matches,
+        "num_inliers": evidence.num_inliers,
+        "score": evidence.score,
+        "num_blocks": evidence.num_blocks,
+        "coverage": evidence.coverage,
+        "explained": evidence.explained,
         "homography": homography.ravel().tolist(),
-        "flipped": bool(np.linalg.det(pair.homography) < 0),
+        "flipped": bool(np.linalg.det(evidence.homography) < 0),
     }
 
 
@@ -131,6 +135,12 @@ def pairs_table(rows: list[dict[str, Any]]) -> pa.Table:
 
     schema = PAIRS.schema()
     return pa.Table.from_pylist(rows, schema.remove(schema.get_field_index("part")))
+
+
+def search_settings(config: DedupeConfig) -> SearchSettings:
+    from ssld_pipeline.copies.settings import SearchSettings
+
+    return SearchSettings(**config.model_dump(include={field.name for field in fields(SearchSettings)}))
 
 
 def _settings(config: RunConfig) -> dict[str, Json]:

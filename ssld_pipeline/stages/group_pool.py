@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.errors import BadImage
-from ssld_pipeline.stages.index_protected import on_threads
 from ssld_pipeline.stages.stage import Json, QueryStage
 
 if TYPE_CHECKING:
@@ -123,6 +122,7 @@ def _read_frames(tables: duckdb.DuckDBPyConnection, pairs: Pairs, scratch: Path,
     import pyarrow as pa
 
     from ssld_pipeline.copies.pixels.block_agreement import FRAME_SIDE_PX
+    from ssld_pipeline.copies.threads import on_threads
     from ssld_pipeline.copies.within_pool.near_identical import Frames
     from ssld_pipeline.inputs.read import ImageReader
 

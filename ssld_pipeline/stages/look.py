@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.errors import BadImage
-from ssld_pipeline.stages.index_protected import in_reading_order, on_threads
 from ssld_pipeline.stages.stage import PartResult, PartStage, Reject, Setup
 
 if TYPE_CHECKING:
@@ -20,7 +19,9 @@ _MIN_SHORT_SIDE, _SIDE = 64, 256
 
 def open_look(setup: Setup) -> Callable[[pa.Table], PartResult]:
     """The function from catalog rows to ``looks`` rows. Rejects: images that cannot be decoded."""
+    from ssld_pipeline.copies.threads import on_threads
     from ssld_pipeline.inputs.read import ImageReader
+    from ssld_pipeline.inputs.reading_order import in_reading_order
 
     reader = ImageReader()
 
@@ -35,7 +36,7 @@ def open_look(setup: Setup) -> Callable[[pa.Table], PartResult]:
 def _look(record: dict[str, Any], reader: ImageReader) -> dict[str, Any] | Reject:
     from ssld_pipeline.copies.candidates.perceptual_hash import thumbnail
     from ssld_pipeline.copies.features.sift import resize_grey
-    from ssld_pipeline.copies.index.protected_index import digest
+    from ssld_pipeline.kernels.digests import digest
     from ssld_pipeline.kernels.images import decode
 
     image_id = record["image_id"]

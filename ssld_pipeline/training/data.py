@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from ssld_pipeline.config.train import TrainSettings
 from ssld_pipeline.contracts import CATALOG, Reject
 from ssld_pipeline.errors import BadImage, UserError
-from ssld_pipeline.inputs.ahead import ahead
 from ssld_pipeline.inputs.read import ImageReader
+from ssld_pipeline.kernels.ahead import ahead
 from ssld_pipeline.kernels.images import decode
 from ssld_pipeline.training.augmentation import cut, draw_crop, random_generator
 from ssld_pipeline.training.job import StoredTeacher

@@ -11,8 +11,8 @@ import numpy as np
 
 from ssld_pipeline.contracts import Reject
 from ssld_pipeline.errors import BadImage
-from ssld_pipeline.inputs.ahead import ahead
 from ssld_pipeline.inputs.read import Address, ImageReader, addresses
+from ssld_pipeline.kernels.ahead import ahead
 from ssld_pipeline.training.recipe import Recipe
 from ssld_pipeline.training.views import Replay, SourceImage
 

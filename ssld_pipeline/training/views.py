@@ -6,7 +6,6 @@ function of (seed, image_id, number) alone, and what is stored is the parameters
 
 from __future__ import annotations
 
-import hashlib
 import math
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image as PillowImage
 from PIL import ImageEnhance
 
+from ssld_pipeline.kernels.digests import digest
 from ssld_pipeline.kernels.images import Image, Pixels, center_crop_box, decode, evaluation_view
 from ssld_pipeline.training.augmentation import Crop, cut, draw_crop
 from ssld_pipeline.training.recipe import Recipe
@@ -83,8 +83,8 @@ def least_short_side(image_size: int, min_crop_area: float) -> int:
 
 def draw(image_id: str, number: int, width: int, height: int, recipe: Recipe) -> Replay:
     """The parameters of view ``number`` (from 1 on) of an image of ``width`` x ``height`` pixels."""
-    digest = hashlib.blake2b(f"{recipe.seed} {number} {image_id}".encode(), digest_size=16).digest()
-    random = np.random.Generator(np.random.Philox(key=np.frombuffer(digest, np.uint64)))
+    key = digest(f"{recipe.seed} {number} {image_id}".encode())
+    random = np.random.Generator(np.random.Philox(key=np.frombuffer(key, np.uint64)))
     crop = draw_crop(width, height, recipe.min_crop_area, random)
     factors = random.uniform(1 - recipe.jitter, 1 + recipe.jitter, 3).astype(np.float32)
     colours = [float(factor) for factor in factors] if recipe.jitter else [1.0, 1.0, 1.0]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ssld_pipeline.copies.compiled import compiled
 from ssld_pipeline.copies.features.sift import KeyPoints
+from ssld_pipeline.copies.geometry.homography import corners, longer_units, project, zoom
 from ssld_pipeline.copies.geometry.hough_votes import MAX_ANGLE, Places, agreeing_with, count_agreeing
 
 Affine = npt.NDArray[np.float64]
@@ -136,10 +137,9 @@ def match_guided(
 def _median_error(homography: Affine, left: Places, right: Places) -> float:
     if not len(left):
         return 0.0
-    x, y, depth = homography @ np.vstack((left[:, :2].T, np.ones(len(left))))
-    apart = np.hypot(x / depth - right[:, 0], y / depth - right[:, 1])
-    zoom = np.sqrt(abs(np.linalg.det(homography)) / depth**3)
-    return float(np.median(apart / np.maximum(zoom, 1)))
+    places, depth = project(homography, left[:, :2])
+    apart = np.hypot(places[:, 0] - right[:, 0], places[:, 1] - right[:, 1])
+    return float(np.median(apart / np.maximum(zoom(homography, depth), 1)))
 
 
 def _refit(left: Places, right: Places, start: Affine) -> Affine | None:
@@ -251,16 +251,16 @@ def is_whole(homography: Affine, pool_size: tuple[int, int], protected_size: tup
     ``homography``: between positions in units of the longer sides; sizes are (width, height).
     """
     moved = np.empty((4, 2))
-    if not _move_corners(homography, *_in_units(pool_size), moved):
+    if not _move_corners(homography, *longer_units(pool_size), moved):
         return False
-    apart = np.linalg.norm(moved[:, None] - _corners(protected_size)[None], axis=2)
+    apart = np.linalg.norm(moved[:, None] - corners(longer_units(protected_size))[None], axis=2)
     return bool(apart.min(axis=1).max() < _CORNER_TOLERANCE and len(np.unique(apart.argmin(axis=1))) == 4)
 
 
 def overlap(homography: Affine, pool_size: tuple[int, int], protected_size: tuple[int, int]) -> tuple[float, float]:
     """(share of the pool image, share of the protected one) that lie on each other; 1 where a corner lies behind the
     camera, since nothing can be said. Parameters as in ``is_whole``."""
-    return _overlap(homography, *_in_units(pool_size), *_in_units(protected_size))
+    return _overlap(homography, *longer_units(pool_size), *longer_units(protected_size))
 
 
 @compiled
@@ -316,29 +316,6 @@ def _area(polygon: Affine) -> float:
         here, after = polygon[i], polygon[(i + 1) % len(polygon)]
         twice += here[0] * after[1] - here[1] * after[0]
     return abs(twice) / 2
-
-
-def _in_units(size: tuple[int, int]) -> tuple[float, float]:
-    return size[0] / max(size), size[1] / max(size)
-
-
-def _corners(size: tuple[int, int]) -> Affine:
-    width, height = _in_units(size)
-    return np.array([[0, 0], [width, 0], [width, height], [0, height]])
-
-
-def pixel_homography(unit: Affine, pool_size: tuple[int, int], protected_size: tuple[int, int]) -> Affine:
-    """float64 [3, 3] from pool to protected pixels (centres at whole numbers), given (width, height) of both.
-
-    ``unit``: the same homography in units of the longer sides.
-    """
-    pixels = _from_unit(protected_size) @ unit @ np.linalg.inv(_from_unit(pool_size))
-    return np.asarray(pixels / pixels[2, 2], np.float64)
-
-
-def _from_unit(size: tuple[int, int]) -> Affine:
-    longer = float(max(size))
-    return np.array([[longer, 0, -0.5], [0, longer, -0.5], [0, 0, 1]])
 
 
 @compiled

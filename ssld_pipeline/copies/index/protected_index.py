@@ -21,7 +21,6 @@ touches the index, 40 bytes per key point; a pair that is looked at touches the 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -44,8 +43,6 @@ from ssld_pipeline.copies.pixels.block_agreement import FRAME_SIDE_PX
 if TYPE_CHECKING:
     import faiss
 
-    from ssld_pipeline.copies.index.shared_content import SharedParts
-
 _INPUTS_FILE = "inputs.json"
 _ROWS: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
     "sizes": (np.int64, (2,)),
@@ -61,11 +58,6 @@ _RECURRENCE: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
     "shared": (np.uint8, (FRAME_SIDE_PX**2 // 8,)),
     "repeats": (np.bool_, ()),
 }
-
-
-def digest(data: bytes) -> bytes:
-    """16 bytes of BLAKE2b: equal for files of equal bytes."""
-    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 @dataclass(frozen=True)
@@ -129,11 +121,11 @@ class RecurrenceWriter:
         self._rows = _open_rows(self._stack, self._folder, _RECURRENCE)
         return self
 
-    def add_image(self, stopped: npt.NDArray[np.bool_], parts: SharedParts) -> None:
-        """``stopped``: bool per key point of the image."""
+    def add_image(self, stopped: npt.NDArray[np.bool_], shared: npt.NDArray[np.bool_], repeats: bool) -> None:
+        """``stopped``: bool per key point of the image. ``shared``, ``repeats``: see ``shared_content.SharedParts``."""
         self._rows["stopped"].append(stopped)
-        self._rows["shared"].append(np.packbits(parts.pixels)[None])
-        self._rows["repeats"].append(np.array([parts.repeats]))
+        self._rows["shared"].append(np.packbits(shared)[None])
+        self._rows["repeats"].append(np.array([repeats]))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.close()

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssld_pipeline.copies.compiled import compiled
+from ssld_pipeline.copies.geometry.homography import longer_to_frame
 from ssld_pipeline.copies.pixels.blur import likely_blur
 from ssld_pipeline.copies.pixels.edges import Edges, Floats, Mask, Overlaid, edge_limits, find_edges
 from ssld_pipeline.copies.pixels.occlusion import visible
@@ -146,7 +147,7 @@ def _compare_at(
 
 def warp_to_frame(pool: Grey, homography: Homography, protected_size: tuple[int, int]) -> tuple[Floats, Mask]:
     """(float32, bool) [128, 128]: the pool image in the protected frame, and where it has pixels."""
-    to_pool = np.asarray(np.linalg.inv(_unit_to_frame(protected_size) @ homography), np.float64)
+    to_pool = np.asarray(np.linalg.inv(longer_to_frame(protected_size, FRAME_SIDE_PX) @ homography), np.float64)
     longer = max(pool.shape)
     small = _shrink(pool, _pool_pixels_per_step(to_pool) * longer)
     width, height = pool.shape[1] / longer, pool.shape[0] / longer
@@ -348,15 +349,9 @@ def _align(
         _, found = cv2.findTransformECC(right, left, start, cv2.MOTION_HOMOGRAPHY, criteria, mask, 5)
     except cv2.error:
         return None
-    to_frame = _unit_to_frame(protected_size, _ALIGNMENT_SIDE_PX)
+    to_frame = longer_to_frame(protected_size, _ALIGNMENT_SIDE_PX)
     aligned = np.linalg.inv(found.astype(np.float64) @ to_frame) @ to_frame @ homography
     return np.asarray(aligned / aligned[2, 2], np.float64) if abs(aligned[2, 2]) > 1e-6 else None
-
-
-def _unit_to_frame(protected_size: tuple[int, int], side_px: int = FRAME_SIDE_PX) -> Homography:
-    """From positions in units of the longer side to pixels of the frame, centres at whole numbers."""
-    x, y = (side_px * max(protected_size) / side for side in protected_size)
-    return np.array([[x, 0, -0.5], [0, y, -0.5], [0, 0, 1]])
 
 
 @compiled

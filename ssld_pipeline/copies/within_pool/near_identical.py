@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ssld_pipeline.copies.geometry.homography import in_pixels, square_to_pixels
 from ssld_pipeline.copies.pixels.block_agreement import NUM_BLOCKS, Agreement, compare_pixels
 from ssld_pipeline.copies.within_pool.groups import gather, missing_links, without
 
@@ -135,11 +136,4 @@ def _compare_one(
     """(agreement, homography in pixels) of two pictures, the better first, their sides squeezed to the same length."""
     (better, worse), (better_size, worse_size) = frames, sizes
     found = compare_pixels(worse, better, np.eye(3), (1, 1))
-    pixels = _from_square(better_size) @ found.homography @ np.linalg.inv(_from_square(worse_size))
-    return found.agreement, pixels / pixels[2, 2]
-
-
-def _from_square(size: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """From the unit square to pixels, centres at whole numbers."""
-    width, height = size
-    return np.array([[width, 0, -0.5], [0, height, -0.5], [0, 0, 1]])
+    return found.agreement, in_pixels(found.homography, square_to_pixels(worse_size), square_to_pixels(better_size))
