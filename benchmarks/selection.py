@@ -33,8 +33,10 @@ from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.contracts import CATALOG, SOFT_LABELS
 from ssld_pipeline.kernels.soft_label import round_mantissa
 from ssld_pipeline.pipeline import stage_named
+from ssld_pipeline.runner.shapes.table import shape_of
+from ssld_pipeline.runner.state import State
 from ssld_pipeline.runner.survey import FileDigests, survey
-from ssld_pipeline.runner.units import State, Unit, units_of
+from ssld_pipeline.runner.units import Unit
 from ssld_pipeline.store.workspace import Workspace
 
 NUM_KEPT = 20
@@ -135,6 +137,11 @@ def forget_manifest(config: Path) -> None:
         Path(manifest.uri, part.file).unlink()
 
 
+def units_of(name: str, state: State) -> list[Unit]:
+    stage = stage_named(state.config, name)
+    return shape_of(stage).units(stage, state)
+
+
 def draw(config: Path, num_rows: int, num_classes: int, per_class: int) -> None:
     """A workspace in which everything that select stands on is up to date."""
     folder = config.parent
@@ -176,7 +183,7 @@ def _write_tables(config: RunConfig, num_rows: int, num_classes: int) -> None:
     workspace, digests = Workspace(config.workspace), FileDigests(config.workspace)
     rng = np.random.default_rng(0)
     weights = rng.lognormal(0, 0.8, num_classes)
-    units = units_of(stage_named("catalog"), State(found, workspace, digests))
+    units = units_of("catalog", State(found, workspace, digests))
     tars = [unit.name for unit in units if unit.name.startswith("pool/")]
     sizes = dict(zip(tars, [ROWS_PER_TAR] * (len(tars) - 1) + [num_rows - ROWS_PER_TAR * (len(tars) - 1)], strict=True))
     parts = []
@@ -185,7 +192,7 @@ def _write_tables(config: RunConfig, num_rows: int, num_classes: int) -> None:
         parts.append(_write(workspace, "catalog", f"{unit.name}#0", unit, rows, found.roots))
     workspace.tables["catalog"].commit(parts)
     parts = []
-    for unit in units_of(stage_named("label"), State(found, workspace, digests)):
+    for unit in units_of("label", State(found, workspace, digests)):
         image_ids = pa.concat_tables([workspace.tables["catalog"].read(p) for p in _named(workspace, unit.name)])
         rows = label_rows(image_ids["image_id"], weights / weights.sum(), rng)
         parts.append(_write(workspace, "soft_labels", unit.name, unit, rows, found.roots))

@@ -102,7 +102,7 @@ def plan(
         from ssld_pipeline.runner.calibrate.trials import gpus_here
         from ssld_pipeline.terminal import calibration as calibration_view
 
-        cores, rates = cpus or os.cpu_count() or 1, calibration.gpu_rates(gpu_rate)
+        cores, rates = cpus or os.cpu_count() or 1, calibration.gpu_rates(found.config, gpu_rate)
         present = gpus_here() if gpus is None else gpus
         machines = Machines(cores, present, node_cpus or cores, cpu_price, gpu_price, rates)
         measured = calibration.calibrate(found, machines, seconds, seed)

@@ -84,6 +84,12 @@ class Table:
 
         return pa.schema([pa.field(c.name, _arrow_type(c.type), nullable=c.nullable) for c in self.columns])
 
+    def row_schema(self) -> pa.Schema:
+        """Without the columns that name the part: what a stage returns."""
+        import pyarrow as pa
+
+        return pa.schema([field for field in self.schema() if field.name not in self.unit])
+
     def published(self) -> dict[str, Any]:
         """What ``schemas/<name>.json`` holds."""
         return {

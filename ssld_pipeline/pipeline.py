@@ -14,6 +14,8 @@ any stage --> rejects
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeVar
+
 from ssld_pipeline.stages import (
     baseline,
     catalog,
@@ -33,27 +35,41 @@ from ssld_pipeline.stages import (
 )
 from ssld_pipeline.stages.stage import Stage
 
-STAGES: tuple[Stage, ...] = (
-    catalog.STAGE,
-    index_protected.STAGE,
-    check_dedupe.STAGE,
-    find_copies.STAGE,
-    look.STAGE,
-    group_pool.STAGE,
-    dedupe.STAGE,
-    fit_teacher.STAGE,
-    check_teacher.STAGE,
-    label.STAGE,
-    select.STAGE,
-    baseline.STAGE,
-    train.STAGE,
-    finetune.STAGE,
-    evaluate.STAGE,
-)
+if TYPE_CHECKING:
+    from ssld_pipeline.config.run import RunConfig
 
-STAGE_NAMES = tuple(stage.name for stage in STAGES)
+Shape = TypeVar("Shape", bound=Stage)
 
 
-def stage_named(name: str) -> Stage:
+def stages(config: RunConfig) -> tuple[Stage, ...]:
+    """All of them, those that this config does not enable too."""
+    return (
+        catalog.STAGE,
+        index_protected.STAGE,
+        check_dedupe.STAGE,
+        find_copies.STAGE,
+        look.STAGE,
+        group_pool.STAGE,
+        dedupe.STAGE,
+        fit_teacher.STAGE,
+        check_teacher.STAGE,
+        label.STAGE,
+        select.STAGE,
+        baseline.STAGE,
+        train.STAGE,
+        finetune.STAGE,
+        evaluate.STAGE,
+    )
+
+
+def stage_named(config: RunConfig, name: str) -> Stage:
     """KeyError for a name that is no stage."""
-    return {stage.name: stage for stage in STAGES}[name]
+    return {stage.name: stage for stage in stages(config)}[name]
+
+
+def stage_of(config: RunConfig, name: str, shape: type[Shape]) -> Shape:
+    """The same, of the shape that the caller can work with; TypeError for another."""
+    stage = stage_named(config, name)
+    if not isinstance(stage, shape):
+        raise TypeError(f"stage {name} is a {type(stage).__name__}, no {shape.__name__}")
+    return stage

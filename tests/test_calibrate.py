@@ -13,7 +13,7 @@ from test_cli import verb
 
 from ssld_pipeline.config.load import load_config
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.pipeline import STAGES
+from ssld_pipeline.pipeline import stages as stages_of
 from ssld_pipeline.runner.calibrate.calibration import Calibration, calibrate, gpu_rates
 from ssld_pipeline.runner.calibrate.estimate import (
     Estimate,
@@ -26,8 +26,8 @@ from ssld_pipeline.runner.calibrate.estimate import (
 )
 from ssld_pipeline.runner.calibrate.measure import Feed, Speed, TrainSpeed
 from ssld_pipeline.runner.calibrate.sample import draw_sample
+from ssld_pipeline.runner.state import State
 from ssld_pipeline.runner.survey import FileDigests, survey
-from ssld_pipeline.runner.units import State
 from ssld_pipeline.stages.stage import Setup
 from ssld_pipeline.store.workspace import Workspace
 from ssld_pipeline.terminal.calibration import print_calibration
@@ -51,7 +51,7 @@ def test_everything_is_measured_and_nothing_is_written(world: Path) -> None:
     found = calibrate(survey(config), HERE, seconds=3)
     assert traces(world.parent) == before
     stages = by_stage(found)
-    assert list(stages) == [s.name for s in STAGES if s.enabled(config)]
+    assert list(stages) == [s.name for s in stages_of(config) if s.enabled(config)]
     assert found.is_complete and found.hours == pytest.approx(sum(e.hours or 0 for e in found.estimates))
     counts = {name: e.to_do for name, e in stages.items()}
     assert (counts["catalog"], counts["index_protected"], counts["find_copies"], counts["look"]) == (62, 12, 26, 26)
@@ -184,11 +184,12 @@ def test_no_price_no_cost() -> None:
     assert priced(estimate, Machines(cpus=4, gpu_price=2.0, cpu_price=0.25)).cost == pytest.approx(2 * (3 * 2 + 4 / 4))
 
 
-def test_a_mistaken_rate_is_one_message() -> None:
-    assert gpu_rates("") == {}
+def test_a_mistaken_rate_is_one_message(tmp_path: Path) -> None:
+    config = load_config(mini.write_config(tmp_path))
+    assert gpu_rates(config, "") == {}
     for text in ("label", "label=fast", "lable=3"):
         with pytest.raises(UserError, match="STAGE=IMAGES_PER_S"):
-            gpu_rates(text)
+            gpu_rates(config, text)
 
 
 def test_what_a_person_sees(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,11 +49,12 @@ def test_run_again_reuses_everything(config: Path) -> None:
 
 
 def test_plan_json_has_one_object_per_stage_with_parts_and_reasons(config: Path) -> None:
-    from ssld_pipeline.pipeline import STAGE_NAMES
+    from ssld_pipeline.config.load import load_config
+    from ssld_pipeline.pipeline import stages
 
-    stages = json.loads(verb("plan", config, "--json", "--set", "select.per_class=3"))
-    assert [s["stage"] for s in stages] == list(STAGE_NAMES)
-    select = next(s for s in stages if s["stage"] == "select")
+    plans = json.loads(verb("plan", config, "--json", "--set", "select.per_class=3"))
+    assert [s["stage"] for s in plans] == [stage.name for stage in stages(load_config(config))]
+    select = next(s for s in plans if s["stage"] == "select")
     assert select["parts"] == [{"part": "select", "action": "run", "reasons": ["config.per_class: 6 -> 3"]}]
 
 

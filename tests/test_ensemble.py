@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import mini
 import numpy as np
 import pytest
 import torch
@@ -181,7 +182,12 @@ def test_batch_norm_of_every_member_can_be_put_into_train_mode(folder):
 def setup_for(folder: Path, classes: tuple[str, ...] = CLASSES, **teacher) -> Setup:
     first = {"model": "timm:test_resnet", "weights": str(folder / "a.safetensors"), "image_size": 64, "std": STD}
     config = RunConfig.model_validate(
-        {"workspace": "unused", "inputs": {}, "student": {"model": "timm:test_resnet"}, "teacher": {**first, **teacher}}
+        {
+            "workspace": "unused",
+            "inputs": mini.UNUSED_INPUTS,
+            "student": {"model": "timm:test_resnet"},
+            "teacher": {**first, **teacher},
+        }
     )
     return Setup(config, classes, {})
 

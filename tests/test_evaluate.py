@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mini
 import numpy as np
 import pytest
 import torch
@@ -93,7 +94,7 @@ def config(tmp_path: Path) -> RunConfig:
     return RunConfig.model_validate(
         {
             "workspace": str(tmp_path),
-            "inputs": {},
+            "inputs": mini.UNUSED_INPUTS,
             "teacher": {
                 "model": "timm:test_resnet",
                 "weights": str(tmp_path / "teacher.safetensors"),

@@ -33,8 +33,7 @@ def add(workspace: Workspace, name: str, part: str, rows: list[dict[str, Any]]) 
     """``rows`` as a part; what they lack is filled in."""
     contract = {t.name: t for t in (CATALOG, SOFT_LABELS, MANIFEST)}[name]
     empty = {c.name: None if c.nullable else FILLED.get(c.type, []) for c in contract.columns if c.name != "part"}
-    schema = contract.schema()
-    table = pa.Table.from_pylist([{**empty, **row} for row in rows], schema.remove(schema.get_field_index("part")))
+    table = pa.Table.from_pylist([{**empty, **row} for row in rows], contract.row_schema())
     fingerprint = Fingerprint.of(SETTINGS, {"part": part})
     store = workspace.tables[name]
     store.commit([store.write(table, {"part": part}, fingerprint, SETTINGS, {})])

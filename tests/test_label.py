@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import cv2
+import mini
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -84,7 +85,7 @@ def setup_for(weights: Path | None, artifacts: dict[str, Path] | None = None, **
     config = RunConfig.model_validate(
         {
             "workspace": "unused",
-            "inputs": {},
+            "inputs": mini.UNUSED_INPUTS,
             "student": {"model": "timm:test_resnet"},
             "label": {"num_kept": 3},
             "teacher": teacher,
@@ -220,8 +221,8 @@ def test_the_fitted_teacher_takes_the_place_of_its_start(teacher, tmp_path):
 
 
 def test_no_weights_at_all_is_a_mistake():
-    with pytest.raises(UserError, match=r"teacher\.weights is null"):
-        label.STAGE.open(setup_for(None))
+    with pytest.raises(ValueError, match=r"teacher\.weights is null"):
+        setup_for(None)
 
 
 def test_weights_of_another_number_of_classes_are_refused(tmp_path):

@@ -28,10 +28,10 @@ from reported import (
 )
 from scipy.stats import binomtest
 
+from ssld_pipeline.copies.geometry.transform import transform
 from ssld_pipeline.report import curves, figures, svg
 from ssld_pipeline.report.page import render
 from ssld_pipeline.report.pictures import Address
-from ssld_pipeline.report.transform import transform
 from ssld_pipeline.report.waterfall import waterfall
 
 SECTIONS = ["headline", "way", "evaluation", "training", "classes", "soft-labels", "mined", "recall"]

@@ -21,8 +21,10 @@ from ssld_pipeline.errors import UserError
 from ssld_pipeline.queries.status import sql
 from ssld_pipeline.runner.engine import Engine
 from ssld_pipeline.runner.local_engine import Here
-from ssld_pipeline.runner.plan import StagePlan, plan
-from ssld_pipeline.runner.run import StageReport, run
+from ssld_pipeline.runner.plan import plan
+from ssld_pipeline.runner.planned import StagePlan
+from ssld_pipeline.runner.progress import StageReport
+from ssld_pipeline.runner.run import run
 from ssld_pipeline.runner.survey import survey
 from ssld_pipeline.stages.networks import check_networks
 from ssld_pipeline.stages.stage import Setup
@@ -221,9 +223,8 @@ def test_results_do_not_depend_on_how_the_pool_is_cut(folder: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_clear_message_before_the_work(world: Path, override: str, message: str) -> None:
-    config = load_config(world, (override,))
     with pytest.raises(UserError, match=message):
-        bring(config, until="label")
+        bring(load_config(world, (override,)), until="label")
 
 
 def test_a_teacher_of_other_classes_is_refused_before_anything_is_done(world: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import mini
 import pytest
 
 from ssld_pipeline.config.run import RunConfig
@@ -27,7 +28,7 @@ def config(**changes: Any) -> RunConfig:
     return RunConfig.model_validate(
         {
             "workspace": "w",
-            "inputs": {},
+            "inputs": mini.UNUSED_INPUTS,
             "teacher": {
                 "model": "timm:resnet50",
                 "weights": "t.safetensors",

@@ -81,10 +81,9 @@ def tables_of(pairs: Rows, pool: list[str] = POOL) -> duckdb.DuckDBPyConnection:
 
 def decided(pairs: Rows, config: RunConfig) -> Rows:
     """By image_id and protected_id, as they are written."""
-    schema = DUPLICATES.schema()
     rows = dedupe.decide(tables_of(pairs), config)
     return (
-        rows.cast(schema.remove(schema.get_field_index("part")))
+        rows.cast(DUPLICATES.row_schema())
         .sort_by([("image_id", "ascending"), ("protected_id", "ascending")])
         .to_pylist()
     )
@@ -294,7 +293,7 @@ def test_what_is_reported_stays_and_nothing_is_searched_again(done: Path) -> Non
     ("override", "message"),
     [
         ("dedupe.report_only=[train]", "dedupe.report_only: 'train' is neither a role nor an input"),
-        ("dedupe.report_only=[pool]", "dedupe.report_only: no copies of 'pool' are looked for"),
+        ("dedupe.report_only=[pool]", "dedupe.report_only: copies of 'pool' are not searched"),
         ("dedupe.allow=nowhere.txt", "dedupe.allow: .*nowhere.txt"),
     ],
 )

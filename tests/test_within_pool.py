@@ -27,13 +27,14 @@ from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.contracts import DUPLICATES, REPEATS
 from ssld_pipeline.copies.within_pool import near_identical as near_identical_stage
 from ssld_pipeline.copies.within_pool.near_identical import Frames, near_identical
-from ssld_pipeline.pipeline import STAGE_NAMES
+from ssld_pipeline.pipeline import stages
 from ssld_pipeline.queries.status import rows_of
 from ssld_pipeline.report import figures
 from ssld_pipeline.report.waterfall import waterfall
 from ssld_pipeline.report.write import stage_rows
+from ssld_pipeline.runner.shapes.table import shape_of
+from ssld_pipeline.runner.state import State
 from ssld_pipeline.runner.survey import FileDigests, survey
-from ssld_pipeline.runner.units import State, units_of
 from ssld_pipeline.stages import dedupe, group_pool, look
 from ssld_pipeline.stages.stage import Setup
 from ssld_pipeline.store.workspace import Workspace
@@ -113,8 +114,9 @@ def test_one_of_each_group_is_kept_and_off_is_as_if_it_were_not(done: Path) -> N
     assert reports["group_pool"].figures == {"groups": 4, "repeats": 7, "of_equal_bytes": 1, "largest_group": 4}
     assert verdicts(on) == EXPECTED
     assert_lawful(on)
-    shown = [row["stage"] for row in stage_rows(Workspace(on.workspace))]
-    assert shown == [name for name in STAGE_NAMES if name in shown] and {"look", "group_pool", "label"} <= set(shown)
+    shown = [row["stage"] for row in stage_rows(Workspace(on.workspace), on)]
+    names = [stage.name for stage in stages(on)]
+    assert shown == [name for name in names if name in shown] and {"look", "group_pool", "label"} <= set(shown)
     labelled = {r["image_id"] for r in rows_of(Workspace(on.workspace), "SELECT image_id FROM soft_labels")}
     assert "pool/pool-2.tar/a-best.jpg" in labelled and "pool/pool-2.tar/a-small.jpg" not in labelled
     with Workspace(on.workspace).connect() as tables:
@@ -129,7 +131,7 @@ def test_one_of_each_group_is_kept_and_off_is_as_if_it_were_not(done: Path) -> N
 def test_what_stands_without_it_has_the_fingerprint_it_had(done: Path) -> None:
     off = load_config(done)
     state = State(survey(off), Workspace(off.workspace), FileDigests(off.workspace))
-    (unit,) = units_of(dedupe.STAGE, state)
+    (unit,) = shape_of(dedupe.STAGE).units(dedupe.STAGE, state)
     assert unit.inputs.keys() == {"catalog", "pairs"}
     assert "within_pool" not in unit.settings["config"]
     assert not planned(off)["look"].enabled and not planned(off)["group_pool"].enabled
@@ -330,9 +332,8 @@ LISTS = st.lists(st.sampled_from([None, None, None, "allow", "deny"]), min_size=
 def decided(pairs: Rows, repeats: Rows, config: RunConfig) -> Rows:
     tables = tables_of(pairs)
     tables.register("repeats", pa.Table.from_pylist(repeats, schema=REPEATS.schema()))
-    schema = DUPLICATES.schema()
-    rows = dedupe.decide(tables, config).select([n for n in schema.names if n != "part"])
-    schema = schema.remove(schema.get_field_index("part"))
+    schema = DUPLICATES.row_schema()
+    rows = dedupe.decide(tables, config).select(schema.names)
     found: Rows = rows.cast(schema).sort_by([("image_id", "ascending"), ("protected_id", "ascending")]).to_pylist()
     return found
 

@@ -14,6 +14,7 @@ from ssld_pipeline.export import removals
 from ssld_pipeline.export.images import PACKED_FORMATS, Packing, pack, write_paddleclas
 from ssld_pipeline.runner.class_guard import require_same_classes
 from ssld_pipeline.runner.survey import class_names
+from ssld_pipeline.sql_text import literal
 from ssld_pipeline.store import files
 from ssld_pipeline.store.artifacts import Record
 from ssld_pipeline.store.workspace import MODEL_STAGES, Workspace
@@ -71,10 +72,9 @@ def _one_of(given: str | None, known: tuple[str, ...]) -> str:
 
 def _export_table(workspace: Workspace, name: str, out: Path, format: str) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
-    quoted = str(out).replace("'", "''")
     options = "HEADER, DELIMITER ','" if format == "csv" else "FORMAT parquet, COMPRESSION zstd"
     with workspace.connect(name) as tables:
-        tables.execute(f"COPY (SELECT * FROM \"{name}\" ORDER BY ALL) TO '{quoted}' ({options})")
+        tables.execute(f'COPY (SELECT * FROM "{name}" ORDER BY ALL) TO {literal(str(out))} ({options})')
     return out
 
 

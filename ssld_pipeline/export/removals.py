@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssld_pipeline.errors import UserError
+from ssld_pipeline.sql_text import literal
 
 if TYPE_CHECKING:
     from ssld_pipeline.store.workspace import Workspace
@@ -34,6 +35,5 @@ def write_removals(workspace: Workspace, out: Path, format: str) -> Path:
             ids = tables.execute(f"SELECT image_id FROM ({_REMOVALS}) ORDER BY image_id").fetchall()
             out.write_text("".join(f"{image_id}\n" for (image_id,) in ids), encoding="utf-8")
         else:
-            quoted = str(out).replace("'", "''")
-            tables.execute(f"COPY ({_REMOVALS}) TO '{quoted}' (HEADER, DELIMITER ',')")
+            tables.execute(f"COPY ({_REMOVALS}) TO {literal(str(out))} (HEADER, DELIMITER ',')")
     return out

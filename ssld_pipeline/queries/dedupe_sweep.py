@@ -142,7 +142,7 @@ def _samples(tables: duckdb.DuckDBPyConnection, present: Thresholds, name: str, 
 
 def _in_words(row: dict[str, Any]) -> dict[str, Any]:
     """The pair without its matrix, but with what the matrix says; the size of neither image is known here."""
-    from ssld_pipeline.report.transform import matrix, transform
+    from ssld_pipeline.copies.geometry.transform import matrix, transform
 
     h = matrix(row.pop("homography"))
     found = None if h is None else transform(h, (1, 1), (1, 1))

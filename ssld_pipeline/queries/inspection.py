@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ssld_pipeline.contracts import TABLES
 from ssld_pipeline.errors import UserError
+from ssld_pipeline.sql_text import literals
 from ssld_pipeline.store.tables import Part
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def _labelled(workspace: Workspace, class_id: int, classes: ClassList) -> list[d
         columns = "image_id, top1_prob, part, entropy, class_ids, probs"
         tables.execute(f"CREATE TEMP TABLE near AS SELECT {columns} FROM few WHERE {own} AND ({near})")
         places = _places(tables, looks)
-        ids = f"image_id IN ({_list(places) or 'NULL'})"
+        ids = f"image_id IN ({literals(places) or 'NULL'})"
         found = _rows(
             tables,
             f"""SELECT near.*, m.class_id AS mined FROM near
@@ -234,7 +235,7 @@ def _speaking_of(workspace: Workspace, name: str, image_id: str) -> list[dict[st
         parts = [part for part in parts if _input(part.name) in (part.name, _input(image_id))]
     if not columns or not parts:
         return []
-    where = " OR ".join(f"{column} = {_list([image_id])}" for column in columns)
+    where = " OR ".join(f"{column} = {literals([image_id])}" for column in columns)
     with workspace.connect(name, only=_likely(parts, image_id)) as tables:
         order = ", ".join(f'"{column}"' for column in TABLES[name].key)
         return _rows(tables, f'SELECT * FROM "{name}" WHERE {where} ORDER BY {order}')
@@ -274,7 +275,3 @@ def known(name: str) -> str:
 def _rows(tables: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = tables.sql(query).to_arrow_table().to_pylist()
     return found
-
-
-def _list(values: Iterable[str]) -> str:
-    return ", ".join("'" + value.replace("'", "''") + "'" for value in values)

@@ -21,8 +21,7 @@ def status(workspace: Workspace, config: RunConfig) -> dict[str, Any]:
     ``canaries``: per kind of planted copies, how many dedupe found. ``verdicts``: pairs and images by dedupe's verdict.
     ``lists``: what the config's dedupe.allow and dedupe.deny do.
     """
-    from ssld_pipeline.pipeline import STAGES
-    from ssld_pipeline.stages.stage import ArtifactStage, TrainStage
+    from ssld_pipeline.pipeline import stages
 
     tables = {}
     for name, table in workspace.tables.items():
@@ -34,8 +33,8 @@ def status(workspace: Workspace, config: RunConfig) -> dict[str, Any]:
             "version": table.version(),
         }
     artifacts: dict[str, dict[str, Any]] = {}
-    for stage in STAGES:
-        if isinstance(stage, ArtifactStage | TrainStage) and (record := workspace.artifact(stage.name).record()):
+    for stage in stages(config):
+        if stage.table is None and (record := workspace.artifact(stage.name).record()):
             artifacts[stage.name] = {"seconds": record.seconds, "content": record.content, **record.figures}
     rejects = rows_of(workspace, "SELECT stage, reason, count(*) AS images FROM rejects GROUP BY ALL ORDER BY ALL")
     evaluations = rows_of(workspace, "SELECT model, input, num_images, top1, top5 FROM evaluations ORDER BY ALL")

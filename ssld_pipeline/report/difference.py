@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ssld_pipeline.copies.geometry.homography import Size, resized_pixels, zoom
+from ssld_pipeline.copies.geometry.transform import Array
 from ssld_pipeline.kernels.images import Pixels
-from ssld_pipeline.report.transform import Array
 
 Grey = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from ssld_pipeline.copies.features.sift import KeyPoints, detect_keypoints
 from ssld_pipeline.copies.geometry.homography import Size, longer_to_pixels
 from ssld_pipeline.copies.geometry.match import mutual_nearest, squared_distances
+from ssld_pipeline.copies.geometry.transform import Array, in_front
 from ssld_pipeline.copies.geometry.verify_geometry import estimate_transform, match_guided
-from ssld_pipeline.report.transform import Array, in_front
 
 if TYPE_CHECKING:
     from ssld_pipeline.config.dedupe import DedupeConfig

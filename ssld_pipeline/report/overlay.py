@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from ssld_pipeline.copies.geometry.homography import Size, corners
+from ssld_pipeline.copies.geometry.transform import Array, in_front
 from ssld_pipeline.report.matches import Lines
-from ssld_pipeline.report.transform import Array, in_front
 
 SLOT_PX = 160
 GAP_PX = 24

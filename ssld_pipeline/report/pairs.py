@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.copies.geometry.homography import Size, resized_pixels
+from ssld_pipeline.copies.geometry.transform import Array, matrix, transform
 from ssld_pipeline.report import matches
 from ssld_pipeline.report.difference import difference
 from ssld_pipeline.report.figures import class_name, rows
 from ssld_pipeline.report.overlay import SLOT_PX, Overlay, overlay
 from ssld_pipeline.report.pictures import Picture, encode, shrink
 from ssld_pipeline.report.portraits import Portrait, Portraits
-from ssld_pipeline.report.transform import Array, matrix, transform
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssld_pipeline.pipeline import STAGES
+from ssld_pipeline.pipeline import stages
 from ssld_pipeline.queries.status import list_effects
 from ssld_pipeline.report.canaries import MAX_MISSED
 from ssld_pipeline.report.page import render
 from ssld_pipeline.report.pictures import Address
-from ssld_pipeline.stages.stage import PartStage, QueryStage
 from ssld_pipeline.stages.teacher import teacher_licence, teacher_model
 from ssld_pipeline.store import files
 from ssld_pipeline.store.workspace import MODEL_STAGES, Workspace
@@ -29,7 +28,7 @@ def write_report(config: RunConfig, classes: tuple[str, ...], out: Path | None) 
             _metrics(workspace),
             title=f"SSLD: {Path(config.workspace).parent.name or config.workspace}",
             classes=classes,
-            stages=stage_rows(workspace),
+            stages=stage_rows(workspace, config),
             licence=teacher_licence(config),
             lists=list_effects(tables, config),
             dedupe=config.dedupe,
@@ -67,15 +66,15 @@ def _missed(workspace: Workspace) -> list[Address]:
     return [Address(Path(uri).stem, uri, 0, len(files.read_bytes(uri))) for uri in uris]
 
 
-def stage_rows(workspace: Workspace) -> list[dict[str, Any]]:
+def stage_rows(workspace: Workspace, config: RunConfig) -> list[dict[str, Any]]:
     """Those that have made something, in the order of the pipeline."""
     rejects: dict[str, int] = {}
     for (name, _), part in workspace.tables["rejects"].parts().items():
         rejects[name] = rejects.get(name, 0) + part.num_rows
     rows = []
-    for stage in STAGES:
+    for stage in stages(config):
         own: dict[str, Any] = {"stage": stage.name, "rejects": rejects.get(stage.name, 0)}
-        if isinstance(stage, PartStage | QueryStage):
+        if stage.table:
             if parts := workspace.tables[stage.table].parts().values():
                 rows.append({**own, "parts": len(parts), "rows": sum(p.num_rows for p in parts)})
         elif record := workspace.artifact(stage.name).record():

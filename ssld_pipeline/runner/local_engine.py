@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ssld_pipeline.pipeline import stage_named
+from ssld_pipeline.pipeline import stage_of
 from ssld_pipeline.runner.units import Unit
 from ssld_pipeline.runner.work import PartWorker, Receipt, WorkerSpec, build_artifact
 from ssld_pipeline.stages.stage import TrainData, TrainStage
@@ -29,9 +29,7 @@ class Here:
     ) -> dict[str, Any]:
         from ssld_pipeline.training.fit import Means, fit
 
-        stage = stage_named(spec.stage)
-        assert isinstance(stage, TrainStage)
-        job = stage.job(spec.setup(), data)
+        job = stage_of(spec.config, spec.stage, TrainStage).job(spec.setup(), data)
         placement = spec.config.placement
         threads = placement.train_threads or spec.num_threads
         means = Means(threads, placement.loader_threads, spec.device, placement.amp, placement.checkpoint_every_s)

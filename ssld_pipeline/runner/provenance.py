@@ -8,7 +8,7 @@ from ssld_pipeline.stages.teacher import network_settings, networks_of
 from ssld_pipeline.store.fingerprints import digest
 
 if TYPE_CHECKING:
-    from ssld_pipeline.runner.units import State
+    from ssld_pipeline.runner.state import State
 
 
 def teacher_note(state: State) -> dict[str, Any]:

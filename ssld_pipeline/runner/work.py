@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.contracts import CATALOG, REJECT_REASONS
-from ssld_pipeline.pipeline import stage_named
+from ssld_pipeline.pipeline import stage_named, stage_of
 from ssld_pipeline.runner.suspects import without_deadly
 from ssld_pipeline.runner.units import Unit, same_but_config
 from ssld_pipeline.stages.stage import ArtifactStage, PartStage, Reject, Setup
@@ -62,8 +62,7 @@ class WorkerSpec:
     def deadline_s(self, unit: Unit) -> float:
         """After so long without an answer the unit's worker counts as lost: ``placement.part_deadline_s`` is for a part
         of the catalog, and a unit may be a whole input."""
-        stage = stage_named(self.stage)
-        passes = stage.passes(self.config) if isinstance(stage, PartStage) else 1
+        passes = stage_of(self.config, self.stage, PartStage).passes(self.config)
         num_parts = unit.num_rows * passes / self.config.catalog.images_per_part
         return self.config.placement.part_deadline_s * max(1.0, num_parts)
 
@@ -72,8 +71,8 @@ class WorkerSpec:
         workspace = Workspace(self.config.workspace)
         cache = Path(self.config.placement.cache or Path(tempfile.gettempdir()) / "ssld-cache")
         folders = {}
-        for name in stage_named(self.stage).artifacts:
-            if stage_named(name).enabled(self.config) and (record := workspace.artifact(name).record()):
+        for name in stage_named(self.config, self.stage).artifacts:
+            if stage_named(self.config, name).enabled(self.config) and (record := workspace.artifact(name).record()):
                 folders[name] = workspace.artifact(name).fetch(record, cache)
         return Setup(self.config, self.classes, folders, self.num_threads, self.device)
 
@@ -85,11 +84,9 @@ class PartWorker:
         import cv2
 
         cv2.setNumThreads(1)  # a worker has the cores it was given; OpenCV would take them all
-        stage = stage_named(spec.stage)
-        assert isinstance(stage, PartStage)
-        self._stage, self._roots = stage, spec.roots
+        self._stage, self._roots = stage_of(spec.config, spec.stage, PartStage), spec.roots
         self._workspace = Workspace(spec.config.workspace)
-        self._work = stage.open(replace(spec.setup(), map_ahead=map_ahead))
+        self._work = self._stage.open(replace(spec.setup(), map_ahead=map_ahead))
 
     def do(self, unit: Unit) -> Receipt:
         started = time.monotonic()
@@ -134,8 +131,7 @@ def of_images(rows: pa.Table, images: pa.Table) -> pa.Table:
 
 def build_artifact(spec: WorkerSpec, unit: Unit) -> tuple[dict[str, Any], Part | None]:
     """Fill the artifact's folder; figures for people and the part of rejects, neither committed yet."""
-    stage = stage_named(spec.stage)
-    assert isinstance(stage, ArtifactStage)
+    stage = stage_of(spec.config, spec.stage, ArtifactStage)
     workspace = Workspace(spec.config.workspace)
     target = workspace.artifact(stage.name).folder(unit.fingerprint)
     files.remove(target)  # what a killed build left

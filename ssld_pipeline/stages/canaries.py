@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ssld_pipeline.contracts import PAIRS
 from ssld_pipeline.copies.decision import is_copy
 from ssld_pipeline.errors import BadImage
 from ssld_pipeline.stages.dedupe import is_reported, thresholds
-from ssld_pipeline.stages.find_copies import pairs_of, pairs_table
+from ssld_pipeline.stages.find_copies import pairs_of
 from ssld_pipeline.stages.stage import Reject
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def judge(trials: Sequence[Trial], config: RunConfig) -> pa.Table:
     connection = duckdb.connect()
     connection.register("canaries", pa.table(dict(zip(names, columns, strict=True)), pa.schema(names)))
     removes = f"{is_copy(thresholds(config.dedupe))} AND NOT {is_reported(config)}"
-    connection.register("pairs", pairs_table([row for t in trials for row in t.pairs]))
+    connection.register("pairs", pa.Table.from_pylist([row for t in trials for row in t.pairs], PAIRS.row_schema()))
     return connection.sql(f"""
         SELECT c.*, coalesce(p.is_copy, false) AS is_found, coalesce(p.is_copy AND p.is_own, false) AS is_right,
                p.matched_id, p.method, p.num_matches, p.num_inliers, p.score, p.num_blocks, p.coverage, p.explained

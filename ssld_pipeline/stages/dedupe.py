@@ -14,6 +14,7 @@ from ssld_pipeline.config.dedupe import DECISION_FIELDS
 from ssld_pipeline.contracts import REMOVED
 from ssld_pipeline.copies.decision import MAX_BELOW_BEST, Thresholds, is_copy
 from ssld_pipeline.errors import UserError
+from ssld_pipeline.sql_text import literal, literals
 from ssld_pipeline.stages.repeats import add_repeats
 from ssld_pipeline.stages.stage import Json, QueryStage
 
@@ -31,12 +32,8 @@ def thresholds(config: DedupeConfig) -> Thresholds:
 
 def is_reported(config: RunConfig) -> str:
     """SQL over the columns of ``pairs``: are copies of this protected image shown and kept?"""
-    names = ", ".join(_quoted(name) for name in config.inputs_of(config.dedupe.report_only))
+    names = literals(config.inputs_of(config.dedupe.report_only))
     return f"split_part(protected_id, '/', 1) IN ({names})" if names else "false"
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def read_lists(config: DedupeConfig) -> dict[str, list[str]]:
@@ -66,7 +63,7 @@ def register_lists(tables: duckdb.DuckDBPyConnection, config: DedupeConfig) -> N
 
 def images_on(name: str) -> str:
     """Query over the view ``listed``: the pool's image_ids on the list."""
-    return f"SELECT image_id FROM listed WHERE list = {_quoted(name)} AND in_pool"
+    return f"SELECT image_id FROM listed WHERE list = {literal(name)} AND in_pool"
 
 
 # A denied image has one denied row, its best pair; its other pairs keep what the evidence says of them.
@@ -106,8 +103,7 @@ def decide(tables: duckdb.DuckDBPyConnection, config: RunConfig) -> pa.Table:
         tables.execute(f"CREATE OR REPLACE TEMP TABLE decided AS {query}")
         add_repeats(tables, _leaks(config), images_on("allow"))
         query = "FROM decided"
-    removed = ", ".join(_quoted(verdict) for verdict in REMOVED)
-    rows = tables.sql(f"SELECT *, verdict IN ({removed}) AS is_duplicate FROM ({query})").to_arrow_table()
+    rows = tables.sql(f"SELECT *, verdict IN ({literals(REMOVED)}) AS is_duplicate FROM ({query})").to_arrow_table()
     unknown = tables.execute("SELECT list, count(*) FROM listed WHERE NOT in_pool GROUP BY 1").fetchall()
     return rows.replace_schema_metadata({f"unknown in dedupe.{name}": str(num) for name, num in unknown})
 

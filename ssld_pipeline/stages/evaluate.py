@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ssld_pipeline.contracts import EVALUATIONS
 from ssld_pipeline.rejects import refuse_gaps
 from ssld_pipeline.stages.stage import PartResult, PartStage, Setup
 from ssld_pipeline.stages.student import MODEL_FILE, student_spec
@@ -66,7 +67,7 @@ def open_evaluate(setup: Setup) -> Callable[[pa.Table], PartResult]:
                     "num_parameters": sum(p.numel() for p in predictor.model.parameters()),
                 }
             )
-        return PartResult(pa.Table.from_pylist(found, _schema()), rejects)
+        return PartResult(pa.Table.from_pylist(found, EVALUATIONS.row_schema()), rejects)
 
     return work
 
@@ -86,13 +87,6 @@ def _view_of(config: RunConfig, name: str) -> tuple[int, float]:
     """As in the validation of that training run: its section may have a size of its own."""
     section = getattr(config, name)
     return section.image_size, section.crop_pct
-
-
-def _schema() -> pa.Schema:
-    from ssld_pipeline.contracts import EVALUATIONS
-
-    schema = EVALUATIONS.schema()
-    return schema.remove(schema.get_field_index("part"))
 
 
 STAGE = PartStage(

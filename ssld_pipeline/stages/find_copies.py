@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.config.dedupe import CHECK_FIELDS, DECISION_FIELDS, POLICY_FIELDS, POOL_FIELDS
+from ssld_pipeline.contracts import PAIRS
 from ssld_pipeline.errors import BadImage
 from ssld_pipeline.stages.stage import Json, PartResult, PartStage, Reject, Setup
 
@@ -33,6 +34,8 @@ class _Checked:
 
 def open_find_copies(setup: Setup) -> Callable[[pa.Table], PartResult]:
     """Opens the indexes once; the function returned maps catalog rows to ``pairs`` rows."""
+    import pyarrow as pa
+
     from ssld_pipeline.copies.index.protected_index import open_indexes
     from ssld_pipeline.copies.threads import on_threads
     from ssld_pipeline.inputs.read import ImageReader
@@ -44,8 +47,8 @@ def open_find_copies(setup: Setup) -> Callable[[pa.Table], PartResult]:
     def work(rows: pa.Table) -> PartResult:
         records = in_reading_order(rows)
         checked = list(on_threads(lambda record: _check(record, reader, indexes, settings), records, setup.num_threads))
-        found = [row for one in checked for row in one.rows]
-        return PartResult(pairs_table(found), [one.reject for one in checked if one.reject])
+        found = pa.Table.from_pylist([row for one in checked for row in one.rows], PAIRS.row_schema())
+        return PartResult(found, [one.reject for one in checked if one.reject])
 
     return work
 
@@ -125,16 +128,6 @@ def _row(image_id: str, size: tuple[int, int], evidence: Evidence, index: Protec
         "homography": homography.ravel().tolist(),
         "flipped": bool(np.linalg.det(evidence.homography) < 0),
     }
-
-
-def pairs_table(rows: list[dict[str, Any]]) -> pa.Table:
-    """``pairs`` rows without ``part``."""
-    import pyarrow as pa
-
-    from ssld_pipeline.contracts import PAIRS
-
-    schema = PAIRS.schema()
-    return pa.Table.from_pylist(rows, schema.remove(schema.get_field_index("part")))
 
 
 def search_settings(config: DedupeConfig) -> SearchSettings:

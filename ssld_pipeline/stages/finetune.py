@@ -34,5 +34,5 @@ STAGE = TrainStage(
     uses_classes=True,
     roles=lambda config: ("labeled",),
     enabled=lambda config: config.finetune is not None,
-    replays=lambda config: config.finetune is not None and config.finetune.replays,
+    also_reads=lambda config: ("soft_labels",) if config.finetune and config.finetune.replays else (),
 )

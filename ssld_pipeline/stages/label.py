@@ -103,7 +103,7 @@ def _label(
     from ssld_pipeline.training.predictions import predict_rows
 
     rejects: list[Reject] = []
-    kept = _schema().empty_table() if kept is None else kept.select(_schema().names)
+    kept = SOFT_LABELS.row_schema().empty_table() if kept is None else kept.select(SOFT_LABELS.row_schema().names)
     missing = _missing_views(rows, kept, config.label.views)
     tables = []
     for batch in predict_rows(rows, predictor, recipe_of(config), map_ahead, rejects, missing.__getitem__):
@@ -131,13 +131,6 @@ def _without(kept: pa.Table, rejects: list[Reject]) -> pa.Table:
     return kept.filter(pc.invert(pc.is_in(kept["image_id"], lost)))
 
 
-def _schema() -> pa.Schema:
-    """That of ``soft_labels`` without ``part``, which the runner adds."""
-    import pyarrow as pa
-
-    return pa.schema([field for field in SOFT_LABELS.schema() if field.name != "part"])
-
-
 def _table(image_ids: list[str], batch: Predictions, labels: SoftLabels) -> pa.Table:
     import numpy as np
     import pyarrow as pa
@@ -157,7 +150,7 @@ def _table(image_ids: list[str], batch: Predictions, labels: SoftLabels) -> pa.T
         "tail_prob": labels.tail_prob,
         **dict(zip(REPLAY_COLUMNS, zip(*batch.replays, strict=True), strict=True)),
     }
-    return pa.table(columns, schema=_schema())
+    return pa.table(columns, schema=SOFT_LABELS.row_schema())
 
 
 STAGE = PartStage(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ssld_pipeline.contracts import LOOKS
 from ssld_pipeline.errors import BadImage
 from ssld_pipeline.stages.stage import PartResult, PartStage, Reject, Setup
 
@@ -19,6 +20,8 @@ _MIN_SHORT_SIDE, _SIDE = 64, 256
 
 def open_look(setup: Setup) -> Callable[[pa.Table], PartResult]:
     """The function from catalog rows to ``looks`` rows. Rejects: images that cannot be decoded."""
+    import pyarrow as pa
+
     from ssld_pipeline.copies.threads import on_threads
     from ssld_pipeline.inputs.read import ImageReader
     from ssld_pipeline.inputs.reading_order import in_reading_order
@@ -28,7 +31,8 @@ def open_look(setup: Setup) -> Callable[[pa.Table], PartResult]:
     def work(rows: pa.Table) -> PartResult:
         seen = list(on_threads(lambda record: _look(record, reader), in_reading_order(rows), setup.num_threads))
         rejects = [one for one in seen if isinstance(one, Reject)]
-        return PartResult(_table([one for one in seen if not isinstance(one, Reject)]), rejects)
+        found = [one for one in seen if not isinstance(one, Reject)]
+        return PartResult(pa.Table.from_pylist(found, LOOKS.row_schema()), rejects)
 
     return work
 
@@ -52,15 +56,6 @@ def _look(record: dict[str, Any], reader: ImageReader) -> dict[str, Any] | Rejec
         "height": image.height,
         "thumbnail": thumbnail(resize_grey(image.pixels, _SIDE)).tobytes(),
     }
-
-
-def _table(rows: list[dict[str, Any]]) -> pa.Table:
-    import pyarrow as pa
-
-    from ssld_pipeline.contracts import LOOKS
-
-    schema = LOOKS.schema()
-    return pa.Table.from_pylist(rows, schema.remove(schema.get_field_index("part")))
 
 
 STAGE = PartStage(

@@ -10,11 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ssld_pipeline.contracts import REMOVED
+from ssld_pipeline.sql_text import literals
 
 if TYPE_CHECKING:
     import duckdb
 
-_REMOVED = ", ".join(f"'{verdict}'" for verdict in REMOVED)
+_REMOVED = literals(REMOVED)
 _EVIDENCE = "method, score, num_blocks, coverage"
 
 # ``members``: images of groups, the best of a group with rank 0; ``leaks``: images that copy a protected one, with it.

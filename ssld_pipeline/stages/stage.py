@@ -1,6 +1,6 @@
-"""What a stage is: a value. The runner reads these values; nothing inherits from them.
+"""What a stage is: a value. The runner reads these values.
 
-Four shapes of work occur in the pipeline:
+Four shapes of work occur in the pipeline; ``runner/shapes`` knows how each is divided, planned and done:
 
 * ``PartStage``      rows of one input part in, rows of one output part out; any number of workers.
 * ``ArtifactStage``  whole tables in, a folder of files out (the index of protected images, the teacher's check).
@@ -9,14 +9,6 @@ Four shapes of work occur in the pipeline:
 
 A stage's ``settings`` are the config fields that can change a value: they, ``version``, and the digests of what is
 read make its fingerprint. Raise ``version`` by hand when the same settings come to mean another result.
-
-All four say what else they depend on: ``reads`` (tables) and ``artifacts``, both of stages that are enabled;
-``networks`` ("teacher", "student": the weights files of these config sections), ``uses_classes`` (the class list),
-``roles``: the roles, or names, of the inputs whose catalog rows they read, and ``side_files``: files that the config
-names, such as lists of image_ids. A setting that names some has the type ``settings.SideFiles``, which makes its paths
-absolute; ``side_files`` gives them by the setting's dotted name, ``settings`` leaves them out. The runner puts the
-digests of their bytes into the fingerprint, so that another path is no change and another line is one; the stage reads
-them itself (``inputs.id_list.read_ids``), wherever it runs.
 """
 
 from __future__ import annotations
@@ -89,16 +81,12 @@ def _once(config: RunConfig) -> int:
     return 1
 
 
-def _no_roles(config: RunConfig) -> tuple[str, ...]:
+def _none(config: RunConfig) -> tuple[str, ...]:
     return ()
 
 
 def _no_figures(rows: pa.Table) -> dict[str, Json]:
     return {}
-
-
-def _never(config: RunConfig) -> bool:
-    return False
 
 
 def _never_covers(committed: Json, wanted: Json) -> bool:
@@ -109,101 +97,84 @@ def _no_side_files(config: RunConfig) -> Mapping[str, tuple[str, ...]]:
     return {}
 
 
-@dataclass(frozen=True)
-class PartStage:
-    """``open`` loads what all parts share (an index, a network) and returns the pure function over one part.
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What all four shapes have.
 
-    ``per``: what one unit of work is: a shard of an input, a part of the catalog, or a whole input. ``section``: that
-    of the config whose ``max_reject_share`` a part must keep to be committed; none: no limit.
+    ``table``: the table it writes; None: it writes a folder. ``per``: what one unit of work is: a shard of an input, a
+    part of the catalog, a whole input, or all at once.
 
-    ``passes``: how often a unit goes through its rows; a worker is given time accordingly.
+    What it depends on: ``reads`` (tables; ``also_reads``: those that the config adds) and ``artifacts``, both of stages
+    that are enabled; ``networks`` ("teacher", "student": the weights files of these config sections), ``uses_classes``
+    (the class list), ``roles``: the roles, or names, of the inputs whose catalog rows it reads, and ``side_files``:
+    files that the config names, such as lists of image_ids, by the setting's dotted name. A setting that names some has
+    the type ``settings.SideFiles``, which makes its paths absolute; ``settings`` leaves them out. The runner puts the
+    digests of their bytes into the fingerprint, so that another path is no change and another line is one; the stage
+    reads them itself (``inputs.id_list.read_ids``), wherever it runs.
 
-    Two functions of (committed settings, wanted settings) spare work where settings differ or images come and go:
-    ``covers``: a part made with the former serves as well. ``keep``, given a stale part's rows first: those that hold;
-    the function over a part is then given them as a second argument, and returns them with what was missing.
+    ``covers``, given (committed settings, wanted settings) that differ: whether what the former made serves as well.
     """
 
     name: str
     version: int
-    table: str
     reads: tuple[str, ...]
     settings: Callable[[RunConfig], dict[str, Json]]
-    open: Callable[[Setup], Callable[..., PartResult]]
-    per: Literal["shard", "part", "input"] = "part"
+    table: str | None = None
+    per: Literal["shard", "part", "input", "all"] = "all"
+    also_reads: Callable[[RunConfig], tuple[str, ...]] = _none
     artifacts: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     uses_classes: bool = False
-    roles: Callable[[RunConfig], tuple[str, ...]] = _no_roles
+    roles: Callable[[RunConfig], tuple[str, ...]] = _none
     side_files: Callable[[RunConfig], Mapping[str, tuple[str, ...]]] = _no_side_files
     enabled: Callable[[RunConfig], bool] = _always
+    covers: Callable[[Json, Json], bool] = _never_covers
+
+    def tables_read(self, config: RunConfig) -> tuple[str, ...]:
+        return (*self.reads, *self.also_reads(config))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartStage(Stage):
+    """``open`` loads what all parts share (an index, a network) and returns the pure function over one part.
+
+    ``section``: that of the config whose ``max_reject_share`` a part must keep to be committed; None: no limit.
+    ``passes``: how often a unit goes through its rows; a worker is given time accordingly.
+
+    ``keep`` spares work where settings differ or images come and go: given a stale part's rows, its settings and the
+    wanted ones, it returns the rows that hold; the function over a part is then given them as a second argument, and
+    returns them with what was missing.
+    """
+
+    table: str = field()
+    open: Callable[[Setup], Callable[..., PartResult]]
+    per: Literal["shard", "part", "input", "all"] = "part"
     section: str | None = None
     passes: Callable[[RunConfig], int] = _once
-    covers: Callable[[Json, Json], bool] = _never_covers
     keep: Callable[[pa.Table, Json, Json], pa.Table] | None = None
 
 
-@dataclass(frozen=True)
-class ArtifactStage:
+@dataclass(frozen=True, kw_only=True)
+class ArtifactStage(Stage):
     """``build`` fills an empty folder and returns figures for people; ``rows`` are the catalog rows it reads."""
 
-    name: str
-    version: int
-    reads: tuple[str, ...]
-    settings: Callable[[RunConfig], dict[str, Json]]
     build: Callable[[Setup, pa.Table, Path], tuple[dict[str, Json], list[Reject]]]
-    artifacts: tuple[str, ...] = ()
-    networks: tuple[str, ...] = ()
-    uses_classes: bool = False
-    roles: Callable[[RunConfig], tuple[str, ...]] = _no_roles
-    side_files: Callable[[RunConfig], Mapping[str, tuple[str, ...]]] = _no_side_files
-    enabled: Callable[[RunConfig], bool] = _always
 
 
-@dataclass(frozen=True)
-class QueryStage:
+@dataclass(frozen=True, kw_only=True)
+class QueryStage(Stage):
     """``query`` returns the rows of ``table`` from a connection on which the tables of ``reads`` are views.
 
     ``figures`` tells people about these rows; columns that ``table`` does not have are there for it alone.
     """
 
-    name: str
-    version: int
-    table: str
-    reads: tuple[str, ...]
-    settings: Callable[[RunConfig], dict[str, Json]]
+    table: str = field()
     query: Callable[[duckdb.DuckDBPyConnection, RunConfig], pa.Table]
     figures: Callable[[pa.Table], dict[str, Json]] = _no_figures
-    artifacts: tuple[str, ...] = ()
-    networks: tuple[str, ...] = ()
-    uses_classes: bool = False
-    roles: Callable[[RunConfig], tuple[str, ...]] = _no_roles
-    side_files: Callable[[RunConfig], Mapping[str, tuple[str, ...]]] = _no_side_files
-    enabled: Callable[[RunConfig], bool] = _always
 
 
-@dataclass(frozen=True)
-class TrainStage:
-    """``job`` describes the training completely; the same job runs in one process or in many. ``replays``: it reads
-    soft_labels, too, and does so for its images' views."""
+@dataclass(frozen=True, kw_only=True)
+class TrainStage(Stage):
+    """``job`` describes the training completely; the same job runs in one process or in many."""
 
-    name: str
-    version: int
-    reads: tuple[str, ...]
-    settings: Callable[[RunConfig], dict[str, Json]]
     job: Callable[[Setup, TrainData], TrainJob]
-    artifacts: tuple[str, ...] = ()
-    networks: tuple[str, ...] = ()
-    uses_classes: bool = False
-    roles: Callable[[RunConfig], tuple[str, ...]] = _no_roles
-    side_files: Callable[[RunConfig], Mapping[str, tuple[str, ...]]] = _no_side_files
-    enabled: Callable[[RunConfig], bool] = _always
-    replays: Callable[[RunConfig], bool] = _never
-
-
-Stage = PartStage | ArtifactStage | QueryStage | TrainStage
-
-
-def tables_read(stage: Stage, config: RunConfig) -> tuple[str, ...]:
-    """``reads``, and what the configuration adds to it."""
-    replays = isinstance(stage, TrainStage) and stage.replays(config)
-    return (*stage.reads, "soft_labels") if replays else stage.reads

@@ -31,5 +31,5 @@ STAGE = TrainStage(
     artifacts=("fit_teacher",),
     networks=("teacher", "student"),
     uses_classes=True,
-    replays=lambda config: config.train.replays,
+    also_reads=lambda config: ("soft_labels",) if config.train.replays else (),
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ssld_pipeline.contracts import TABLES
+from ssld_pipeline.sql_text import literals
 from ssld_pipeline.store import files
 from ssld_pipeline.store.artifacts import ArtifactStore
 from ssld_pipeline.store.tables import Part, TableStore
@@ -69,11 +70,10 @@ class Workspace:
         if not uris:
             connection.register(view, table.contract.schema().empty_table())
         elif files.is_local(self.uri):
-            quoted = ", ".join("'" + u.replace("'", "''") + "'" for u in uris)
-            source = f"read_parquet([{quoted}])"
+            source = f"read_parquet([{literals(uris)}])"
             if table.lacks_columns(parts.values()):  # null, in those that were written without
                 connection.register(f"columns of {view}", table.contract.schema().empty_table())
-                named = f"read_parquet([{quoted}], union_by_name = true)"
+                named = f"read_parquet([{literals(uris)}], union_by_name = true)"
                 source = f'(FROM "columns of {view}" UNION ALL BY NAME FROM {named})'
             connection.execute(f'CREATE VIEW "{view}" AS SELECT * FROM {source}')
         else:  # DuckDB reads remote files through an extension that it would fetch at run time; Arrow needs none

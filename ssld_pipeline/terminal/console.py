@@ -12,8 +12,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from ssld_pipeline.queries.dedupe_sweep import Sweep
-    from ssld_pipeline.runner.plan import StagePlan
-    from ssld_pipeline.runner.run import StageReport
+    from ssld_pipeline.runner.planned import StagePlan
+    from ssld_pipeline.runner.progress import StageReport
     from ssld_pipeline.verify.laws import Verdict
     from ssld_pipeline.verify.recompute import Recomputed
 
@@ -80,7 +80,7 @@ def _figure(value: float) -> str:
 
 
 def print_plan(plans: Sequence[StagePlan]) -> None:
-    from ssld_pipeline.runner.plan import ACTIONS
+    from ssld_pipeline.runner.planned import ACTIONS
 
     for plan in plans:
         if not plan.enabled:

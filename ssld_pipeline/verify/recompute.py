@@ -15,10 +15,11 @@ from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.contracts import CATALOG, SOFT_LABELS
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.kernels.soft_label import ROUNDING_STEP, largest_difference
-from ssld_pipeline.pipeline import stage_named
+from ssld_pipeline.pipeline import stage_of
 from ssld_pipeline.runner.class_guard import require_same_classes
+from ssld_pipeline.runner.state import State
 from ssld_pipeline.runner.survey import FileDigests, Survey, class_names
-from ssld_pipeline.runner.units import State, same_but_config, settings_payload
+from ssld_pipeline.runner.units import same_but_config, settings_payload
 from ssld_pipeline.runner.work import WorkerSpec
 from ssld_pipeline.stages.stage import PartStage
 from ssld_pipeline.store.fingerprints import explain_change
@@ -104,8 +105,7 @@ def _survey_without_inputs(config: RunConfig) -> Survey:
 
 
 def _require_comparable(state: State) -> None:
-    stage = stage_named("label")
-    assert isinstance(stage, PartStage)
+    stage = stage_of(state.config, "label", PartStage)
     parts = list(state.workspace.tables["soft_labels"].parts().values())
     if not parts:
         raise UserError("verify --recompute: soft_labels is empty; label first: ssld run CONFIG --until label")
@@ -156,8 +156,7 @@ def _labelled_again(
         update={"label": state.config.label.model_copy(update={"num_kept": num_kept, "views": views})}
     )
     spec = WorkerSpec("label", config, state.survey.classes, {}, os.cpu_count() or 1, device)
-    stage = stage_named("label")
-    assert isinstance(stage, PartStage)
+    stage = stage_of(config, "label", PartStage)
     drawn = set(zip(sample["image_id"].to_pylist(), sample["view"].to_pylist(), strict=True))
     keys = zip(stored["image_id"].to_pylist(), stored["view"].to_pylist(), strict=True)
     others = stored.filter(pa.array([key not in drawn for key in keys], pa.bool_()))

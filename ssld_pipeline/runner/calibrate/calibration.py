@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.pipeline import stage_named
 from ssld_pipeline.runner.calibrate.estimate import Estimate, Machines, priced
@@ -74,13 +75,13 @@ def calibrate(survey: Survey, machines: Machines, seconds: float = 60.0, seed: i
     return Calibration(machines, estimates, sampled, trials.device, time.monotonic() - started, trials.notes())
 
 
-def gpu_rates(text: str) -> dict[str, float]:
+def gpu_rates(config: RunConfig, text: str) -> dict[str, float]:
     """``label=5000,train=1200`` as numbers. UserError for what is none."""
     found = {}
     for item in filter(None, (piece.strip() for piece in text.split(","))):
         name, _, value = item.partition("=")
         try:
-            found[stage_named(name.strip()).name] = float(value)
+            found[stage_named(config, name.strip()).name] = float(value)
         except (KeyError, ValueError):
             raise UserError(f"--gpu-rate {item}: expected STAGE=IMAGES_PER_S, as in label=5000,train=1200") from None
     return found

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from ssld_pipeline.contracts import CATALOG
-from ssld_pipeline.pipeline import stage_named
+from ssld_pipeline.pipeline import stage_of
 from ssld_pipeline.stages.stage import PartResult, PartStage, Setup
 
 if TYPE_CHECKING:
     from ssld_pipeline.inputs.shard import Shard
-    from ssld_pipeline.runner.units import State
+    from ssld_pipeline.runner.state import State
 
 _MOST_SHARDS = 8
 _ROWS = {"pool": 2000, "labeled": 400, "protected": 400, "teacher": 400}
@@ -58,8 +58,7 @@ class Sample:
 
 def draw_sample(state: State, setup: Setup, seed: int, seconds: float) -> Sample:
     """Scans shards of each input in an order drawn from ``seed`` until there are rows enough or time is up."""
-    stage = stage_named("catalog")
-    assert isinstance(stage, PartStage)
+    stage = stage_of(setup.config, "catalog", PartStage)
     work, scans, counted, rows = stage.open(setup), [], _committed(state), {}
     by_input: dict[str, list[Shard]] = {}
     for shard in state.survey.shards:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ssld_pipeline.pipeline import stage_named
+from ssld_pipeline.pipeline import stage_named, stage_of
 from ssld_pipeline.stages.stage import ArtifactStage, Setup, Stage, TrainData, TrainStage
 from ssld_pipeline.stages.student import MODEL_FILE
 from ssld_pipeline.store.workspace import MODEL_STAGES, Workspace
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from ssld_pipeline.config.run import RunConfig
     from ssld_pipeline.runner.calibrate.sample import Sample
-    from ssld_pipeline.runner.units import State
+    from ssld_pipeline.runner.state import State
 
 _INDEXED = 150
 
@@ -46,7 +46,7 @@ class StandIns:
     def setup(self, stage: Stage, num_threads: int = 1, device: str = "cpu", config: RunConfig | None = None) -> Setup:
         """As a worker of the stage is given it."""
         config = config or self.state.config
-        folders = {name: self.artifact(name) for name in stage.artifacts if stage_named(name).enabled(config)}
+        folders = {name: self.artifact(name) for name in stage.artifacts if stage_named(config, name).enabled(config)}
         return Setup(config, self.state.survey.classes, folders, num_threads, device)
 
     def artifact(self, name: str) -> Path:
@@ -63,14 +63,13 @@ class StandIns:
     @property
     def protected(self) -> pa.Table:
         """The rows that are indexed in a trial."""
-        return spread(self.rows(stage_named("index_protected").roles(self.state.config)), _INDEXED)
+        return spread(self.rows(stage_named(self.state.config, "index_protected").roles(self.state.config)), _INDEXED)
 
     @cached_property
     def sampled_index(self) -> Path:
         folder = self.folder / "index"
         folder.mkdir()
-        stage = stage_named("index_protected")
-        assert isinstance(stage, ArtifactStage)
+        stage = stage_of(self.state.config, "index_protected", ArtifactStage)
         stage.build(self.setup(stage, os.cpu_count() or 1), self.protected, folder)
         return folder
 
@@ -84,16 +83,13 @@ class StandIns:
 
     def model_bytes(self, name: str) -> int:
         """Of the weights that a training stage writes."""
-        stage = stage_named(name)
-        assert isinstance(stage, TrainStage)
         return (self._untrained(name) / MODEL_FILE).stat().st_size
 
     def _untrained(self, name: str) -> Path:
         from ssld_pipeline.models.build import build
         from ssld_pipeline.models.weights import save_weights
 
-        stage, folder = stage_named(name), self.folder / "models" / name
-        assert isinstance(stage, TrainStage)
+        stage, folder = stage_of(self.state.config, name, TrainStage), self.folder / "models" / name
         if not folder.exists():
             job = stage.job(self.setup(stage), self.train_data(stage))
             folder.mkdir(parents=True)
@@ -103,7 +99,7 @@ class StandIns:
     def train_data(self, stage: TrainStage) -> TrainData:
         """The sample as tables; the numbers of images are those of the whole."""
         labeled, mined, labels = self.rows(("labeled",)), self.rows(("pool",)), self._labels
-        if stage.replays(self.state.config):
+        if "soft_labels" in stage.tables_read(self.state.config):
             labeled, mined = _seen(labeled, labels), _seen(mined, labels)
         zeros = pa.array([0] * len(mined), pa.int32())
         mined = mined.set_column(mined.column_names.index("class_id"), "class_id", zeros)

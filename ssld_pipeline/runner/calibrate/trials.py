@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from ssld_pipeline.config.run import RunConfig
-from ssld_pipeline.pipeline import STAGES, stage_named
+from ssld_pipeline.pipeline import stage_named, stage_of, stages
 from ssld_pipeline.runner.calibrate.estimate import (
     Estimate,
     Machines,
@@ -30,9 +31,9 @@ from ssld_pipeline.runner.calibrate.measure import (
 )
 from ssld_pipeline.runner.calibrate.sample import draw_sample
 from ssld_pipeline.runner.calibrate.stand_ins import StandIns, lenient, spread
-from ssld_pipeline.runner.plan import StagePlan
+from ssld_pipeline.runner.planned import StagePlan
+from ssld_pipeline.runner.state import State
 from ssld_pipeline.runner.survey import FileDigests, Survey
-from ssld_pipeline.runner.units import State
 from ssld_pipeline.runner.work import rows_that_hold
 from ssld_pipeline.stages.networks import check_networks
 from ssld_pipeline.stages.stage import ArtifactStage, PartStage, QueryStage, Setup, Stage, TrainStage
@@ -71,7 +72,7 @@ class Trials:
     ) -> None:
         self.config, self.survey, self.plans = survey.config, survey, plans
         self.machines, self.scratch = machines, scratch
-        self.stages = [stage for stage in STAGES if plans[stage.name].of("run")]
+        self.stages = [stage for stage in stages(self.config) if plans[stage.name].of("run")]
         self.on_gpus = machines.gpus > 0 and self.config.placement.use_gpu is not False
         self.device = "cuda" if self.on_gpus and gpus_here() else "cpu"
         state = State(survey, Workspace(self.config.workspace), FileDigests(self.config.workspace))
@@ -86,13 +87,13 @@ class Trials:
         self.feed = measure_feed(self.base.rows(("pool",)), side)
 
     def estimate(self, stage: Stage) -> Estimate:
-        if isinstance(stage, TrainStage):
-            return self._training(stage)
-        if isinstance(stage, ArtifactStage):
-            return self._artifact(stage)
-        if isinstance(stage, QueryStage):
-            return self._group_pool(stage) if stage.name == "group_pool" else self._query(stage)
-        return self._catalog(stage) if stage.per == "shard" else self._parts(stage)
+        of_shape: dict[type[Stage], Callable[[Any], Estimate]] = {
+            PartStage: self._catalog if stage.per == "shard" else self._parts,
+            ArtifactStage: self._artifact,
+            QueryStage: self._group_pool if stage.name == "group_pool" else self._query,
+            TrainStage: self._training,
+        }
+        return of_shape[type(stage)](stage)
 
     def notes(self) -> tuple[str, ...]:
         """What is assumed of all stages."""
@@ -170,7 +171,7 @@ class Trials:
     def _index_note(self) -> str:
         indexed, whole = (
             len(self.base.protected),
-            self.base.num_images(stage_named("index_protected").roles(self.config)),
+            self.base.num_images(stage_named(self.config, "index_protected").roles(self.config)),
         )
         return f"searched an index of {indexed:,} of {whole:,} protected images; a search takes longer in a larger one"
 
@@ -227,8 +228,7 @@ class Trials:
         import duckdb
 
         rows, images = self.base.rows(("pool",)).slice(0, _GROUPED), self.base.num_images(("pool",))
-        look = stage_named("look")
-        assert isinstance(look, PartStage)
+        look = stage_of(self.config, "look", PartStage)
         looks = look.open(self.base.setup(look, os.cpu_count() or 1))(rows).rows
         if not looks.num_rows:
             return Estimate(stage.name, images, notes=(_NO_IMAGE,))

@@ -169,7 +169,8 @@ class Cluster:
     def _gpus_for(self, spec: WorkerSpec, training: bool = False) -> int:
         """1 where the stage can use a GPU and the cluster has one."""
         searches = spec.stage == "find_copies" and self._placement.dedupe_on_gpu
-        if not (training or stage_named(spec.stage).networks or searches) or self._placement.use_gpu is False:
+        runs_network = training or stage_named(spec.config, spec.stage).networks
+        if not (runs_network or searches) or self._placement.use_gpu is False:
             return 0
         if self._placement.use_gpu:
             self._room.require(Need("placement.use_gpu", 1, 0, 1, "leave it out"))
@@ -318,7 +319,7 @@ class _Pool:
 
     def __init__(self, spec: WorkerSpec, placement: PlacementConfig, gpus: int) -> None:
         self._placement, self._gpus = placement, gpus
-        runs_network = bool(stage_named(spec.stage).networks)
+        runs_network = bool(stage_named(spec.config, spec.stage).networks)
         self._num_decoders = placement.decode_workers if runs_network else 0
         self._cpus = placement.cpus_per_worker
         if gpus and runs_network and not self._num_decoders:  # a GPU is fed by the cores of its node

@@ -1,0 +1,210 @@
+"""Part stages: a unit per shard, catalog part or input; done by any number of workers, committed as they finish."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from ssld_pipeline.errors import UserError
+from ssld_pipeline.rejects import are_too_many
+from ssld_pipeline.runner.context import RunContext
+from ssld_pipeline.runner.planned import StagePlan, UnitPlan
+from ssld_pipeline.runner.progress import StageReport
+from ssld_pipeline.runner.shapes.shape import Shape, changes_of, plan_unit
+from ssld_pipeline.runner.state import State
+from ssld_pipeline.runner.units import Unit, notes_of, settings_payload, whole_unit
+from ssld_pipeline.runner.work import Receipt, write_reject_rows
+from ssld_pipeline.stages.stage import PartStage
+from ssld_pipeline.store.fingerprints import Fingerprint, digest
+from ssld_pipeline.store.tables import Part, TableStore
+
+_COMMIT_EVERY_S = 2.0
+
+
+def units(stage: PartStage, state: State) -> list[Unit]:
+    settings = settings_payload(stage, state)
+    if stage.per == "shard":
+        return [
+            Unit(s.name, settings, {"listing": s.digest}, num_rows=s.listing.num_rows, listing=s.to_table())
+            for s in state.survey.shards
+        ]
+    roles, notes = stage.roles(state.config), notes_of(stage, state)
+    if stage.per == "part":
+        found = [_unit(stage, state, part, settings) for part in state.catalog_parts(roles)]
+    else:
+        found = [whole_unit(stage, state, settings, name, (name,)) for name in state.survey.inputs_of(roles)]
+    return [replace(unit, notes=notes) for unit in found]
+
+
+def _unit(stage: PartStage, state: State, part: Part, settings: Mapping[str, Any]) -> Unit:
+    inputs: dict[str, Any] = {"catalog": part.content}
+    excluded = state.excluded.get(part.name, ()) if "duplicates" in stage.reads else ()
+    if "duplicates" in stage.reads:
+        inputs["excluded"] = digest(excluded)
+    uris = tuple(state.workspace.tables["catalog"].uris([part]))
+    return Unit(part.name, settings, inputs, uris, excluded, part.num_rows - len(excluded))
+
+
+def plan(stage: PartStage, state: State) -> tuple[UnitPlan, ...]:
+    committed = _committed_units(stage, state)
+    plans = [_plan_unit(stage, unit, committed.pop(unit.name, []), state) for unit in units(stage, state)]
+    unlisted = state.survey.unlisted()  # a folder that cannot be listed today is not gone
+    gone = [
+        UnitPlan(name, "remove", (_why_gone(name, state),), committed=tuple(parts))
+        for name, parts in sorted(committed.items())
+        if not name.startswith(unlisted) and not _holds_unasked(stage, name, parts, state)
+    ]
+    return (*plans, *gone)
+
+
+def _committed_units(stage: PartStage, state: State) -> dict[str, list[Part]]:
+    """Committed parts by the unit that wrote them; a shard of the catalog may have written several."""
+    found: dict[str, list[Part]] = defaultdict(list)
+    for part in state.workspace.tables[stage.table].parts().values():
+        found[part.name.rsplit("#", 1)[0] if stage.per == "shard" else part.name].append(part)
+    return found
+
+
+def _plan_unit(stage: PartStage, unit: Unit, committed: list[Part], state: State) -> UnitPlan:
+    planned = plan_unit(stage, unit, committed, state)
+    if stage.keep and committed and planned.action == "run":
+        return replace(planned, unit=replace(unit, previous=committed[0]))
+    return planned
+
+
+def _why_gone(name: str, state: State) -> str:
+    return "not asked for, and of other settings" if name in state.catalog else "no longer in the input"
+
+
+def _holds_unasked(stage: PartStage, name: str, committed: list[Part], state: State) -> bool:
+    """Of an image that is still there but not asked for by these settings, such as stored views of the labelled images
+    beside an online teacher: what holds is kept for when it is asked for again."""
+    if stage.per != "part" or name not in state.catalog:
+        return False
+    unit = _unit(stage, state, state.catalog[name], settings_payload(stage, state))
+    return not changes_of(stage, unit, committed, state)
+
+
+def bring(stage: PartStage, plan: StagePlan, state: State, context: RunContext, report: StageReport) -> None:
+    work = [u.unit for u in plan.of("run") if u.unit]
+    context.progress.started(plan, sum(unit.num_rows for unit in work))
+    run = _PartRun(stage, context, report, notes_of(stage, state))
+    run.move(plan.of("move"))
+    run.remove(plan.of("remove"))
+    run.do(work, {u.name: u.committed for u in plan.units})
+    if stage.per == "shard":
+        run.commit_listing_rejects()
+    context.workspace.record_roots(stage.table, context.survey.roots)
+    if run.notes:
+        run.table.describe(run.notes)
+
+
+@dataclass(frozen=True)
+class _PartRun:
+    stage: PartStage
+    context: RunContext
+    report: StageReport
+    notes: Mapping[str, Any]
+
+    @property
+    def table(self) -> TableStore:
+        return self.context.workspace.tables[self.stage.table]
+
+    def do(self, units: Sequence[Unit], stale: Mapping[str, tuple[Part, ...]]) -> None:
+        if not units:
+            return
+        refused: list[Receipt] = []
+        batch: list[Receipt] = []
+        last = time.monotonic()
+        try:
+            for receipt in self.context.engine.work(self.context.spec(self.stage), units):
+                if receipt:
+                    (refused if self._loses_too_much(receipt) else batch).append(receipt)
+                    self.context.progress.advanced(receipt.num_images)
+                if time.monotonic() - last > _COMMIT_EVERY_S:
+                    finished, batch, last = batch, [], time.monotonic()
+                    self._commit(finished, stale)
+        finally:  # what is finished is kept, whatever ended the loop
+            self._commit(batch, stale)
+        if refused:
+            raise UserError(self._explain_refusal(refused))
+
+    def _commit(self, receipts: Sequence[Receipt], stale: Mapping[str, tuple[Part, ...]]) -> None:
+        """Rejects first: a crash in between leaves a part to be redone, which replaces them."""
+        if not receipts:
+            return
+        self.context.commit_rejects(self.stage.name, {r.unit: r.rejects for r in receipts})
+        removed = [part for r in receipts for part in stale.get(r.unit, ())]
+        notes = {f"ssld.{name}": json.dumps(note, sort_keys=True) for name, note in self.notes.items()}
+        self.table.commit([p for r in receipts for p in r.parts], removed, {"ssld.stage": self.stage.name, **notes})
+        if self.notes and not self.report.ran:  # not at the end alone: who is killed has a table, too
+            self.table.describe(self.notes)
+        self.report.ran += len(receipts)
+        self.report.num_rows += sum(r.num_rows for r in receipts)
+        self.report.num_rejects += sum(r.num_rejects for r in receipts)
+
+    def remove(self, gone: Sequence[UnitPlan]) -> None:
+        if gone:
+            self.context.commit_rejects(self.stage.name, {u.name: None for u in gone})
+            self.table.commit([], [p for u in gone for p in u.committed], {"ssld.stage": self.stage.name})
+        self.report.removed = len(gone)
+
+    def move(self, moved: Sequence[UnitPlan]) -> None:
+        """The input lies elsewhere: replace the ``uri`` column, keep fingerprint and content."""
+        table, roots = self.table, self.context.survey.roots
+        added, removed = [], []
+        for part in (p for u in moved for p in u.committed):
+            rows, settings, old = table.read(part), table.settings_of(part), table.roots_of(part)
+            name = part.name.split("/", 1)[0]
+            was, now = old[name], roots[name]
+            uris = [now + uri.removeprefix(was) if uri.startswith(was) else uri for uri in rows["uri"].to_pylist()]
+            rows = rows.set_column(rows.column_names.index("uri"), "uri", pa.array(uris, pa.string()))
+            unit = dict(zip(table.contract.unit, part.unit, strict=True))
+            added.append(table.write(rows, unit, part.fingerprint, settings, roots))
+            removed.append(part)
+        table.commit(added, removed, {"ssld.stage": self.stage.name, "ssld.moved": True})
+        self.report.moved = len(moved)
+
+    def commit_listing_rejects(self) -> None:
+        """What could not even be listed, one part of rejects per input, replaced when it changes."""
+        workspace, stage = self.context.workspace, self.stage.name
+        committed = workspace.tables["rejects"].parts()
+        for name, rejects in self.context.survey.listing_rejects.items():
+            rows = [[r.image_id, r.reason, r.detail] for r in rejects]
+            fingerprint = Fingerprint.of({"stage": stage, "input": name}, {"rejects": rows})
+            present = committed.get((stage, name))
+            if (present is None and rows) or (present is not None and present.fingerprint != fingerprint):
+                part = write_reject_rows(workspace, stage, name, fingerprint, {}, list(rejects))
+                self.context.commit_rejects(stage, {name: part})
+
+    def _loses_too_much(self, receipt: Receipt) -> bool:
+        """Where a protected archive breaks off, the images behind the break would guard nothing."""
+        config, section = self.context.config, self.stage.section
+        limit = getattr(config, section).max_reject_share if section else 1.0
+        share = limit * receipt.num_images
+        num_unread = receipt.reasons.get("unreadable", 0)
+        guards = receipt.unit.split("/", 1)[0] in config.inputs_of(config.dedupe.against)
+        if self.stage.per == "shard" and guards:
+            num_unread += receipt.reasons.get("truncated_archive", 0)
+            share = min(share, 0) if num_unread else share
+        return are_too_many(receipt.num_rejects, num_unread, share)
+
+    def _explain_refusal(self, refused: Sequence[Receipt]) -> str:
+        reasons: Counter[str] = Counter()
+        for receipt in refused:
+            reasons.update(receipt.reasons)
+        worst = ", ".join(f"{r.unit} ({r.num_rejects} of {r.num_images})" for r in refused[:5])
+        limit = f"{self.stage.section}.max_reject_share"
+        return (
+            f"{self.stage.name}: {len(refused)} part(s) lost more images than {limit} allows and were not committed: "
+            f"{worst}. Reasons: {dict(reasons.most_common())}. Repair the input, or raise {limit}"
+        )
+
+
+PARTS = Shape(units, plan, bring)

@@ -1,0 +1,98 @@
+"""What the runner must know of a shape of stage, and how two shapes that write tables plan a unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ssld_pipeline.runner.class_guard import explain_classes
+from ssld_pipeline.runner.context import RunContext
+from ssld_pipeline.runner.planned import StagePlan, UnitPlan
+from ssld_pipeline.runner.progress import StageReport
+from ssld_pipeline.runner.state import State
+from ssld_pipeline.runner.units import Unit, same_but_config, settings_payload, whole_unit
+from ssld_pipeline.stages.stage import Stage
+from ssld_pipeline.store.fingerprints import explain_change
+from ssld_pipeline.store.tables import Part
+
+
+@dataclass(frozen=True)
+class Shape:
+    """``units``: what the stage has to have done, in the order of names. ``plan``: beside what is committed, given that
+    everything upstream is up to date. ``bring``: does what is planned and commits it; fills the report."""
+
+    units: Callable[[Any, State], list[Unit]]
+    plan: Callable[[Any, State], tuple[UnitPlan, ...]]
+    bring: Callable[[Any, StagePlan, State, RunContext, StageReport], None]
+
+
+def whole(stage: Stage, state: State) -> list[Unit]:
+    """All at once."""
+    return [whole_unit(stage, state, settings_payload(stage, state), stage.name, stage.roles(state.config))]
+
+
+def plan_unit(stage: Stage, unit: Unit, committed: list[Part], state: State) -> UnitPlan:
+    """Of a stage that writes a table."""
+    if not committed:
+        return UnitPlan(unit.name, "run", ("part missing",), unit)
+    if changes := changes_of(stage, unit, committed, state):
+        return UnitPlan(unit.name, "run", tuple(changes), unit, tuple(committed))
+    if _is_moved(stage, unit, state):
+        return UnitPlan(unit.name, "move", ("the input lies elsewhere",), unit, tuple(committed))
+    return UnitPlan(unit.name, "reuse", (), unit, tuple(committed))
+
+
+def plan_artifact(stage: Stage, unit: Unit, state: State) -> UnitPlan:
+    """Of a stage that writes a folder."""
+    record = state.workspace.artifact(stage.name).record()
+    if record is None:
+        return UnitPlan(unit.name, "run", ("not made yet",), unit)
+    if record.fingerprint == unit.fingerprint:
+        return UnitPlan(unit.name, "reuse", (), unit)
+    changes = _explain(stage, record.settings, unit, state)
+    if record.fingerprint.inputs != unit.fingerprint.inputs:
+        changes.append("its input rows changed")
+    return UnitPlan(unit.name, "run", tuple(changes), unit)
+
+
+def changes_of(stage: Stage, unit: Unit, committed: list[Part], state: State) -> list[str]:
+    """Why the committed parts do not serve the unit; empty where they do."""
+    assert stage.table is not None
+    wanted, changes = unit.fingerprint, []
+    stale = next((p for p in committed if p.fingerprint.settings != wanted.settings), None)
+    if stale and not _covers(stage, settings := state.settings_of(stage.table, stale), unit.settings):
+        changes += _explain(stage, settings, unit, state)
+    if any(p.fingerprint.inputs != wanted.inputs for p in committed):
+        changes.append("input changed")
+    return changes
+
+
+def _covers(stage: Stage, committed: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return same_but_config(committed, wanted) and stage.covers(committed["config"], wanted["config"])
+
+
+def _explain(stage: Stage, committed: Mapping[str, Any], unit: Unit, state: State) -> list[str]:
+    """What differs from the settings something was made with; of class lists what a person can read."""
+    lines = explain_change(committed, dict(unit.settings))
+    if "classes" not in committed or committed["classes"] == unit.settings.get("classes"):
+        return lines
+    text = explain_classes(state.class_lists, committed["classes"], state.survey.classes)
+    if stage.table == "soft_labels":
+        accepted = state.class_lists.accepted() == unit.settings["classes"]
+        text += "" if accepted else "; refused without: ssld run CONFIG --new-classes"
+    return [f"classes: {text}" if line.startswith("classes: ") else line for line in lines]
+
+
+def _is_moved(stage: Stage, unit: Unit, state: State) -> bool:
+    """Whether the ``uri`` values of what is committed begin with a root that is no longer the input's."""
+    assert stage.table is not None
+    if "uri" not in state.workspace.tables[stage.table].contract.schema().names:
+        return False
+    recorded = state.workspace.recorded_roots(stage.table)
+    own = unit.name.split("/", 1)[0]
+    return any(
+        recorded.get(name, root) != root
+        for name, root in state.survey.roots.items()
+        if stage.per == "all" or name == own
+    )
