@@ -31,7 +31,7 @@ from results import table, write_section
 from ssld_pipeline.copies.candidates.perceptual_hash import thumbnail
 from ssld_pipeline.copies.features.sift import resize_grey
 from ssld_pipeline.copies.pixels.block_agreement import FRAME_SIDE_PX, compare_pixels, protected_frame
-from ssld_pipeline.copies.within_pool import near_pairs as alike
+from ssld_pipeline.copies.within_pool import near_pairs
 from ssld_pipeline.copies.within_pool.near_identical import Frames, near_identical
 from ssld_pipeline.kernels.ahead import ahead
 from ssld_pipeline.kernels.images import decode
@@ -68,14 +68,14 @@ def crowding(greys: Sequence[Bytes], squares: Bytes, num_threads: int) -> list[d
     }
     rows: list[dict[str, object]] = []
     for name, thumbnails in sets.items():
-        vectors = alike.coarse_edges(thumbnails)
+        vectors = near_pairs.coarse_edges(thumbnails)
         nearest = np.concatenate([_nearest(vectors, i) for i in range(0, len(vectors), 1000)])
         quantiles = np.quantile(nearest, (0.1, 0.5, 0.9, 0.99))
         rows.append(
             {
                 "": f"{len(thumbnails):,} {name}",
                 "correlation with the nearest, 10 % / median / 90 % / 99 %": " / ".join(f"{q:.3f}" for q in quantiles),
-                "candidates": len(alike.near_pairs(thumbnails, num_threads)),
+                "candidates": len(near_pairs.near_pairs(thumbnails, num_threads)),
             }
         )
     return rows
@@ -128,9 +128,11 @@ def measure(squares: Bytes, size: int, num_threads: int) -> dict[str, Any]:
     thumbnails, photos = (np.concatenate(parts) for parts in zip(*sets, strict=True))
     del sets
     started, cpu = time.monotonic(), time.process_time()
-    pairs = alike.near_pairs(thumbnails, num_threads)
+    pairs = near_pairs.near_pairs(thumbnails, num_threads)
     own = (pairs[:, 1] - pairs[:, 0] == planted) & (pairs[:, 0] < planted)
-    reachable = alike.alike(thumbnails, np.stack((np.arange(planted), np.arange(planted) + planted), axis=1))
+    reachable = near_pairs.similar_pairs(
+        thumbnails, np.stack((np.arange(planted), np.arange(planted) + planted), axis=1)
+    )
     same = (photos[pairs[:, 0]] == photos[pairs[:, 1]]) & ~own
     others = pairs[~own & ~same]
     return {
@@ -148,7 +150,7 @@ def measure(squares: Bytes, size: int, num_threads: int) -> dict[str, Any]:
 def shown(row: dict[str, Any]) -> dict[str, object]:
     return {
         "images": f"{row['images']:,}",
-        "index": alike.index_factory(row["images"]),
+        "index": near_pairs.index_factory(row["images"]),
         "CPU s": f"{row['cpu']:.1f}",
         "CPU µs per image": f"{1e6 * row['cpu'] / row['images']:.0f}",
         "wall s": f"{row['seconds']:.1f}",

@@ -17,8 +17,8 @@ from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.report.write import write_report
 from ssld_pipeline.runner.engine import Engine
-from ssld_pipeline.runner.local_engine import Here
-from ssld_pipeline.runner.on_ray.engine import Cluster
+from ssld_pipeline.runner.local_engine import LocalEngine
+from ssld_pipeline.runner.on_ray.engine import RayEngine
 from ssld_pipeline.runner.run import run
 from ssld_pipeline.runner.survey import survey
 from ssld_pipeline.store.workspace import Workspace
@@ -47,7 +47,7 @@ def _bring_up_to_date(config: RunConfig, until: str | None) -> int:
 
 def _engine(config: RunConfig) -> Engine:
     """The cluster that RAY_ADDRESS names, which Ray sets for its jobs; without one, this machine."""
-    return Here() if config.placement.runner == "local" else Cluster(config.placement)
+    return LocalEngine() if config.placement.runner == "local" else RayEngine(config.placement)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -485,12 +485,12 @@ def _bring_up_to_date(
 
 def _engine(config: RunConfig, address: str | None) -> Engine:
     if config.placement.runner == "local":
-        from ssld_pipeline.runner.local_engine import Here
+        from ssld_pipeline.runner.local_engine import LocalEngine
 
-        return Here()
-    from ssld_pipeline.runner.on_ray.engine import Cluster
+        return LocalEngine()
+    from ssld_pipeline.runner.on_ray.engine import RayEngine
 
-    return Cluster(config.placement, address)
+    return RayEngine(config.placement, address)
 
 
 if __name__ == "__main__":

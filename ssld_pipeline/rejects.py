@@ -25,13 +25,15 @@ def examples(rejects: Sequence[Reject]) -> str:
     return ", ".join(f"{r.image_id} ({r.reason} {r.detail})" for r in rejects[:_EXAMPLES])
 
 
-def refuse_gaps(stage: str, images: str, rejects: Sequence[Reject], num_images: int, allowed: float, so: str) -> None:
+def refuse_gaps(
+    stage: str, images: str, rejects: Sequence[Reject], num_images: int, allowed: float, consequence: str
+) -> None:
     """UserError where one of the ``num_images`` images that guard or measure cannot be read, where too many of them
-    cannot be used, or none can. ``images``: what they are; ``so``: what would follow."""
+    cannot be used, or none can. ``images``: what they are."""
     unread = [r for r in rejects if r.reason in _UNREAD]
     if unread or are_too_many(len(rejects), 0, allowed) or len(rejects) == num_images:
         bad = unread or rejects
         raise UserError(
-            f"{stage}: {len(bad)} of {num_images} {images} cannot be used, so {so}: {examples(bad)}. "
+            f"{stage}: {len(bad)} of {num_images} {images} cannot be used, so {consequence}: {examples(bad)}. "
             "See that the input is there on the workers, or take these images out of it"
         )

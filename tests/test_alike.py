@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ssld_pipeline.copies.candidates.perceptual_hash import thumbnail
 from ssld_pipeline.copies.features.sift import resize_grey
-from ssld_pipeline.copies.within_pool import near_pairs as alike
+from ssld_pipeline.copies.within_pool import near_pairs
 from ssld_pipeline.copies.within_pool.groups import gather, missing_links, without
 from ssld_pipeline.kernels.images import decode
 
@@ -50,18 +50,18 @@ def edges_of(images: list[npt.NDArray[np.float64]]) -> list[npt.NDArray[np.float
 def test_repeats_are_proposed_and_other_pictures_are_not(
     thumbnails: npt.NDArray[np.uint8], most_exact: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alike, "_MAX_EXACT", most_exact)
-    monkeypatch.setattr(alike, "_VECTORS_PER_LIST", 40)
-    found = alike.near_pairs(thumbnails, 1)
+    monkeypatch.setattr(near_pairs, "_MAX_EXACT", most_exact)
+    monkeypatch.setattr(near_pairs, "_VECTORS_PER_LIST", 40)
+    found = near_pairs.near_pairs(thumbnails, 1)
     assert [tuple(pair) for pair in found] == brute_force(thumbnails)
     assert {(i, i + NUM_PICTURES) for i in range(NUM_PICTURES)} == {tuple(pair) for pair in found}
-    np.testing.assert_array_equal(alike.near_pairs(thumbnails, 3), found)
+    np.testing.assert_array_equal(near_pairs.near_pairs(thumbnails, 3), found)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_few_images_are_no_special_case(thumbnails: npt.NDArray[np.uint8], count: int) -> None:
     rows = [0, NUM_PICTURES][:count]
-    assert len(alike.near_pairs(thumbnails[rows], 1)) == (count == 2)
+    assert len(near_pairs.near_pairs(thumbnails[rows], 1)) == (count == 2)
 
 
 EDGES = st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)).filter(lambda e: e[0] < e[1]), unique=True)

@@ -20,7 +20,7 @@ from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.queries.status import sql
 from ssld_pipeline.runner.engine import Engine
-from ssld_pipeline.runner.local_engine import Here
+from ssld_pipeline.runner.local_engine import LocalEngine
 from ssld_pipeline.runner.plan import plan
 from ssld_pipeline.runner.planned import StagePlan
 from ssld_pipeline.runner.progress import StageReport
@@ -43,7 +43,7 @@ class Silent:
 
 
 def bring(config: RunConfig, **options: Any) -> dict[str, StageReport]:
-    return {r.stage: r for r in run(survey(config), Here, Silent(), **options)}
+    return {r.stage: r for r in run(survey(config), LocalEngine, Silent(), **options)}
 
 
 def ran(reports: dict[str, StageReport]) -> dict[str, int]:
@@ -289,8 +289,8 @@ def test_a_network_that_gives_logits_where_it_learns_passes(world: Path, overrid
 
 
 def test_a_cluster_too_small_to_train_is_found_before_anything_is_done(world: Path) -> None:
-    class Small(Here):
-        def require_room(self, *args: Any) -> None:
+    class Small(LocalEngine):
+        def require_resources(self, *args: Any) -> None:
             raise UserError("too few GPUs")
 
     config = load_config(world)
@@ -305,7 +305,7 @@ def test_what_is_finished_does_not_wait_for_the_next_to_finish(world: Path, monk
     config = load_config(world)
     table = Workspace(config.workspace).tables["catalog"]
 
-    class Waits(Here):
+    class Waits(LocalEngine):
         def work(self, *args: Any) -> Iterator[Any]:
             finished = 0
             for receipt in super().work(*args):
@@ -315,7 +315,7 @@ def test_what_is_finished_does_not_wait_for_the_next_to_finish(world: Path, monk
                 finished += len(receipt.parts)
                 assert len(table.parts()) == finished
 
-    monkeypatch.setattr("ssld_pipeline.runner.run._COMMIT_EVERY_S", 0.1)
+    monkeypatch.setattr("ssld_pipeline.runner.shapes.parts._COMMIT_EVERY_S", 0.1)
     run(survey(config), Waits, Silent(), until="catalog")
 
 
@@ -330,7 +330,7 @@ def test_a_training_run_fetches_what_it_starts_from_where_it_runs(
         """As from a remote workspace."""
         return shutil.copytree(store.folder(record.fingerprint), cache / record.content, dirs_exist_ok=True)
 
-    class OnAnotherMachine(Here):
+    class OnAnotherMachine(LocalEngine):
         def fit(self, *args: Any) -> dict[str, Any]:
             *shipped, at_step = args
             shutil.rmtree(tmp_path / "cache", ignore_errors=True)
@@ -345,7 +345,7 @@ def test_one_stage_alone_does_not_stand_on_what_is_stale(world: Path) -> None:
     config = load_config(world)
     bring(config, until="catalog")
     for stage in ("find_copies", "dedupe", "label", "select", "finetune"):
-        stale = rf"{stage} stands on index_protected, which is not up to date .*--until {stage}"
+        stale = rf"{stage} depends on index_protected, which is out of date .*--until {stage}"
         with pytest.raises(UserError, match=stale):
             bring(config, only=(stage,))
 
@@ -365,7 +365,7 @@ def test_an_image_that_dedupe_has_come_to_remove_is_not_selected_or_trained_on(f
     best = sql(workspace, "SELECT image_id FROM manifest WHERE rank = 1 ORDER BY 1")["image_id"].to_pylist()
     (folder / "denied.txt").write_text(best[0])
     config = load_config(folder / "config.yaml", (f"dedupe.deny=[{folder / 'denied.txt'}]",))
-    with pytest.raises(UserError, match=f"{stage} stands on dedupe, which is not up to date"):
+    with pytest.raises(UserError, match=f"{stage} depends on dedupe, which is out of date"):
         bring(config, only=(stage,))
 
 
@@ -376,7 +376,7 @@ def test_a_student_that_saw_no_mined_image_is_not_committed(folder: Path) -> Non
     listed = survey(config)
     shutil.move(folder / "inputs/pool", folder / "elsewhere")
     with pytest.raises(UserError, match=r"train: .* images of role pool .*train.max_reject_share.*unreadable"):
-        run(listed, Here, Silent(), only=("train",))
+        run(listed, LocalEngine, Silent(), only=("train",))
     shutil.move(folder / "elsewhere", folder / "inputs/pool")
     assert ran(bring(config, only=("train",))) == {"train": 1}
 
@@ -388,7 +388,7 @@ def test_figures_of_images_that_are_gone_are_refused_and_those_of_none_break_a_l
     before = evaluations.version()
     shutil.move(folder / "inputs/validation", folder / "elsewhere")
     with pytest.raises(UserError, match="evaluate: 12 of 12 labelled images of the input 'protected' cannot be used"):
-        run(listed, Here, Silent(), only=("evaluate",))
+        run(listed, LocalEngine, Silent(), only=("evaluate",))
     assert evaluations.version() == before
     part = next(iter(evaluations.parts().values()))
     rows = evaluations.read(part)

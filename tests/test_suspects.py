@@ -17,7 +17,7 @@ from test_run import Silent, bring
 
 from ssld_pipeline.config.load import load_config
 from ssld_pipeline.kernels import images
-from ssld_pipeline.runner.local_engine import Here
+from ssld_pipeline.runner.local_engine import LocalEngine
 from ssld_pipeline.runner.run import run
 from ssld_pipeline.runner.survey import survey
 from ssld_pipeline.runner.suspects import without_deadly
@@ -67,7 +67,7 @@ def test_what_cannot_be_read_is_left_to_the_stage(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_was_warned_labels_the_rest_of_the_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Warned(Here):
+    class Warned(LocalEngine):
         def work(self, spec: WorkerSpec, units: Sequence[Unit]) -> Iterator[Receipt]:
             yield from super().work(spec, [replace(unit, careful=True) for unit in units])
 
@@ -76,7 +76,7 @@ def test_a_worker_that_was_warned_labels_the_rest_of_the_part(tmp_path: Path, mo
     mini.write_tar(tmp_path / "inputs/pool/pool-0.tar", members)
     config = load_config(path)
     bring(config, until="check_dedupe")
-    monkeypatch.setattr("ssld_pipeline.runner.work.without_deadly", partial(without_deadly, decode=deadly))
+    monkeypatch.setattr("ssld_pipeline.runner.suspects.without_deadly", partial(without_deadly, decode=deadly))
     reports = {r.stage: r for r in run(survey(config), Warned, Silent(), until="label")}
     assert reports["find_copies"].num_rejects == 1
     assert reports["label"].num_rows == 12 and reports["label"].num_rejects == 0

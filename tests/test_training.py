@@ -19,13 +19,13 @@ from ssld_pipeline.models.build import build
 from ssld_pipeline.models.spec import ModelSpec
 from ssld_pipeline.models.weights import save_weights
 from ssld_pipeline.training.data import Lost, TrainImages, read_rows
-from ssld_pipeline.training.fit import Means, fit
+from ssld_pipeline.training.fit import Execution, fit
 from ssld_pipeline.training.folder import TrialFolder
 from ssld_pipeline.training.group import ALONE, Group
 from ssld_pipeline.training.learner import parameter_groups
 from ssld_pipeline.training.reject_limit import RejectLimit
 
-NOW = Means(loader_threads=2, checkpoint_every_s=0)
+NOW = Execution(loader_threads=2, checkpoint_every_s=0)
 """A checkpoint after every step."""
 ROLES = pa.chunked_array([["labeled"] * 20 + ["pool"] * 80])
 
@@ -115,9 +115,9 @@ def test_a_run_killed_and_resumed_ends_with_the_weights_of_one_that_was_not(
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     fit(job, str(whole), fingerprint="f")
     with pytest.raises(KilledError):
-        fit(job, str(broken), fingerprint="f", means=NOW, report=kill_at(killed_at))
+        fit(job, str(broken), fingerprint="f", execution=NOW, report=kill_at(killed_at))
     torch.rand(5)  # the second process has another history
-    fit(job, str(broken), fingerprint="f", means=NOW)
+    fit(job, str(broken), fingerprint="f", execution=NOW)
     expected, found = (load_file(folder / "student.safetensors") for folder in (whole, broken))
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -150,7 +150,7 @@ def test_a_run_begun_with_other_shares_of_a_batch_is_another_recipe_where_there_
     taught = teacher[0] if changes["loss"] != "ce" else None
     job = trial.job(tables[0], model=model, model_args=arguments, teacher=taught, steps=3, **changes)
     with pytest.raises(KilledError):
-        fit(job, str(tmp_path), fingerprint="f", means=NOW, report=kill_at(3))
+        fit(job, str(tmp_path), fingerprint="f", execution=NOW, report=kill_at(3))
     folder = TrialFolder(str(tmp_path))
     made = folder.newest_checkpoint("f")
     assert made is not None and made.state["images_per_process"] == 8
@@ -180,7 +180,7 @@ def test_the_loss_of_steps_between_two_rows_survives_a_resume(tables: tuple[str,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainImages, "batches", short)
         with pytest.raises(KilledError):
-            fit(job, str(tmp_path), fingerprint="f", means=NOW)
+            fit(job, str(tmp_path), fingerprint="f", execution=NOW)
     whole: list[dict[str, Any]] = []
     for folder, rows in ((tmp_path, seen), (tmp_path / "whole", whole)):
         with pytest.raises(KilledError):
@@ -200,7 +200,7 @@ def test_a_finished_run_is_not_done_again_and_another_fingerprint_is(tables: tup
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_step(tables: tuple[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not finite at step \d+ of 40 \(lr .*smaller lr \(now 1e\+09"):
-        fit(trial.job(*tables, steps=40, lr=1e9), str(tmp_path), fingerprint="f", means=NOW)
+        fit(trial.job(*tables, steps=40, lr=1e9), str(tmp_path), fingerprint="f", execution=NOW)
     states = [load_file(path) for path in tmp_path.glob("checkpoint-*")]
     assert not (tmp_path / "student.safetensors").exists() and len(states) < 3
 
@@ -229,7 +229,7 @@ def test_a_pool_that_is_gone_stops_the_run_which_goes_on_when_it_is_back(tmp_pat
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     fit(job, str(whole), fingerprint="f")
     with pytest.raises(KilledError):
-        fit(job, str(broken), fingerprint="f", means=NOW, report=kill_at(11))
+        fit(job, str(broken), fingerprint="f", execution=NOW, report=kill_at(11))
     (tmp_path / "pool").rename(tmp_path / "elsewhere")
     said: list[dict[str, Any]] = []
     gone = (

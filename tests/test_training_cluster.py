@@ -16,8 +16,8 @@ import trial
 from ssld_pipeline.config.load import load_config
 from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.runner.on_ray.engine import Cluster
-from ssld_pipeline.runner.on_ray.resources import Need, Room
+from ssld_pipeline.runner.on_ray.engine import RayEngine
+from ssld_pipeline.runner.on_ray.resources import ClusterResources, ResourceRequest
 from ssld_pipeline.runner.work import WorkerSpec
 from ssld_pipeline.stages.stage import TrainData
 
@@ -43,8 +43,8 @@ def config_of(folder: Path, **placement: Any) -> RunConfig:
 
 
 @contextmanager
-def cluster_of(config: RunConfig) -> Iterator[Cluster]:
-    cluster = Cluster(config.placement)
+def cluster_of(config: RunConfig) -> Iterator[RayEngine]:
+    cluster = RayEngine(config.placement)
     try:
         yield cluster
     finally:
@@ -104,13 +104,16 @@ def test_room_is_waited_for_aloud_and_for_a_stated_time(tmp_path: Path, caplog: 
 
     with cluster_of(config_of(tmp_path)):
         cpus = int(ray.cluster_resources()["CPU"])
-        all_cpus, more = Need("an index", 1, cpus, 0), Need("a training run", 2, cpus, 0, "train less")
-        with Room(60, grows=True).taken(all_cpus):
+        all_cpus, more = (
+            ResourceRequest("an index", 1, cpus, 0),
+            ResourceRequest("a training run", 2, cpus, 0, "train less"),
+        )
+        with ClusterResources(60, grows=True).reserved(all_cpus):
             for need in (all_cpus, more):
                 with pytest.raises(UserError, match=rf"{need.why} needs .*of them free 0 GPUs.* in 2 s \(placement\."):
-                    waits(Room(2, grows=True), need)
+                    waits(ClusterResources(2, grows=True), need)
             assert f"a training run: waiting for {2 * cpus} CPUs at once" in caplog.text and "most 2 s" in caplog.text
-            waiting = threading.Thread(target=waits, args=(Room(60, grows=True), all_cpus))
+            waiting = threading.Thread(target=waits, args=(ClusterResources(60, grows=True), all_cpus))
             waiting.start()
             time.sleep(2)
             assert waiting.is_alive()
@@ -118,8 +121,8 @@ def test_room_is_waited_for_aloud_and_for_a_stated_time(tmp_path: Path, caplog: 
         assert not waiting.is_alive(), "what is given back is taken up"
 
 
-def waits(room: Room, need: Need) -> None:
-    with room.taken(need):
+def waits(room: ClusterResources, need: ResourceRequest) -> None:
+    with room.reserved(need):
         pass
 
 

@@ -17,7 +17,7 @@ import torch.multiprocessing as mp
 import trial
 from safetensors.torch import load_file
 
-from ssld_pipeline.training.fit import Means, fit
+from ssld_pipeline.training.fit import Execution, fit
 from ssld_pipeline.training.group import Group
 
 SETTINGS: dict[str, Any] = {"model": "timm:test_vit", "model_args": {"img_size": 32}, "steps": 30, "batch_size": 6}
@@ -36,8 +36,8 @@ def train_in_group(rank: int, folder: str, tables: tuple[str, str], attempt: int
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/rendezvous-{attempt}", rank=rank, world_size=2)
     report = kill_at_25 if attempt == 0 else None
-    means = Means(loader_threads=1, checkpoint_every_s=0)
-    metrics = fit(trial.job(*tables, **SETTINGS), f"{folder}/trial", fingerprint="f", means=means, report=report)
+    job, execution = trial.job(*tables, **SETTINGS), Execution(loader_threads=1, checkpoint_every_s=0)
+    metrics = fit(job, f"{folder}/trial", fingerprint="f", execution=execution, report=report)
     found = {"metrics": metrics, "counts": Group.current("cpu").sum_counts(np.array([rank + 1, 10])).tolist()}
     Path(folder, f"rank{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()

@@ -19,7 +19,7 @@ class Engine(Protocol):
     def build(self, spec: WorkerSpec, unit: Unit) -> tuple[dict[str, Any], Part | None]:
         """An artifact's figures and its part of rejects."""
 
-    def require_room(self, spec: WorkerSpec) -> None:
+    def require_resources(self, spec: WorkerSpec) -> None:
         """UserError where the training run would need more at once than there is, or comes in time."""
 
     def fit(

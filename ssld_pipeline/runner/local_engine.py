@@ -12,7 +12,7 @@ from ssld_pipeline.stages.stage import TrainData, TrainStage
 from ssld_pipeline.store.tables import Part
 
 
-class Here:
+class LocalEngine:
     def work(self, spec: WorkerSpec, units: Sequence[Unit]) -> Iterator[Receipt]:
         worker = PartWorker(spec)
         for unit in units:
@@ -21,19 +21,21 @@ class Here:
     def build(self, spec: WorkerSpec, unit: Unit) -> tuple[dict[str, Any], Part | None]:
         return build_artifact(spec, unit)
 
-    def require_room(self, spec: WorkerSpec) -> None:
+    def require_resources(self, spec: WorkerSpec) -> None:
         pass
 
     def fit(
         self, spec: WorkerSpec, data: TrainData, folder: str, fingerprint: str, at_step: Callable[[int], None]
     ) -> dict[str, Any]:
-        from ssld_pipeline.training.fit import Means, fit
+        from ssld_pipeline.training.fit import Execution, fit
 
         job = stage_of(spec.config, spec.stage, TrainStage).job(spec.setup(), data)
         placement = spec.config.placement
         threads = placement.train_threads or spec.num_threads
-        means = Means(threads, placement.loader_threads, spec.device, placement.amp, placement.checkpoint_every_s)
-        return fit(job, folder, fingerprint=fingerprint, means=means, report=lambda row: at_step(row["step"]))
+        execution = Execution(
+            threads, placement.loader_threads, spec.device, placement.amp, placement.checkpoint_every_s
+        )
+        return fit(job, folder, fingerprint=fingerprint, execution=execution, report=lambda row: at_step(row["step"]))
 
     def close(self) -> None:
         pass

@@ -79,7 +79,7 @@ def _check(chosen: Sequence[Stage], context: RunContext) -> None:
         check_networks(Setup(context.config, context.survey.classes, {}))
     trainings = [stage for stage in working if isinstance(stage, TrainStage)]
     if trainings:
-        context.engine.require_room(context.spec(trainings[0]))
+        context.engine.require_resources(context.spec(trainings[0]))
 
 
 def _bring(stage: Stage, context: RunContext) -> StageReport:

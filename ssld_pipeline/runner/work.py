@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.contracts import CATALOG, REJECT_REASONS
 from ssld_pipeline.pipeline import stage_named, stage_of
-from ssld_pipeline.runner.suspects import without_deadly
 from ssld_pipeline.runner.units import Unit, same_but_config
 from ssld_pipeline.stages.stage import ArtifactStage, PartStage, Reject, Setup
 from ssld_pipeline.store import files
@@ -89,6 +88,8 @@ class PartWorker:
         self._work = self._stage.open(replace(spec.setup(), map_ahead=map_ahead))
 
     def do(self, unit: Unit) -> Receipt:
+        from ssld_pipeline.runner.suspects import without_deadly
+
         started = time.monotonic()
         rows = read_unit(unit)
         num_images = rows.num_rows

@@ -57,8 +57,8 @@ def open_evaluate(setup: Setup) -> Callable[[pa.Table], PartResult]:
             figures = evaluate(predictor, rows, image_size, crop_pct, num_readers)
             rejects = figures.pop("rejects")  # of the same images for every model
             # What cannot be read today is part of the input all the same: without it an accuracy is of other images.
-            own, so = f"labelled images of the input {input_name!r}", "there is no accuracy on it"
-            refuse_gaps("evaluate", own, rejects, rows.num_rows, rows.num_rows, so)
+            own, consequence = f"labelled images of the input {input_name!r}", "there is no accuracy on it"
+            refuse_gaps("evaluate", own, rejects, rows.num_rows, rows.num_rows, consequence)
             found.append(
                 {
                     "model": name,

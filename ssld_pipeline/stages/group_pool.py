@@ -1,9 +1,9 @@
 """Finds the near-identical images of the pool: the same picture again, resized, recompressed, retouched or trimmed.
 
 Equal bytes are found by digest. Then each distinct file proposes its nearest by its thumbnail (``near_pairs``), and the
-pixels of the proposed pairs are compared (``block_agreement``); each image is read once more. A group is a star about
-its best image (``groups``): largest area, then most bytes, then smallest image_id. Everything follows that order, so
-parts, threads and the order of rows change nothing.
+pixels of the proposed pairs are compared (``block_agreement``); each image is read once more. A group is gathered
+around its best image (``groups``): largest area, then most bytes, then smallest image_id. Everything follows that
+order, so parts, threads and the order of rows change nothing.
 
 It runs in the driver, on its cores; 14.2 M images want some 12 GB of memory and 15 GB of temporary disk (TMPDIR), and
 16 KB more for each image that is like another. Pixels are compared by up to 8 processes of 0.1 to 0.3 GB.

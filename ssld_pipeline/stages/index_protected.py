@@ -57,8 +57,8 @@ def build(setup: Setup, rows: pa.Table, folder: Path) -> tuple[dict[str, Json], 
     for name, own in records.items():
         lost = _write_images(own, config, setup.num_threads, folders[name])
         allowed = config.max_reject_share * len(own)
-        so = "their copies would stay in the pool"
-        refuse_gaps("index_protected", f"images of the input {name!r}", lost, len(own), allowed, so)
+        consequence = "their copies would stay in the pool"
+        refuse_gaps("index_protected", f"images of the input {name!r}", lost, len(own), allowed, consequence)
         rejects += lost
     figures = Counter(num_images=len(rows) - len(rejects))
     for place in folders.values():

@@ -48,7 +48,7 @@ Report = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class Means:
+class Execution:
     """Where and how fast a job runs; nothing here changes a result beyond floating point."""
 
     num_threads: int = 1
@@ -59,7 +59,7 @@ class Means:
 
 
 def fit(
-    job: TrainJob, folder: str, *, fingerprint: str, means: Means | None = None, report: Report | None = None
+    job: TrainJob, folder: str, *, fingerprint: str, execution: Execution | None = None, report: Report | None = None
 ) -> dict[str, Any]:
     """Train ``job`` and leave student.safetensors, config.json and metrics.jsonl in ``folder`` (a path or fsspec URI).
 
@@ -70,22 +70,22 @@ def fit(
     ``report`` is given every row of metrics. UserError where the job cannot be trained, or was begun with another
     number of images per process and batch norm would make that another training.
     """
-    means = means or Means()
-    torch.set_num_threads(means.num_threads)
-    if means.device == "cpu":
+    execution = execution or Execution()
+    torch.set_num_threads(execution.num_threads)
+    if execution.device == "cpu":
         keep_freed_memory()
-    group, place = Group.current(means.device), TrialFolder(folder)
-    done = group.word_of_first(place.read("final.json"))
+    group, place = Group.current(execution.device), TrialFolder(folder)
+    done = group.broadcast_from_rank0(place.read("final.json"))
     if done is not None and json.loads(done)["fingerprint"] == fingerprint:
         return dict(json.loads(done)["metrics"])
-    return _Trial(job, place, fingerprint, means, group, report or (lambda row: None)).run()
+    return _Trial(job, place, fingerprint, execution, group, report or (lambda row: None)).run()
 
 
 class _Trial:
     def __init__(
-        self, job: TrainJob, folder: TrialFolder, fingerprint: str, means: Means, group: Group, report: Report
+        self, job: TrainJob, folder: TrialFolder, fingerprint: str, execution: Execution, group: Group, report: Report
     ) -> None:
-        self.job, self.settings, self.means, self.group = job, job.settings, means, group
+        self.job, self.settings, self.execution, self.group = job, job.settings, execution, group
         self.folder, self.fingerprint, self.report = folder, fingerprint, report
         rows = read_rows(job.tables, job.roles, labelled=job.settings.loss == "ce")
         require_a_batch(job.stage, job.settings, job.roles, len(rows))
@@ -96,7 +96,7 @@ class _Trial:
         self.images = TrainImages(rows, job.settings, group.rank, group.size, stored)
         self.images_per_process = job.settings.batch_size // group.size
         self.validation = read_rows(job.validation, ("protected",), labelled=True)
-        self.learner = Learner(job, group, means.amp)
+        self.learner = Learner(job, group, execution.amp)
         self.reject_limit = RejectLimit(job, rows["role"], self.per_epoch, self.total)
         self.loss_sum, self.loss_steps = torch.zeros((), device=group.device), 0
         self.first_bad = torch.tensor(_NEVER, device=group.device)
@@ -124,7 +124,7 @@ class _Trial:
     def _train(self, first: int) -> None:
         every, validations = max(1, self.total // _LOG_ROWS), validation_steps(self.settings, self.total)
         logged, saved = time.monotonic(), time.monotonic()
-        with contextlib.closing(self.images.batches(first, self.total, self.means.loader_threads)) as batches:
+        with contextlib.closing(self.images.batches(first, self.total, self.execution.loader_threads)) as batches:
             for done, batch in enumerate(batches, start=first + 1):
                 lr = self._lr(done)
                 self._count(done, self.learner.step(done - 1, lr, batch))
@@ -177,14 +177,14 @@ class _Trial:
     def _validate(self, done: int) -> None:
         student = self.learner.student.eval()
         self.group.equalise_buffers(student)
-        batch_size = _EVALUATION_BATCH[self.means.device]
-        predictor = Predictor(self.job.student, student, self.means.device, amp=False, batch_size=batch_size)
+        batch_size = _EVALUATION_BATCH[self.execution.device]
+        predictor = Predictor(self.job.student, student, self.execution.device, amp=False, batch_size=batch_size)
         found = evaluate(
             predictor,
             self.validation,
             self.settings.image_size,
             self.settings.crop_pct,
-            self.means.loader_threads,
+            self.execution.loader_threads,
             self.group,
         )
         if found["num_images"]:
@@ -204,7 +204,7 @@ class _Trial:
         """A group asks rank 0 now and then only: the answer has every GPU wait."""
         if self.group.size > 1 and done % _ASK_EVERY:
             return False
-        return self.group.word_of_first(time.monotonic() - saved > self.means.checkpoint_every_s)
+        return self.group.broadcast_from_rank0(time.monotonic() - saved > self.execution.checkpoint_every_s)
 
     def _save(self, done: int) -> None:
         self._require_finite()
@@ -222,7 +222,7 @@ class _Trial:
     def _restore(self) -> int:
         """The number of steps that are done: 0 for a fresh start."""
         found = self.folder.newest_checkpoint(self.fingerprint) if self.group.rank == 0 else None
-        name = self.group.word_of_first(found.name if found else None)
+        name = self.group.broadcast_from_rank0(found.name if found else None)
         self.started_at = 0
         if name is None:
             return 0

@@ -41,7 +41,7 @@ class Group:
         summed: NDArray[np.int64] = self._reduced(torch.from_numpy(counts), dist.ReduceOp.SUM).cpu().numpy()
         return summed
 
-    def word_of_first(self, value: T) -> T:
+    def broadcast_from_rank0(self, value: T) -> T:
         """What rank 0 says; ``value`` of the others does not matter. Clocks and directory listings differ by host."""
         if self.size == 1:
             return value

@@ -1,4 +1,4 @@
-"""Pixels decide which like images of the pool are near-identical, and stars gather them into groups.
+"""Compare the pixels of similar pool images, and gather the near-identical ones into groups.
 
 A *file* is a number: that of distinct bytes, by falling quality. All arrays of files are int64.
 """

@@ -57,7 +57,7 @@ def near_pairs(thumbnails: Thumbnails, num_threads: int) -> Pairs:
         return np.zeros((0, 2), np.int64)
     axes = main_axes(_sample(thumbnails, _MAX_EXACT))
     index = _build(thumbnails, axes, num_threads)
-    found = [alike(thumbnails, pairs) for pairs in _neighbours(index, thumbnails, axes, num_threads)]
+    found = [similar_pairs(thumbnails, pairs) for pairs in _neighbours(index, thumbnails, axes, num_threads)]
     count = np.int64(len(thumbnails))
     keys = np.unique(np.concatenate([pairs[:, 0] * count + pairs[:, 1] for pairs in found]))
     return np.stack((keys // count, keys % count), axis=1)
@@ -107,7 +107,7 @@ def _neighbours(index: Any, thumbnails: Thumbnails, axes: Floats, num_threads: i
     use_one_thread()
 
 
-def alike(thumbnails: Thumbnails, pairs: Pairs) -> Pairs:
+def similar_pairs(thumbnails: Thumbnails, pairs: Pairs) -> Pairs:
     """Those of ``pairs`` [p, 2] whose edges are correlated, the coarse ones and the fine ones."""
     for of, limit in ((coarse_edges, MIN_CORRELATION), (fine_edges, MIN_FINE_CORRELATION)):
         left, right = (of(np.asarray(thumbnails[side])) for side in pairs.T)

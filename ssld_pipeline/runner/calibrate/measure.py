@@ -18,7 +18,7 @@ from ssld_pipeline.store.workspace import Workspace
 from ssld_pipeline.training.job import TrainJob
 
 if TYPE_CHECKING:
-    from ssld_pipeline.training.fit import Means
+    from ssld_pipeline.training.fit import Execution
 
 _WARM_UP, _PROBE = 16, 32
 _FEED_IMAGES = 96
@@ -162,21 +162,21 @@ class _Watch:
 
 
 def measure_training(
-    job: TrainJob, means: Means, num_workers: int, num_validated: int, seconds: float, folder: Path
+    job: TrainJob, execution: Execution, num_workers: int, num_validated: int, seconds: float, folder: Path
 ) -> TrainSpeed:
     """Steps of the job's own loop with a rate of learning near 0; ``num_validated``: images in ``job.validation``."""
     from ssld_pipeline.training.data import read_rows
     from ssld_pipeline.training.fit import fit
 
     rows = read_rows(job.tables, job.roles, labelled=job.settings.loss == "ce").num_rows
-    batch_size = max(1, min(job.settings.batch_size // num_workers, _LARGEST_BATCH[means.device], rows))
-    steps = _STEPS[means.device]
+    batch_size = max(1, min(job.settings.batch_size // num_workers, _LARGEST_BATCH[execution.device], rows))
+    steps = _STEPS[execution.device]
     changes = {"batch_size": batch_size, "steps": steps, "lr": 1e-9, "validations": steps // _STEPS_PER_VALIDATION}
     changes["max_reject_share"] = 1.0  # it measures and refuses nothing
     trial = replace(job, settings=job.settings.model_copy(update=changes))
     watch, started = _Watch(seconds, num_validated > 0), time.monotonic()
     with contextlib.suppress(_Enough):
-        fit(trial, str(folder), fingerprint="calibration", means=means, report=watch)
+        fit(trial, str(folder), fingerprint="calibration", execution=execution, report=watch)
     start_s = watch.rows[0][0] - started
     return TrainSpeed(_steps(watch, batch_size, start_s), _validations(watch, num_validated), batch_size)
 

@@ -245,7 +245,7 @@ class Trials:
     # training
 
     def _training(self, stage: TrainStage) -> Estimate:
-        from ssld_pipeline.training.fit import Means
+        from ssld_pipeline.training.fit import Execution
         from ssld_pipeline.training.schedule import num_steps
 
         placement, data = self.config.placement, self.base.train_data(stage)
@@ -262,10 +262,10 @@ class Trials:
             return replace(found, to_do=steps, unit="steps", notes=(*found.notes, *notes))
         share = min(self.machines.cpus // placement.train_workers, self.machines.node_cpus)
         threads = min(placement.train_threads or max(1, share), os.cpu_count() or 1)
-        means = Means(threads, placement.loader_threads, self.device, placement.amp)
+        execution = Execution(threads, placement.loader_threads, self.device, placement.amp)
         validated = min(_VALIDATED[self.device], len(self.base.rows(("protected",)))) if job.settings.validations else 0
         folder = self.scratch / f"trial-{stage.name}"
-        speed = measure_training(job, means, placement.train_workers, validated, self.seconds, folder)
+        speed = measure_training(job, execution, placement.train_workers, validated, self.seconds, folder)
         seen = job.settings.validations * self.base.num_images(("protected",))
         found = of_training(stage.name, steps, batch_size, speed, placement.train_workers, seen, self.feed)
         return replace(

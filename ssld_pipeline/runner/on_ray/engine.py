@@ -33,8 +33,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from ssld_pipeline.config.placement import PlacementConfig
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.pipeline import stage_named
-from ssld_pipeline.runner.local_engine import Here
-from ssld_pipeline.runner.on_ray.resources import Need, Room
+from ssld_pipeline.runner.local_engine import LocalEngine
+from ssld_pipeline.runner.on_ray.resources import ClusterResources, ResourceRequest
 from ssld_pipeline.runner.units import Unit
 from ssld_pipeline.runner.work import PartWorker, Receipt, WorkerSpec, build_artifact
 from ssld_pipeline.stages.stage import TrainData
@@ -50,7 +50,7 @@ _GROUP_START_S = 60.0  # Ray Train's, for one attempt to start a group
 _LOSSES = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
 
 
-class Cluster:
+class RayEngine:
     """Connects to ``address`` (or RAY_ADDRESS), or makes this machine a cluster of its own."""
 
     def __init__(self, placement: PlacementConfig, address: str | None = None) -> None:
@@ -63,7 +63,7 @@ class Cluster:
         of_worker = placement.cpus_per_worker + placement.decode_workers
         cores = max(os.cpu_count() or 1, placement.train_workers, of_worker)
         own = {} if address else {"include_dashboard": False, "num_cpus": cores}
-        self._room = Room(placement.room_wait_s, grows=bool(address))
+        self._resources = ClusterResources(placement.room_wait_s, grows=bool(address))
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **own)
         except (ConnectionError, ValueError, AuthenticationError) as error:
@@ -80,12 +80,12 @@ class Cluster:
         gpus = self._gpus_for(spec)
         cores = _cores_of_largest_node(gpus)
         spec = replace(spec, num_threads=cores, device="cuda" if gpus else "cpu")
-        need = Need(f"{spec.stage} (all cores of a node)", 1, cores, gpus)
-        figures, rejects = self._do(need, self._placement.part_attempts, build_artifact, spec, unit)
+        request = ResourceRequest(f"{spec.stage} (all cores of a node)", 1, cores, gpus)
+        figures, rejects = self._do(request, self._placement.part_attempts, build_artifact, spec, unit)
         return figures, rejects
 
-    def require_room(self, spec: WorkerSpec) -> None:
-        self._room.require(self._training_need(spec))
+    def require_resources(self, spec: WorkerSpec) -> None:
+        self._resources.require(self._training_request(spec))
 
     def fit(
         self, spec: WorkerSpec, data: TrainData, folder: str, fingerprint: str, at_step: Callable[[int], None]
@@ -99,28 +99,31 @@ class Cluster:
             if self._placement.train_workers > 1:
                 return self._fit_in_group(spec, data, folder, fingerprint)
             attempts = 1 + self._placement.train_failures
-            return dict(self._do(self._training_need(spec), attempts, _fit, spec, data, folder, fingerprint))
+            return dict(self._do(self._training_request(spec), attempts, _fit, spec, data, folder, fingerprint))
 
-    def _training_need(self, spec: WorkerSpec) -> Need:
+    def _training_request(self, spec: WorkerSpec) -> ResourceRequest:
         gpus, setting = self._gpus_for(spec, training=True), f"placement.train_workers: {self._placement.train_workers}"
         less = "lower placement.train_workers, or do first what needs less: ssld run CONFIG --until select"
-        return Need(f"{spec.stage} ({setting})", self._placement.train_workers, 1, gpus, less)
+        return ResourceRequest(f"{spec.stage} ({setting})", self._placement.train_workers, 1, gpus, less)
 
-    def _do(self, need: Need, attempts: int, function: Callable[..., Any], *arguments: Any) -> Any:
+    def _do(self, request: ResourceRequest, attempts: int, function: Callable[..., Any], *arguments: Any) -> Any:
         """What one task returns. Ray would try again without end a task that ended for lack of memory, so a lost worker
         is counted here."""
         for lost in range(attempts):
-            with self._room.taken(need) as group:
-                here = PlacementGroupSchedulingStrategy(group)
-                task = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus, max_retries=0, scheduling_strategy=here)(
-                    function
-                )
+            with self._resources.reserved(request) as group:
+                options = {
+                    "num_cpus": request.cpus,
+                    "num_gpus": request.gpus,
+                    "max_retries": 0,
+                    "scheduling_strategy": PlacementGroupSchedulingStrategy(group),
+                }
+                task = ray.remote(**options)(function)
                 try:
                     return _get(task.remote(*arguments))
                 except _LOSSES as error:
                     why = str(error).strip()
-                    _log.warning("%s lost worker %d of %d: %s", need.why, lost + 1, attempts, why)
-        raise UserError(f"{need.why} cost {attempts} workers; the last: {why}")
+                    _log.warning("%s lost worker %d of %d: %s", request.why, lost + 1, attempts, why)
+        raise UserError(f"{request.why} cost {attempts} workers; the last: {why}")
 
     def _fit_in_group(self, spec: WorkerSpec, data: TrainData, folder: str, fingerprint: str) -> dict[str, Any]:
         from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
@@ -148,13 +151,13 @@ class Cluster:
                 ),
             ),
         )
-        need = self._training_need(spec)
-        with self._room.taken(need):
+        request = self._training_request(spec)
+        with self._resources.reserved(request):
             pass  # Ray Train asks for the same itself
         try:
             trainer.fit()
         except ControllerError:  # perhaps for lack of room, which is then said
-            with self._room.taken(need):
+            with self._resources.reserved(request):
                 raise
         finally:  # when one rank leaves the group, the others fail too: its reason comes first
             found = files.read_json(mistake)
@@ -173,12 +176,12 @@ class Cluster:
         if not (runs_network or searches) or self._placement.use_gpu is False:
             return 0
         if self._placement.use_gpu:
-            self._room.require(Need("placement.use_gpu", 1, 0, 1, "leave it out"))
+            self._resources.require(ResourceRequest("placement.use_gpu", 1, 0, 1, "leave it out"))
         return int(ray.cluster_resources().get("GPU", 0) > 0)
 
 
 def _fit(spec: WorkerSpec, data: TrainData, folder: str, fingerprint: str) -> dict[str, Any]:
-    return Here().fit(spec, data, folder, fingerprint, lambda step: None)
+    return LocalEngine().fit(spec, data, folder, fingerprint, lambda step: None)
 
 
 def _train_worker(config: dict[str, Any]) -> None:
@@ -198,7 +201,7 @@ def _train_worker(config: dict[str, Any]) -> None:
 
         torch.cuda.set_device(ray.train.torch.get_device())  # every worker of a node sees all its GPUs
     # The word of one, since a file system may show the file to one node sooner than to another.
-    if Group.current(fit["spec"].device).word_of_first(files.exists(config["mistake"])):
+    if Group.current(fit["spec"].device).broadcast_from_rank0(files.exists(config["mistake"])):
         return
     try:
         metrics = _fit(**fit)

@@ -1,4 +1,4 @@
-"""Room on the cluster: the CPUs and GPUs that something needs at once. Ray waits for them without a word or an end."""
+"""Wait for the CPUs and GPUs that a task or a training group needs at once. Ray itself waits silently and for ever."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ssld_pipeline.errors import UserError
 
 _log = logging.getLogger(__name__)
 _POLL_S = 1.0
-_SILENT_S = 10.0
+_ANNOUNCE_AFTER_S = 10.0
 
 
 @dataclass(frozen=True)
-class Need:
+class ResourceRequest:
     """``count`` times ``cpus`` and ``gpus``, each of them on one node. ``why``: what for, with the setting that asks
-    for so much; ``else_do``: what helps beside more nodes."""
+    for so much; ``remedy``: what helps beside more nodes."""
 
     why: str
     count: int
     cpus: int
     gpus: int
-    else_do: str = ""
+    remedy: str = ""
 
     @property
     def bundle(self) -> dict[str, float]:
@@ -38,62 +38,64 @@ class Need:
         return f"{_amount({name: self.count * n for name, n in self.bundle.items()})} at once{each}"
 
 
-class Room:
+class ClusterResources:
     """``wait_s``: for how long nodes, or the end of other work on the cluster, are waited for. ``grows``: nodes may
     come; a machine that is a cluster of its own has what it has."""
 
     def __init__(self, wait_s: float, grows: bool) -> None:
         self._wait_s, self._grows = wait_s, grows
 
-    def require(self, need: Need) -> None:
+    def require(self, request: ResourceRequest) -> None:
         """UserError where the cluster is too small, even if nobody else used it, and does not grow in time."""
-        if num_that_fit(need) >= need.count:
+        if num_bundles_that_fit(request) >= request.count:
             return
-        with _asked_for(need):
-            self._wait(need, lambda: num_that_fit(need) >= need.count, self._wait_s if self._grows else 0)
+        with _placement_group(request):
+            limit_s = self._wait_s if self._grows else 0
+            self._wait(request, lambda: num_bundles_that_fit(request) >= request.count, limit_s)
 
     @contextmanager
-    def taken(self, need: Need) -> Iterator[PlacementGroup]:
+    def reserved(self, request: ResourceRequest) -> Iterator[PlacementGroup]:
         """It is kept free of other work meanwhile. UserError where it does not come in time."""
-        self.require(need)
-        with _asked_for(need) as group:
-            self._wait(need, lambda: bool(group.wait(_POLL_S)), self._wait_s)
+        self.require(request)
+        with _placement_group(request) as group:
+            self._wait(request, lambda: bool(group.wait(_POLL_S)), self._wait_s)
             yield group
 
-    def _wait(self, need: Need, is_there: Callable[[], bool], limit_s: float) -> None:
+    def _wait(self, request: ResourceRequest, is_there: Callable[[], bool], limit_s: float) -> None:
         started, told = time.monotonic(), False
         while not is_there():
             waited = time.monotonic() - started
             if waited >= limit_s:
-                raise UserError(_explain(need, limit_s))
-            if not told and (waited >= _SILENT_S or num_that_fit(need) < need.count):
+                raise UserError(_explain(request, limit_s))
+            if not told and (waited >= _ANNOUNCE_AFTER_S or num_bundles_that_fit(request) < request.count):
                 told = True
                 _log.warning(
                     "%s: waiting for %s; %s. For at most %.0f s (placement.room_wait_s)",
-                    *(need.why, need, _present(), limit_s),
+                    *(request.why, request, _present(), limit_s),
                 )
             time.sleep(_POLL_S)
 
 
-def num_that_fit(need: Need) -> int:
+def num_bundles_that_fit(request: ResourceRequest) -> int:
     """How many of its bundles the nodes that are there could hold, were they idle."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return sum(min(int(node.get(name, 0) // n) for name, n in need.bundle.items()) for node in nodes)
+    return sum(min(int(node.get(name, 0) // n) for name, n in request.bundle.items()) for node in nodes)
 
 
 @contextmanager
-def _asked_for(need: Need) -> Iterator[PlacementGroup]:
+def _placement_group(request: ResourceRequest) -> Iterator[PlacementGroup]:
     """Also an autoscaler sees it, and adds nodes."""
-    group = placement_group([need.bundle] * need.count)
+    group = placement_group([request.bundle] * request.count)
     try:
         yield group
     finally:
         remove_placement_group(group)
 
 
-def _explain(need: Need, limit_s: float) -> str:
+def _explain(request: ResourceRequest, limit_s: float) -> str:
     waited = f", and that did not change in {limit_s:.0f} s (placement.room_wait_s)" if limit_s else ""
-    return f"{need.why} needs {need}; {_present()}{waited}. Add nodes{', or ' * bool(need.else_do)}{need.else_do}"
+    more = f", or {request.remedy}" if request.remedy else ""
+    return f"{request.why} needs {request}; {_present()}{waited}. Add nodes{more}"
 
 
 def _present() -> str:
