@@ -19,11 +19,11 @@ from ssld_pipeline.report.write import write_report
 from ssld_pipeline.runner.engine import Engine
 from ssld_pipeline.runner.local_engine import LocalEngine
 from ssld_pipeline.runner.on_ray.engine import RayEngine
-from ssld_pipeline.runner.run import run
+from ssld_pipeline.runner.run import run_pipeline
 from ssld_pipeline.runner.survey import survey
 from ssld_pipeline.store.workspace import Workspace
 from ssld_pipeline.terminal import console
-from ssld_pipeline.verify.laws import verify
+from ssld_pipeline.verify.laws import verify_laws
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _bring_up_to_date(config: RunConfig, until: str | None) -> int:
     surveyed = survey(config)
     with console.RunView() as view:
-        run(surveyed, lambda: _engine(config), view, until=until)
-    verdicts = verify(Workspace(config.workspace), config)
+        run_pipeline(surveyed, lambda: _engine(config), view, until=until)
+    verdicts = verify_laws(Workspace(config.workspace), config)
     console.print_verdicts(verdicts)
     print("report:", write_report(config, surveyed.classes, None))
     return int(any(v.num_broken for v in verdicts))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ssld_pipeline import __version__
 from ssld_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,6 +57,21 @@ def main() -> None:
         sys.exit(2)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"ssld_pipeline {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def run(
     config: ConfigPath,
@@ -91,29 +107,29 @@ def plan(
     seed: Annotated[int, typer.Option(help="decides the sample")] = 0,
 ) -> None:
     """Say what `run` would do and why; touch nothing."""
-    from ssld_pipeline.runner.plan import plan as make_plan
+    from ssld_pipeline.runner.plan import plan_run
     from ssld_pipeline.runner.survey import survey
     from ssld_pipeline.terminal import console
 
     found = survey(_load(config, overrides))
     if calibrate:
-        from ssld_pipeline.runner.calibrate import calibration
+        from ssld_pipeline.runner.calibrate.calibration import calibrate_run, gpu_rates
         from ssld_pipeline.runner.calibrate.estimate import Machines
         from ssld_pipeline.runner.calibrate.trials import gpus_here
-        from ssld_pipeline.terminal import calibration as calibration_view
+        from ssld_pipeline.terminal.calibration import print_calibration
 
-        cores, rates = cpus or os.cpu_count() or 1, calibration.gpu_rates(found.config, gpu_rate)
+        cores, rates = cpus or os.cpu_count() or 1, gpu_rates(found.config, gpu_rate)
         present = gpus_here() if gpus is None else gpus
         machines = Machines(cores, present, node_cpus or cores, cpu_price, gpu_price, rates)
-        measured = calibration.calibrate(found, machines, seconds, seed)
+        measured = calibrate_run(found, machines, seconds, seed)
         if json:
             console.print_json(measured.to_json())
         else:
-            calibration_view.print_calibration(measured)
+            print_calibration(measured)
         return
     if cpus or gpus is not None or node_cpus or gpu_rate or gpu_price is not None or cpu_price is not None:
         raise UserError("plan: machines, prices and rates are asked for by --calibrate; add it, or leave them out")
-    plans = make_plan(found)
+    plans = plan_run(found)
     if json:
         console.print_json([p.to_json() for p in plans])
     else:
@@ -130,25 +146,25 @@ def submit(
 ) -> None:
     """Send the run to a Ray cluster as a job, this package along with it."""
     from ssld_pipeline.runner.class_guard import require_same_classes
-    from ssld_pipeline.runner.on_ray import submit as jobs
+    from ssld_pipeline.runner.on_ray.submit import follow_job, submit_job
 
     loaded = _load(config, overrides)
     if not new_classes:
         require_same_classes(loaded, _workspace(loaded))
-    job = jobs.submit(loaded, address, ENVIRONMENT, *(["--new-classes"] if new_classes else []))
+    job = submit_job(loaded, address, ENVIRONMENT, *(["--new-classes"] if new_classes else []))
     print(job.id)
     if follow:
-        raise typer.Exit(jobs.follow(job))
+        raise typer.Exit(follow_job(job))
 
 
 @app.command()
 def status(config: ConfigPath, overrides: Overrides = None, json: AsJson = False) -> None:
     """Tables, models, rejects and accuracies that are there."""
-    from ssld_pipeline.queries import status as browse
+    from ssld_pipeline.queries.status import workspace_status
     from ssld_pipeline.terminal import console
 
     loaded = _load(config, overrides)
-    found = browse.status(_workspace(loaded), loaded)
+    found = workspace_status(_workspace(loaded), loaded)
     if json:
         console.print_json(found)
         return
@@ -185,7 +201,7 @@ def inspect(
     from ssld_pipeline.queries import inspection
     from ssld_pipeline.queries.class_list import class_list
     from ssld_pipeline.terminal import console
-    from ssld_pipeline.terminal import inspection as inspection_view
+    from ssld_pipeline.terminal.inspection import print_class, print_image, print_table
 
     loaded = _load(config, overrides)
     workspace = _workspace(loaded)
@@ -196,19 +212,19 @@ def inspect(
         if json:
             console.print_json({**found, "labels": inspection.labels_of(found.get("soft_labels", ()), classes)})
         else:
-            inspection_view.print_image(found, image, classes)
+            print_image(found, image, classes)
     elif class_id is not None:
         number = classes.number(class_id)
         if json:
             console.print_json({table: inspection.rows_of_class(workspace, table, number, classes)})
         else:
-            inspection_view.print_class(workspace, table, number, classes)
+            print_class(workspace, table, number, classes)
     elif json:
         found = inspection.summary(workspace, table)
         more = inspection.distributions(workspace, classes) if table == "soft_labels" else {}
         console.print_json({**found, **more})
     else:
-        inspection_view.print_table(workspace, table, classes)
+        print_table(workspace, table, classes)
 
 
 @app.command()
@@ -219,10 +235,10 @@ def sql(
     json: AsJson = False,
 ) -> None:
     """Ask the tables in SQL (DuckDB)."""
-    from ssld_pipeline.queries import status as browse
+    from ssld_pipeline.queries.sql import rows_of
     from ssld_pipeline.terminal import console
 
-    rows = browse.sql(_workspace(_load(config, overrides)), query).to_pylist()
+    rows = rows_of(_workspace(_load(config, overrides)), query)
     if json:
         console.print_json(rows)
     else:
@@ -245,15 +261,15 @@ def verify(
 ) -> None:
     """Check the laws of the tables, and labels by making them again; exit 1 when a law is broken or a label differs."""
     from ssld_pipeline.terminal import console
-    from ssld_pipeline.verify import laws
+    from ssld_pipeline.verify.laws import verify_laws
 
     loaded = _load(config, overrides)
-    verdicts = laws.verify(_workspace(loaded), loaded)
+    verdicts = verify_laws(_workspace(loaded), loaded)
     found = None
     if recompute:
-        from ssld_pipeline.verify.recompute import recompute as label_again
+        from ssld_pipeline.verify.recompute import recompute_labels
 
-        found = label_again(loaded, recompute, seed, tolerance)
+        found = recompute_labels(loaded, recompute, seed, tolerance)
     if json:
         lawful = [v.to_json() for v in verdicts]
         console.print_json({"laws": lawful, "recomputed": found.to_json()} if found else lawful)
@@ -282,12 +298,12 @@ def report(
 @app.command()
 def evaluate(config: ConfigPath, overrides: Overrides = None, address: Address = None, json: AsJson = False) -> None:
     """Measure the models that are there on the protected inputs."""
-    from ssld_pipeline.queries import status as browse
+    from ssld_pipeline.queries.sql import rows_of
     from ssld_pipeline.terminal import console
 
     loaded = _load(config, overrides)
     _bring_up_to_date(loaded, ("catalog", "evaluate"), None, address, quiet=json)
-    rows = browse.sql(_workspace(loaded), "SELECT * EXCLUDE (part) FROM evaluations ORDER BY ALL").to_pylist()
+    rows = rows_of(_workspace(loaded), "SELECT * EXCLUDE (part) FROM evaluations ORDER BY ALL")
     if json:
         console.print_json(rows)
     else:
@@ -317,11 +333,11 @@ def dedupe_sweep(
     json: AsJson = False,
 ) -> None:
     """How many pool images other thresholds of dedupe would remove, and the pairs at the border; decides nothing."""
-    from ssld_pipeline.queries.dedupe_sweep import sweep
+    from ssld_pipeline.queries.dedupe_sweep import sweep_dedupe
     from ssld_pipeline.terminal import console
 
     loaded = _load(config, overrides)
-    found = sweep(_workspace(loaded), loaded, samples)
+    found = sweep_dedupe(_workspace(loaded), loaded, samples)
     if json:
         console.print_json(found.to_json())
     else:
@@ -338,7 +354,7 @@ def select_sweep(
     json: AsJson = False,
 ) -> None:
     """Totals, balance of the classes and scores at the cut for a range of select.per_class; chooses nothing."""
-    from ssld_pipeline.queries import manifest_sweep as selection
+    from ssld_pipeline.queries.manifest_sweep import SHOWN, sweep_manifest
     from ssld_pipeline.runner.class_guard import require_same_classes
     from ssld_pipeline.runner.survey import class_names
     from ssld_pipeline.terminal import console
@@ -346,11 +362,11 @@ def select_sweep(
     loaded = _load(config, overrides)
     require_same_classes(loaded, _workspace(loaded))
     values = _numbers("--per-class", per_class) if per_class else ()
-    rows = selection.sweep(_workspace(loaded), loaded.select, len(class_names(loaded)), values)
+    rows = sweep_manifest(_workspace(loaded), loaded.select, len(class_names(loaded)), values)
     if json:
         console.print_json(rows)
     else:
-        console.print_rows([{name: row[name] for name in selection.SHOWN} for row in rows])
+        console.print_rows([{name: row[name] for name in SHOWN} for row in rows])
 
 
 @app.command()
@@ -364,14 +380,14 @@ def diff(
     json: AsJson = False,
 ) -> None:
     """What entered and left the manifest, by class, between two versions of it."""
-    from ssld_pipeline.queries import manifest_sweep as selection
+    from ssld_pipeline.queries.manifest_diff import diff_manifests
     from ssld_pipeline.runner.survey import class_names
     from ssld_pipeline.terminal import console
 
     if table != "manifest":
         raise UserError(f"diff {table}: only the manifest can be compared with itself; say: ssld diff CONFIG manifest")
     loaded = _load(config, overrides)
-    found = selection.diff(_workspace(loaded), class_names(loaded), before, after, class_id)
+    found = diff_manifests(_workspace(loaded), class_names(loaded), before, after, class_id)
     if json:
         console.print_json(found.to_json())
     else:
@@ -404,10 +420,10 @@ def export(
 ) -> None:
     """Write a model for use elsewhere, a table as one file, or the manifest with its images."""
     from ssld_pipeline.export.images import Packing
-    from ssld_pipeline.export.model import export as write
+    from ssld_pipeline.export.model import export_from
 
     packing = Packing(shard_bytes, images_per_shard, seed)
-    for written in write(_load(config, overrides), what, out, format, packing):
+    for written in export_from(_load(config, overrides), what, out, format, packing):
         print(written, flush=True)
 
 
@@ -461,7 +477,7 @@ def _bring_up_to_date(
     new_classes: bool = False,
 ) -> bool:
     """Whether anything was computed."""
-    from ssld_pipeline.runner.run import run as bring_up_to_date
+    from ssld_pipeline.runner.run import run_pipeline
     from ssld_pipeline.runner.survey import survey
     from ssld_pipeline.terminal import console
 
@@ -475,7 +491,7 @@ def _bring_up_to_date(
 
     try:
         with console.RunView() as view:
-            reports = bring_up_to_date(survey(config), engine, view, only=only, until=until, new_classes=new_classes)
+            reports = run_pipeline(survey(config), engine, view, only=only, until=until, new_classes=new_classes)
     finally:
         for opened in engines:
             opened.close()

@@ -10,7 +10,7 @@ import mini
 from test_run import assert_lawful, bring
 
 from ssld_pipeline.config.load import load_config
-from ssld_pipeline.queries.status import rows_of
+from ssld_pipeline.queries.sql import rows_of
 from ssld_pipeline.store.workspace import Workspace
 
 

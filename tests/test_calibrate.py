@@ -14,7 +14,7 @@ from test_cli import verb
 from ssld_pipeline.config.load import load_config
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.pipeline import stages as stages_of
-from ssld_pipeline.runner.calibrate.calibration import Calibration, calibrate, gpu_rates
+from ssld_pipeline.runner.calibrate.calibration import Calibration, calibrate_run, gpu_rates
 from ssld_pipeline.runner.calibrate.estimate import (
     Estimate,
     Machines,
@@ -48,7 +48,7 @@ def by_stage(found: Calibration) -> dict[str, Estimate]:
 def test_everything_is_measured_and_nothing_is_written(world: Path) -> None:
     before = traces(world.parent)
     config = load_config(world, ("dedupe.within_pool=true",))
-    found = calibrate(survey(config), HERE, seconds=3)
+    found = calibrate_run(survey(config), HERE, seconds=3)
     assert traces(world.parent) == before
     stages = by_stage(found)
     assert list(stages) == [s.name for s in stages_of(config) if s.enabled(config)]
@@ -67,7 +67,7 @@ def test_everything_is_measured_and_nothing_is_written(world: Path) -> None:
 def test_only_what_is_to_be_done_counts(world: Path) -> None:
     verb("run", world, "--until", "label")
     mini.write_tar(world.parent / "inputs/pool/pool-9.tar", mini.pool_tar(9))
-    found = calibrate(survey(load_config(world)), HERE, seconds=2)
+    found = calibrate_run(survey(load_config(world)), HERE, seconds=2)
     stages = by_stage(found)
     assert "index_protected" not in stages and "check_teacher" not in stages
     assert {n: stages[n].to_do for n in ("catalog", "find_copies", "label")} == {
@@ -84,7 +84,7 @@ def test_stored_views_and_a_fitted_teacher_can_be_tried(tmp_path: Path) -> None:
     world = mini.write_world(
         tmp_path / "runs", teacher=teacher, train=stored, label={"num_kept": 2, "views": 2}, baseline=None
     )
-    stages = by_stage(calibrate(survey(load_config(world)), HERE, seconds=2))
+    stages = by_stage(calibrate_run(survey(load_config(world)), HERE, seconds=2))
     assert stages["fit_teacher"].to_do == 3 and (stages["train"].rate or 0) > 0
     assert stages["label"].to_do == 26 + 24, "the labelled images are seen in the stored views"
 
@@ -92,7 +92,7 @@ def test_stored_views_and_a_fitted_teacher_can_be_tried(tmp_path: Path) -> None:
 def test_what_was_never_labelled_counts_whatever_dedupe_will_say(tmp_path: Path) -> None:
     world = mini.write_world(tmp_path / "runs")
     verb("run", world, "--until", "catalog")
-    assert by_stage(calibrate(survey(load_config(world)), HERE, seconds=1))["label"].to_do == 26
+    assert by_stage(calibrate_run(survey(load_config(world)), HERE, seconds=1))["label"].to_do == 26
 
 
 def test_what_is_labelled_already_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_what_is_labelled_already_is_not_measured_again(tmp_path: Path, monkeypa
         return block
 
     monkeypatch.setattr(predictions, "cut_views", counted)
-    stages = by_stage(calibrate(survey(load_config(world, ("label.views=3",))), HERE, seconds=1))
+    stages = by_stage(calibrate_run(survey(load_config(world, ("label.views=3",))), HERE, seconds=1))
     assert stages["label"].to_do == 24
     assert counts[1] == 16 + 2, "what warms it up, and the two copies, of which nothing is stored"
     assert counts[2] == counts[3] > counts[1]

@@ -22,7 +22,7 @@ from ssld_pipeline.copies.planted.alterations import KINDS
 from ssld_pipeline.copies.planted.canaries import draw
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.kernels.intervals import chance_of_at_most, wilson
-from ssld_pipeline.queries.status import status
+from ssld_pipeline.queries.status import workspace_status
 from ssld_pipeline.stages import check_dedupe, dedupe, find_copies
 from ssld_pipeline.stages.check_dedupe import HARD_KINDS
 from ssld_pipeline.stages.stage import Setup
@@ -180,7 +180,7 @@ def test_the_check_of_a_tiny_world_comes_before_what_it_guards(world: Path) -> N
     config = load_config(world)
     reports = ran(bring(config, until="dedupe"))
     assert list(reports) == ["catalog", "index_protected", "check_dedupe", "find_copies", "dedupe"]
-    found = status(Workspace(config.workspace), config)
+    found = workspace_status(Workspace(config.workspace), config)
     assert {row["kind"] for row in found["canaries"]} == set(KINDS)
     assert sum(row["planted"] for row in found["canaries"]) == 31 == found["artifacts"]["check_dedupe"]["num_planted"]
     strict = load_config(world, ("dedupe.min_score=0.57",))

@@ -15,9 +15,9 @@ import mini
 import pytest
 
 from ssld_pipeline.config.load import load_config
-from ssld_pipeline.queries.status import sql
+from ssld_pipeline.queries.sql import run_sql
 from ssld_pipeline.store.workspace import Workspace
-from ssld_pipeline.verify.laws import verify
+from ssld_pipeline.verify.laws import verify_laws
 
 RAY = shutil.which("ray", path=str(Path(sys.executable).parent)) or "ray"
 SSLD = [sys.executable, "-m", "ssld_pipeline"]
@@ -88,8 +88,8 @@ def test_a_submitted_run_is_followed_and_gives_its_exit_code(head: tuple[str, di
     assert "label" in done.stdout and "parts run" in done.stdout, "the job's log is followed"
     loaded = load_config(config)
     workspace = Workspace(loaded.workspace)
-    assert sql(workspace, "SELECT count(*) AS n FROM soft_labels")["n"].to_pylist() == [12]
-    assert not [v for v in verify(workspace, loaded) if v.num_broken]
+    assert run_sql(workspace, "SELECT count(*) AS n FROM soft_labels")["n"].to_pylist() == [12]
+    assert not [v for v in verify_laws(workspace, loaded) if v.num_broken]
 
     (tmp_path / "runs" / "teacher.safetensors").write_bytes(b"damaged")
     failed = submit(config, address, with_token)
@@ -122,7 +122,7 @@ def test_two_training_processes_make_one_model(tmp_path: Path) -> None:
     rows = [
         json.loads(line) for line in (tmp_path / "runs/workspace/models/train/metrics.jsonl").read_text().splitlines()
     ]
-    num_images = sql(Workspace(load_config(config).workspace), "SELECT count(*) AS n FROM manifest")["n"][0].as_py()
+    num_images = run_sql(Workspace(load_config(config).workspace), "SELECT count(*) AS n FROM manifest")["n"][0].as_py()
     assert max(row["step"] for row in rows) == 2 * (num_images // 8), (
         "two epochs of the global batch, not of each process's"
     )
@@ -142,7 +142,7 @@ def test_other_workers_decode_for_the_one_that_labels(tmp_path: Path) -> None:
         command = [*SSLD, "run", str(config), "--until", "label", "--set", f"workspace={workspace}", "--set", placement]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
-        rows = sql(Workspace(str(workspace)), "SELECT * FROM soft_labels ORDER BY image_id, view").to_pylist()
-        rejects = sql(Workspace(str(workspace)), "SELECT image_id, stage, reason FROM rejects").to_pylist()
+        rows = run_sql(Workspace(str(workspace)), "SELECT * FROM soft_labels ORDER BY image_id, view").to_pylist()
+        rejects = run_sql(Workspace(str(workspace)), "SELECT image_id, stage, reason FROM rejects").to_pylist()
         found[decoders] = rows, rejects
     assert len(found[0][0]) == 24 and found[2] == found[0]

@@ -18,7 +18,7 @@ from ssld_pipeline.config.load import load_config
 from ssld_pipeline.copies.decision import is_copy
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.queries.dedupe_sweep import measure
-from ssld_pipeline.queries.status import rows_of
+from ssld_pipeline.queries.sql import rows_of
 from ssld_pipeline.stages import dedupe
 from ssld_pipeline.store.workspace import Workspace
 

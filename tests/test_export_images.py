@@ -20,11 +20,11 @@ from typer.testing import CliRunner
 from ssld_pipeline.cli import app
 from ssld_pipeline.config.load import load_config
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.export.model import export
+from ssld_pipeline.export.model import export_from
 from ssld_pipeline.inputs.listing import list_shards
 from ssld_pipeline.inputs.read import ImageReader
 from ssld_pipeline.inputs.scan import scan
-from ssld_pipeline.queries.status import rows_of
+from ssld_pipeline.queries.sql import rows_of
 from ssld_pipeline.store import files
 from ssld_pipeline.store.workspace import Workspace
 
@@ -172,14 +172,14 @@ def test_white_space_would_end_a_path(tmp_path: Path) -> None:
 def test_shards_of_another_format_are_not_deleted(config: Path, tmp_path: Path) -> None:
     (shard,) = packed(config, tmp_path)
     with pytest.raises(UserError, match=r"holds shards of another format .shard-000000.tar.; give another folder"):
-        [*export(load_config(config), "manifest", tmp_path, "parquet-images")]
+        [*export_from(load_config(config), "manifest", tmp_path, "parquet-images")]
     assert Path(shard).is_file()
 
 
 def test_an_object_store_is_no_local_path(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"export --out s3:/bucket/m.csv: expected a local path"):
-        [*export(load_config(config), "manifest", Path("s3://bucket/m.csv"), "csv")]
+        [*export_from(load_config(config), "manifest", Path("s3://bucket/m.csv"), "csv")]
     assert not [*tmp_path.iterdir()]
 
 

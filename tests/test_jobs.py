@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 import tomllib
@@ -14,6 +15,10 @@ import yaml
 
 from ssld_pipeline.config.load import load_config
 from ssld_pipeline.config.run import RunConfig
+from ssld_pipeline.export.model import WEIGHTS_FILE
+from ssld_pipeline.pipeline import stage_named
+from ssld_pipeline.stages.stage import TrainStage
+from ssld_pipeline.stages.teacher import networks_of
 from ssld_pipeline.store.tables import TableStore
 from ssld_pipeline.store.workspace import Workspace
 
@@ -86,6 +91,25 @@ def test_clothing_stays_in_the_ignored_folder() -> None:
     uris = [config.workspace, str(config.teacher.weights), *(item.uri for _, item in config.named_inputs().values())]
     assert [Path(uri).resolve().relative_to(ROOT).parts[:2] for uri in uris] == [("runs", "clothing")] * len(uris)
     assert list(config.named_inputs()) == ["labeled", "validation", "test", "pool", "teacher"]
+
+
+@pytest.mark.parametrize("path", [*CONFIGS, *JOBS.glob("*.*")], ids=lambda p: p.stem)
+def test_paths_into_the_checkout_exist(path: Path) -> None:
+    """Those that comments and commands name."""
+    named = re.findall(r"(?<![\w.])(?:jobs|docker|benchmarks)/[\w./-]*\w", path.read_text(encoding="utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_weights_of_another_run_are_files_that_export_writes(path: Path) -> None:
+    """Where a comment says how weights are exported, the setting below names the file that this command writes."""
+    text = path.read_text(encoding="utf-8")
+    exports = re.findall(r"ssld export (\S+) (\S+) --out (\S+)", text)
+    weights = [str(network.weights) for network in networks_of(load_config(path).teacher).values()]
+    assert len(exports) == text.count("ssld export")
+    for config, stage, folder in exports:
+        assert isinstance(stage_named(load_config(ROOT / config), stage), TrainStage)
+        assert f"{folder}/{WEIGHTS_FILE}" in weights
 
 
 # The entry point

@@ -17,9 +17,9 @@ import pytest
 
 from ssld_pipeline.config.load import load_config
 from ssld_pipeline.config.run import RunConfig
-from ssld_pipeline.queries.status import sql
+from ssld_pipeline.queries.sql import run_sql
 from ssld_pipeline.store.workspace import Workspace
-from ssld_pipeline.verify.laws import verify
+from ssld_pipeline.verify.laws import verify_laws
 
 DEADLINE_S = 240
 
@@ -54,7 +54,7 @@ def committed(config: RunConfig, table: str) -> set[str]:
 
 
 def assert_lawful(config: RunConfig) -> None:
-    assert not [v for v in verify(Workspace(config.workspace), config) if v.num_broken]
+    assert not [v for v in verify_laws(Workspace(config.workspace), config) if v.num_broken]
 
 
 def many_parts(folder: Path, **placement: Any) -> Path:
@@ -141,10 +141,10 @@ def test_an_image_that_ends_its_decoder_stops_neither_its_part_nor_the_run(tmp_p
         finish(start(path, "--until", "dedupe"))
     finish(start(path, "--until", "select", env=environment))
     config = load_config(path)
-    rejects = sql(Workspace(config.workspace), "SELECT image_id, stage, reason FROM rejects").to_pylist()
+    rejects = run_sql(Workspace(config.workspace), "SELECT image_id, stage, reason FROM rejects").to_pylist()
     stage = "label" if decoders else "find_copies"
     assert rejects == [{"image_id": "pool/pool-0.tar/deadly.jpg", "stage": stage, "reason": "deadly_image"}]
-    labelled = sql(Workspace(config.workspace), "SELECT count(*) AS n FROM soft_labels")["n"].to_pylist()
+    labelled = run_sql(Workspace(config.workspace), "SELECT count(*) AS n FROM soft_labels")["n"].to_pylist()
     assert labelled == [12], "the rest of the part is labelled"
     assert_lawful(config)
 

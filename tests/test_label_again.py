@@ -16,7 +16,7 @@ from ssld_pipeline.config.train import TrainSettings
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.inputs.read import ImageReader
 from ssld_pipeline.kernels.soft_label import dense
-from ssld_pipeline.queries.status import sql
+from ssld_pipeline.queries.sql import run_sql
 from ssld_pipeline.store.workspace import Workspace
 from ssld_pipeline.training import predictions
 from ssld_pipeline.training.data import TrainImages, read_rows
@@ -57,7 +57,7 @@ def cut(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
 
 
 def labels(config: RunConfig, where: str = "true") -> dict[tuple[str, int], dict]:
-    rows = sql(Workspace(config.workspace), f"SELECT * FROM soft_labels WHERE {where}").to_pylist()
+    rows = run_sql(Workspace(config.workspace), f"SELECT * FROM soft_labels WHERE {where}").to_pylist()
     return {(row["image_id"], row["view"]): row for row in rows}
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from ssld_pipeline.cli import app
 from ssld_pipeline.config.load import load_config
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.runner.run import run
+from ssld_pipeline.runner.run import run_pipeline
 from ssld_pipeline.runner.survey import survey
 from ssld_pipeline.store.fingerprints import digest, digest_file
 from ssld_pipeline.store.workspace import Workspace
@@ -76,7 +76,7 @@ def test_readers_of_the_table_see_who_labelled(folder):
 
 def test_a_licence_changes_no_label_but_is_told(folder):
     config = load_config(folder / "config.yaml", ("teacher.licence=Apache-2.0",))
-    assert run(survey(config), no_engine, _silent(), until="label")
+    assert run_pipeline(survey(config), no_engine, _silent(), until="label")
     note = json.loads(DeltaTable(str(folder / "workspace" / "soft_labels")).metadata().configuration["ssld.teacher"])
     assert note["networks"][0]["licence"] == "Apache-2.0"
 
@@ -166,7 +166,7 @@ def test_new_classes_are_accepted_once_and_a_killed_run_goes_on(folder, monkeypa
     swap_two_classes(folder)
     config = load_config(folder / "config.yaml")
     with pytest.raises(RuntimeError, match="killed"):
-        run(survey(config), _killed, _silent(), until="label", new_classes=True)
+        run_pipeline(survey(config), _killed, _silent(), until="label", new_classes=True)
     with pytest.raises(UserError, match="--new-classes"):  # what is read must be of one list
         ssld_raises("select-sweep", str(folder / "config.yaml"))
     assert ran(bring(config, until="select"))["label"] > 1

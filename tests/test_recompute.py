@@ -17,7 +17,7 @@ from ssld_pipeline.errors import UserError
 from ssld_pipeline.kernels.soft_label import ROUNDING_STEP, largest_difference
 from ssld_pipeline.store.workspace import Workspace
 from ssld_pipeline.training.views import REPLAY_COLUMNS
-from ssld_pipeline.verify.recompute import recompute
+from ssld_pipeline.verify.recompute import recompute_labels
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def tamper(folder: Path, change) -> tuple[str, int]:
 
 
 def test_what_is_stored_is_what_the_teacher_says(folder):
-    found = recompute(load_config(folder / "config.yaml"), 1000)
+    found = recompute_labels(load_config(folder / "config.yaml"), 1000)
     assert found.num_rows == found.num_stored == 48
     assert not found.differences
     assert found.largest < 1e-4
@@ -76,7 +76,7 @@ def labels(workspace: Path) -> dict[tuple[str, int], dict]:
 def test_a_sample_is_drawn_by_its_seed(folder):
     def drawn(seed: int) -> set[tuple[str, int]]:
         # nothing is within this tolerance, so that every row that was drawn is told
-        found = recompute(load_config(folder / "config.yaml"), 6, seed, tolerance=-1.0)
+        found = recompute_labels(load_config(folder / "config.yaml"), 6, seed, tolerance=-1.0)
         assert found.num_rows == len(found.differences) == 6
         return {(d.image_id, d.view) for d in found.differences}
 
@@ -100,7 +100,7 @@ def surer(row: dict) -> dict:
 )
 def test_a_label_that_is_not_the_teachers_is_named(folder, change, says):
     image_id, view = tamper(folder, change)
-    found = recompute(load_config(folder / "config.yaml"), 1000)
+    found = recompute_labels(load_config(folder / "config.yaml"), 1000)
     assert [(d.image_id, d.view) for d in found.differences] == [(image_id, view)]
     assert says in found.differences[0].why
 
@@ -133,7 +133,7 @@ def test_an_image_that_is_gone_does_not_hold(folder):
         rows = rows.set_column(rows.column_names.index("uri"), "uri", pa.array(uris))
         unit = {"part": part.name}
         store.commit([store.write(rows, unit, part.fingerprint, store.settings_of(part), {})], [part])
-    found = recompute(load_config(folder / "config.yaml"), 1000)
+    found = recompute_labels(load_config(folder / "config.yaml"), 1000)
     assert len(found.differences) == 24
     assert {d.by for d in found.differences} == {None}
     assert "cannot be labelled again: unreadable" in found.differences[0].why
@@ -154,7 +154,7 @@ def _origin(rows: pa.Table, folder: Path) -> Path:
 def test_other_settings_are_told_from_wrong_labels(folder, override, says):
     mini.write_teacher(folder / "other.safetensors", seed=1)
     with pytest.raises(UserError, match="labels were made otherwise") as caught:
-        recompute(load_config(folder / "config.yaml", (override,)), 10)
+        recompute_labels(load_config(folder / "config.yaml", (override,)), 10)
     assert says in str(caught.value)
 
 
@@ -162,14 +162,14 @@ def test_other_settings_are_told_from_wrong_labels(folder, override, says):
     "override", ["label.num_kept=1", "label.num_kept=3", "label.views=0", "label.views=2", "placement.runner=ray"]
 )
 def test_more_or_fewer_classes_and_views_can_be_compared(folder, override):
-    found = recompute(load_config(folder / "config.yaml", (override,)), 1000)
+    found = recompute_labels(load_config(folder / "config.yaml", (override,)), 1000)
     assert found.num_rows == (24 if override == "label.views=0" else 48)
     assert not found.differences
 
 
 def test_nothing_labelled_yet(tmp_path):
     with pytest.raises(UserError, match="soft_labels is empty"):
-        recompute(load_config(mini.write_world(tmp_path / "runs")), 10)
+        recompute_labels(load_config(mini.write_world(tmp_path / "runs")), 10)
 
 
 def test_difference_of_labels():

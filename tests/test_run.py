@@ -18,19 +18,19 @@ from ssld_pipeline.config.dedupe import DedupeConfig
 from ssld_pipeline.config.load import load_config
 from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.queries.status import sql
+from ssld_pipeline.queries.sql import run_sql
 from ssld_pipeline.runner.engine import Engine
 from ssld_pipeline.runner.local_engine import LocalEngine
-from ssld_pipeline.runner.plan import plan
+from ssld_pipeline.runner.plan import plan_run
 from ssld_pipeline.runner.planned import StagePlan
 from ssld_pipeline.runner.progress import StageReport
-from ssld_pipeline.runner.run import run
+from ssld_pipeline.runner.run import run_pipeline
 from ssld_pipeline.runner.survey import survey
 from ssld_pipeline.stages.networks import check_networks
 from ssld_pipeline.stages.stage import Setup
 from ssld_pipeline.store.artifacts import ArtifactStore, Record
 from ssld_pipeline.store.workspace import Workspace
-from ssld_pipeline.verify.laws import verify
+from ssld_pipeline.verify.laws import verify_laws
 
 PART_STAGES = ("catalog", "find_copies", "label")
 
@@ -43,7 +43,7 @@ class Silent:
 
 
 def bring(config: RunConfig, **options: Any) -> dict[str, StageReport]:
-    return {r.stage: r for r in run(survey(config), LocalEngine, Silent(), **options)}
+    return {r.stage: r for r in run_pipeline(survey(config), LocalEngine, Silent(), **options)}
 
 
 def ran(reports: dict[str, StageReport]) -> dict[str, int]:
@@ -51,7 +51,7 @@ def ran(reports: dict[str, StageReport]) -> dict[str, int]:
 
 
 def planned(config: RunConfig) -> dict[str, StagePlan]:
-    return {p.stage: p for p in plan(survey(config))}
+    return {p.stage: p for p in plan_run(survey(config))}
 
 
 def no_engine() -> Engine:
@@ -59,7 +59,7 @@ def no_engine() -> Engine:
 
 
 def assert_lawful(config: RunConfig) -> None:
-    broken = [(v.law.name, v.examples) for v in verify(Workspace(config.workspace), config) if v.num_broken]
+    broken = [(v.law.name, v.examples) for v in verify_laws(Workspace(config.workspace), config) if v.num_broken]
     assert not broken
 
 
@@ -82,13 +82,15 @@ def test_everything_runs_and_obeys_the_laws(done: Path) -> None:
     workspace = Workspace(config.workspace)
     counts = {name: sum(p.num_rows for p in t.parts().values()) for name, t in workspace.tables.items()}
     assert counts["catalog"] == 24 + 12 + 26
-    assert sql(workspace, "SELECT image_id FROM duplicates WHERE is_duplicate ORDER BY 1")["image_id"].to_pylist() == [
+    assert run_sql(workspace, "SELECT image_id FROM duplicates WHERE is_duplicate ORDER BY 1")[
+        "image_id"
+    ].to_pylist() == [
         "pool/pool-0.tar/copy.jpg",
         "pool/pool-1.tar/copy.jpg",
     ]
     assert counts["soft_labels"] == 24 and counts["rejects"] == 0
     assert {"train", "finetune", "baseline", "teacher"} == set(
-        sql(workspace, "SELECT model FROM evaluations")["model"].to_pylist()
+        run_sql(workspace, "SELECT model FROM evaluations")["model"].to_pylist()
     )
     for model in ("train", "finetune", "baseline"):
         names = {p.name for p in (Path(config.workspace) / "models" / model).iterdir() if p.is_file()}
@@ -97,20 +99,22 @@ def test_everything_runs_and_obeys_the_laws(done: Path) -> None:
 
 def test_the_second_run_does_nothing_and_starts_nothing(done: Path) -> None:
     config = load_config(done / "config.yaml")
-    assert not any(p.changes for p in plan(survey(config)))
-    reports = run(survey(config), no_engine, Silent())
+    assert not any(p.changes for p in plan_run(survey(config)))
+    reports = run_pipeline(survey(config), no_engine, Silent())
     assert not any(r.ran or r.removed or r.moved for r in reports)
 
 
 def test_a_moved_folder_and_placement_rerun_nothing(folder: Path) -> None:
     config = load_config(folder / "config.yaml", ("placement.loader_threads=1", "placement.num_workers=1"))
-    reports = run(survey(config), no_engine, Silent())
+    reports = run_pipeline(survey(config), no_engine, Silent())
     assert not any(r.ran for r in reports)
     assert [r.stage for r in reports if r.moved] == ["catalog", "select"]
     assert_lawful(config)
-    uris = sql(Workspace(config.workspace), "SELECT uri FROM catalog UNION SELECT uri FROM manifest")["uri"].to_pylist()
+    uris = run_sql(Workspace(config.workspace), "SELECT uri FROM catalog UNION SELECT uri FROM manifest")[
+        "uri"
+    ].to_pylist()
     assert all(Path(uri).exists() and str(folder) in uri for uri in uris)
-    assert not any(r.moved for r in run(survey(config), no_engine, Silent()))
+    assert not any(r.moved for r in run_pipeline(survey(config), no_engine, Silent()))
 
 
 def test_a_new_tar_costs_its_own_parts_and_what_stands_on_the_whole(folder: Path) -> None:
@@ -135,7 +139,7 @@ def test_a_tar_taken_away_takes_its_rows_with_it(folder: Path) -> None:
     assert reports["catalog"].removed == 1 and reports["label"].removed == 3 and reports["label"].ran == 0
     tables = Workspace(config.workspace)
     for name in ("catalog", "pairs", "duplicates", "soft_labels", "manifest"):
-        assert sql(tables, f"SELECT image_id FROM {name} WHERE image_id LIKE '%pool-1%'").num_rows == 0
+        assert run_sql(tables, f"SELECT image_id FROM {name} WHERE image_id LIKE '%pool-1%'").num_rows == 0
     assert_lawful(config)
 
 
@@ -204,9 +208,9 @@ def test_a_part_that_loses_too_much_is_refused_and_the_rest_kept(folder: Path) -
 def test_results_do_not_depend_on_how_the_pool_is_cut(folder: Path) -> None:
     before = load_config(folder / "config.yaml")
     query = "SELECT * EXCLUDE (part) FROM soft_labels ORDER BY image_id"
-    labels = sql(Workspace(before.workspace), query)
+    labels = run_sql(Workspace(before.workspace), query)
     bring(load_config(folder / "config.yaml", ("catalog.images_per_part=100",)), until="label")
-    again = sql(Workspace(before.workspace), query)
+    again = run_sql(Workspace(before.workspace), query)
     assert again["image_id"] == labels["image_id"] and again["class_ids"] == labels["class_ids"]
     for one, other in zip(labels["probs"].to_pylist(), again["probs"].to_pylist(), strict=True):
         assert one == pytest.approx(other, rel=2**-9)
@@ -232,7 +236,7 @@ def test_a_teacher_of_other_classes_is_refused_before_anything_is_done(world: Pa
     (world.parent / "inputs/train/fourth/a.jpg").write_bytes(mini.jpeg(mini.draw(0, 9)))
     config = load_config(world)
     with pytest.raises(UserError, match=r"teacher: (?s:.*)the weights have 3 classes, the run has 4: add teacher.fit"):
-        run(survey(config), no_engine, Silent())
+        run_pipeline(survey(config), no_engine, Silent())
     assert Workspace(config.workspace).tables["catalog"].version() is None
 
 
@@ -259,7 +263,7 @@ def test_a_teacher_of_other_classes_is_refused_before_anything_is_done(world: Pa
 )
 def test_a_network_that_cannot_be_is_found_before_anything_is_done(world: Path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        run(survey(load_config(world, (override,))), no_engine, Silent())
+        run_pipeline(survey(load_config(world, (override,))), no_engine, Silent())
 
 
 @pytest.mark.parametrize(
@@ -295,9 +299,9 @@ def test_a_cluster_too_small_to_train_is_found_before_anything_is_done(world: Pa
 
     config = load_config(world)
     with pytest.raises(UserError, match="too few GPUs"):
-        run(survey(config), Small, Silent())
+        run_pipeline(survey(config), Small, Silent())
     assert Workspace(config.workspace).tables["catalog"].version() is None
-    run(survey(config), Small, Silent(), until="catalog")
+    run_pipeline(survey(config), Small, Silent(), until="catalog")
 
 
 def test_what_is_finished_does_not_wait_for_the_next_to_finish(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,7 +320,7 @@ def test_what_is_finished_does_not_wait_for_the_next_to_finish(world: Path, monk
                 assert len(table.parts()) == finished
 
     monkeypatch.setattr("ssld_pipeline.runner.shapes.parts._COMMIT_EVERY_S", 0.1)
-    run(survey(config), Waits, Silent(), until="catalog")
+    run_pipeline(survey(config), Waits, Silent(), until="catalog")
 
 
 def test_a_training_run_fetches_what_it_starts_from_where_it_runs(
@@ -337,7 +341,7 @@ def test_a_training_run_fetches_what_it_starts_from_where_it_runs(
             return super().fit(*pickle.loads(pickle.dumps(shipped)), at_step)
 
     monkeypatch.setattr(ArtifactStore, "fetch", fetch)
-    reports = run(survey(config), OnAnotherMachine, Silent(), until="finetune")
+    reports = run_pipeline(survey(config), OnAnotherMachine, Silent(), until="finetune")
     assert [r.stage for r in reports if r.ran][-3:] == ["select", "train", "finetune"]
 
 
@@ -354,7 +358,9 @@ def test_one_stage_alone_finds_the_images_where_they_lie_now(folder: Path) -> No
     config = load_config(folder / "config.yaml", ("train.lr=0.04", "finetune.lr=0.01"))
     reports = bring(config, only=("train",))
     assert reports["train"].ran == 1 and reports["train"].num_rejects == 0
-    uris = sql(Workspace(config.workspace), "SELECT uri FROM catalog UNION SELECT uri FROM manifest")["uri"].to_pylist()
+    uris = run_sql(Workspace(config.workspace), "SELECT uri FROM catalog UNION SELECT uri FROM manifest")[
+        "uri"
+    ].to_pylist()
     assert all(str(folder) in uri for uri in uris)
     assert not planned(config)["train"].changes
 
@@ -362,7 +368,7 @@ def test_one_stage_alone_finds_the_images_where_they_lie_now(folder: Path) -> No
 @pytest.mark.parametrize("stage", ["select", "train", "finetune"])
 def test_an_image_that_dedupe_has_come_to_remove_is_not_selected_or_trained_on(folder: Path, stage: str) -> None:
     workspace = Workspace(load_config(folder / "config.yaml").workspace)
-    best = sql(workspace, "SELECT image_id FROM manifest WHERE rank = 1 ORDER BY 1")["image_id"].to_pylist()
+    best = run_sql(workspace, "SELECT image_id FROM manifest WHERE rank = 1 ORDER BY 1")["image_id"].to_pylist()
     (folder / "denied.txt").write_text(best[0])
     config = load_config(folder / "config.yaml", (f"dedupe.deny=[{folder / 'denied.txt'}]",))
     with pytest.raises(UserError, match=f"{stage} depends on dedupe, which is out of date"):
@@ -376,7 +382,7 @@ def test_a_student_that_saw_no_mined_image_is_not_committed(folder: Path) -> Non
     listed = survey(config)
     shutil.move(folder / "inputs/pool", folder / "elsewhere")
     with pytest.raises(UserError, match=r"train: .* images of role pool .*train.max_reject_share.*unreadable"):
-        run(listed, LocalEngine, Silent(), only=("train",))
+        run_pipeline(listed, LocalEngine, Silent(), only=("train",))
     shutil.move(folder / "elsewhere", folder / "inputs/pool")
     assert ran(bring(config, only=("train",))) == {"train": 1}
 
@@ -388,14 +394,14 @@ def test_figures_of_images_that_are_gone_are_refused_and_those_of_none_break_a_l
     before = evaluations.version()
     shutil.move(folder / "inputs/validation", folder / "elsewhere")
     with pytest.raises(UserError, match="evaluate: 12 of 12 labelled images of the input 'protected' cannot be used"):
-        run(listed, LocalEngine, Silent(), only=("evaluate",))
+        run_pipeline(listed, LocalEngine, Silent(), only=("evaluate",))
     assert evaluations.version() == before
     part = next(iter(evaluations.parts().values()))
     rows = evaluations.read(part)
     none = pa.array([0] * len(rows), rows.schema.field("num_images").type)
     rows = rows.set_column(rows.schema.get_field_index("num_images"), "num_images", none)
     evaluations.commit([evaluations.write(rows, {"part": part.name}, part.fingerprint, {}, {})], [part])
-    broken = {v.law.name: v.num_broken for v in verify(Workspace(config.workspace), config) if v.num_broken}
+    broken = {v.law.name: v.num_broken for v in verify_laws(Workspace(config.workspace), config) if v.num_broken}
     assert broken == {"evaluations_measured": 4}
 
 
@@ -444,7 +450,7 @@ def run_index_on_the_old_listing(config: RunConfig) -> None:
     from ssld_pipeline.contracts import CATALOG
     from ssld_pipeline.stages.index_protected import STAGE
 
-    rows = sql(Workspace(config.workspace), "SELECT * FROM catalog WHERE role = 'protected'").cast(CATALOG.schema())
+    rows = run_sql(Workspace(config.workspace), "SELECT * FROM catalog WHERE role = 'protected'").cast(CATALOG.schema())
     place = Path(config.workspace) / "scratch"
     place.mkdir()
     STAGE.build(Setup(config, mini.CLASSES, {}), rows, place)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from ssld_pipeline.cli import app
 from ssld_pipeline.config.load import load_config
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.queries.status import rows_of
+from ssld_pipeline.queries.sql import rows_of
 from ssld_pipeline.store.workspace import Workspace
 
 TOP_P = ("--set", "select.assignment=top_p", "--set", "select.top_p=2")

@@ -11,7 +11,7 @@ from test_run import bring, planned, ran
 from ssld_pipeline.config.load import load_config
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.inputs.id_list import read_ids
-from ssld_pipeline.queries.status import sql
+from ssld_pipeline.queries.sql import run_sql
 from ssld_pipeline.store.workspace import Workspace
 
 
@@ -47,12 +47,14 @@ def selected(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_content_of_a_list_is_what_reruns_a_stage(selected: Path) -> None:
-    first = sql(Workspace(str(selected / "workspace")), "SELECT image_id FROM manifest ORDER BY rank")["image_id"][0]
+    first = run_sql(Workspace(str(selected / "workspace")), "SELECT image_id FROM manifest ORDER BY rank")["image_id"][
+        0
+    ]
     (selected / "bad.txt").write_text(f"{first}\n")
     config = load_config(selected / "config.yaml", ("select.exclude=bad.txt",))
     assert "side_files.select.exclude" in planned(config)["select"].reasons()[0][0]
     assert ran(bring(config, until="select")) == {"select": 1}
-    left = sql(Workspace(config.workspace), "SELECT image_id FROM manifest")["image_id"]
+    left = run_sql(Workspace(config.workspace), "SELECT image_id FROM manifest")["image_id"]
     assert first not in left and len(left) > 24
 
     (selected / "bad.txt").rename(selected / "renamed.txt")

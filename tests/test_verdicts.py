@@ -18,7 +18,8 @@ from ssld_pipeline.config.load import load_config
 from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.contracts import CATALOG, DUPLICATES, PAIRS, REMOVED, VERDICTS
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.queries.status import list_effects, rows_of, status
+from ssld_pipeline.queries.sql import rows_of
+from ssld_pipeline.queries.status import list_effects, workspace_status
 from ssld_pipeline.runner.survey import survey
 from ssld_pipeline.stages import dedupe, find_copies
 from ssld_pipeline.store.workspace import Workspace
@@ -266,7 +267,7 @@ def test_lists_redo_the_decision_and_the_parts_they_touch(done: Path) -> None:
     assert reports["dedupe"].figures["unknown in dedupe.allow"] == 1
     assert removed_by(listed) == sorted([*COPIES[1:], other, torn])
     assert_lawful(listed)
-    found = status(Workspace(listed.workspace), listed)
+    found = workspace_status(Workspace(listed.workspace), listed)
     assert {row["verdict"]: row["images"] for row in found["verdicts"]}["denied"] == 2
     assert found["lists"][0]["examples"] == "pool/pool-0.tar/typo.jpg"
     page = Path(verb("report", done, "--set", lists[0], "--set", lists[1]).strip()).read_text(encoding="utf-8")

@@ -28,7 +28,7 @@ from ssld_pipeline.contracts import DUPLICATES, REPEATS
 from ssld_pipeline.copies.within_pool import near_identical as near_identical_stage
 from ssld_pipeline.copies.within_pool.near_identical import Frames, near_identical
 from ssld_pipeline.pipeline import stages
-from ssld_pipeline.queries.status import rows_of
+from ssld_pipeline.queries.sql import rows_of
 from ssld_pipeline.report import figures
 from ssld_pipeline.report.waterfall import waterfall
 from ssld_pipeline.report.write import stage_rows

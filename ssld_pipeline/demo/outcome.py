@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ssld_pipeline.queries.status import sql
+from ssld_pipeline.queries.sql import run_sql
 from ssld_pipeline.store.workspace import Workspace
 
 _MODELS = {
@@ -27,7 +27,7 @@ def outcome(truth: Mapping[str, Any], workspace: Workspace) -> list[dict[str, st
 
 
 def _removed(workspace: Workspace) -> dict[str, set[str]]:
-    rows = sql(
+    rows = run_sql(
         workspace, "SELECT image_id, list(protected_id) AS ids FROM duplicates WHERE is_duplicate GROUP BY 1"
     ).to_pylist()
     return {row["image_id"]: set(row["ids"]) for row in rows}
@@ -48,7 +48,7 @@ def _copies(planted: Mapping[str, Mapping[str, str]], removed: Mapping[str, set[
 
 
 def _labels(workspace: Workspace) -> list[dict[str, str]]:
-    rows = sql(
+    rows = run_sql(
         workspace,
         """SELECT (SELECT count(*) FROM catalog WHERE role = 'pool') AS pool,
                                     (SELECT count(*) FROM soft_labels WHERE view = 0) AS labelled,
@@ -62,7 +62,7 @@ def _labels(workspace: Workspace) -> list[dict[str, str]]:
 
 
 def _mined(truth: Mapping[str, Any], workspace: Workspace) -> list[dict[str, str]]:
-    mined = sql(workspace, "SELECT image_id, class_id FROM manifest WHERE role = 'pool'").to_pylist()
+    mined = run_sql(workspace, "SELECT image_id, class_id FROM manifest WHERE role = 'pool'").to_pylist()
     counts = dict.fromkeys(truth["classes"], 0)
     known = right = 0
     for row in mined:
@@ -75,7 +75,7 @@ def _mined(truth: Mapping[str, Any], workspace: Workspace) -> list[dict[str, str
 
 
 def _accuracies(workspace: Workspace) -> list[dict[str, str]]:
-    rows = sql(workspace, "SELECT model, input, top1, num_images FROM evaluations").to_pylist()
+    rows = run_sql(workspace, "SELECT model, input, top1, num_images FROM evaluations").to_pylist()
     return [
         _row(f"top-1 on {row['input']}: {title}", f"{row['top1']:.4f} ({row['num_images']} images)")
         for model, title in _MODELS.items()

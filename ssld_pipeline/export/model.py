@@ -26,8 +26,11 @@ _MODEL_FORMATS = ("timm", "pt2")
 _TABLE_FORMATS = ("csv", "parquet")
 _MANIFEST_FORMATS = (*_TABLE_FORMATS, "paddleclas", *PACKED_FORMATS)
 
+WEIGHTS_FILE = "model.safetensors"
+"""Of an exported model."""
 
-def export(
+
+def export_from(
     config: RunConfig, what: str, out: Path, format: str | None, packing: Packing | None = None
 ) -> Iterator[Path | str]:
     """Each file as it is written, and lines a person should read. ``packing``: of the formats that hold the images.
@@ -86,7 +89,7 @@ def _export_model(config: RunConfig, stage: str, out: Path, format: str) -> list
         raise UserError(f"export {stage}: no such model yet; make it with: ssld run CONFIG --until {stage}")
     out.mkdir(parents=True, exist_ok=True)
     written = []
-    for source, target in (("student.safetensors", "model.safetensors"), ("config.json", "config.json")):
+    for source, target in (("student.safetensors", WEIGHTS_FILE), ("config.json", "config.json")):
         files.copy(files.join(artifact.folder(record.fingerprint), source), str(out / target))
         written.append(out / target)
     card = files.read_json(str(out / "config.json"))
@@ -124,7 +127,7 @@ def _export_program(record: Record, card: dict[str, Any], out: Path) -> Path:
 
     made_with = record.settings["config"]
     network = made_with["student"] if "student" in made_with else made_with["teacher"]
-    weights = str(out / "model.safetensors")
+    weights = str(out / WEIGHTS_FILE)
     model = build(ModelSpec(network["model"], card["num_classes"], network["model_args"], weights)).eval()
     images = torch.randn(2, *card["pretrained_cfg"]["input_size"], generator=torch.Generator().manual_seed(0))
     program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ssld_pipeline.kernels.digests import number as hashed
+from ssld_pipeline.kernels.digests import hash64
 
 _HASH_BITS = 64
 
@@ -15,7 +15,7 @@ def slices(keys: Sequence[str], limit: int) -> dict[int, list[int]]:
     A binary trie over the bits of each key's hash: a full slice k is divided in two, 2k+1 and 2k+2, as in extendible
     hashing. Cutting the sorted list every ``limit`` files would instead move every file behind an insertion.
     """
-    hashes = [hashed(key) for key in keys] if len(keys) > limit else [0] * len(keys)
+    hashes = [hash64(key) for key in keys] if len(keys) > limit else [0] * len(keys)
     result: dict[int, list[int]] = {}
     pending = [(0, _HASH_BITS - 1, list(range(len(keys))))]
     while pending:

@@ -10,6 +10,6 @@ def digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def number(text: str) -> int:
+def hash64(text: str) -> int:
     """Of [0, 2^64), as if drawn at random, and the same for the same text."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")

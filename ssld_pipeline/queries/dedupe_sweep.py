@@ -56,7 +56,7 @@ class Sweep:
         return {"present": self.present, "grid": self.grid, "marginals": self.marginals, "samples": self.samples}
 
 
-def sweep(workspace: Workspace, config: RunConfig, num_samples: int = 3) -> Sweep:
+def sweep_dedupe(workspace: Workspace, config: RunConfig, num_samples: int = 3) -> Sweep:
     """Of the pairs found so far, with the config's lists and ``report_only``. UserError where nothing has been looked
     for yet. ``num_samples``: per threshold and side."""
     if workspace.tables["pairs"].version() is None:

@@ -1,21 +1,20 @@
-"""Answers about a workspace as plain data: its status, any SQL; ``inspection`` looks closer."""
+"""What a workspace contains, as plain data."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.contracts import VERDICTS
-from ssld_pipeline.errors import UserError
+from ssld_pipeline.queries.sql import rows_of
 from ssld_pipeline.store.workspace import Workspace
 
 if TYPE_CHECKING:
     import duckdb
-    import pyarrow as pa
 
     from ssld_pipeline.config.run import RunConfig
 
 
-def status(workspace: Workspace, config: RunConfig) -> dict[str, Any]:
+def workspace_status(workspace: Workspace, config: RunConfig) -> dict[str, Any]:
     """Per table its parts, rows, bytes and version; per artifact its figures; rejects by stage and reason.
 
     ``canaries``: per kind of planted copies, how many dedupe found. ``verdicts``: pairs and images by dedupe's verdict.
@@ -77,20 +76,3 @@ def list_effects(tables: duckdb.DuckDBPyConnection, config: RunConfig) -> list[d
         GROUP BY list ORDER BY list"""
     found: list[dict[str, Any]] = tables.sql(query).to_arrow_table().to_pylist()
     return found
-
-
-def rows_of(workspace: Workspace, query: str) -> list[dict[str, Any]]:
-    """The rows of ``sql`` as dictionaries."""
-    found: list[dict[str, Any]] = sql(workspace, query).to_pylist()
-    return found
-
-
-def sql(workspace: Workspace, query: str) -> pa.Table:
-    """Rows of a query over the tables as views. UserError with DuckDB's own message for a query it refuses."""
-    import duckdb
-
-    with workspace.connect() as tables:
-        try:
-            return tables.sql(query).to_arrow_table()
-        except duckdb.Error as error:
-            raise UserError(f"sql: {error}") from None

@@ -16,7 +16,7 @@ from ssld_pipeline.store.workspace import Workspace
 _ANY_PART = "*"
 
 
-def plan(survey: Survey) -> list[StagePlan]:
+def plan_run(survey: Survey) -> list[StagePlan]:
     """The plans of all stages. Where an upstream stage has work to do, what stands downstream of it is foreseen."""
     state = State(survey, Workspace(survey.config.workspace), FileDigests(survey.config.workspace))
     changed: dict[str, set[str]] = {}

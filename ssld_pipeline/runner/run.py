@@ -10,7 +10,7 @@ from ssld_pipeline.errors import UserError
 from ssld_pipeline.pipeline import stage_named, stages
 from ssld_pipeline.runner.class_guard import accept_classes
 from ssld_pipeline.runner.context import RunContext
-from ssld_pipeline.runner.plan import plan
+from ssld_pipeline.runner.plan import plan_run
 from ssld_pipeline.runner.progress import Progress, StageReport
 from ssld_pipeline.runner.shapes.table import plan_stage, shape_of
 from ssld_pipeline.runner.shapes.trainings import require_batches
@@ -27,7 +27,7 @@ _ORPHAN_HOURS = 24  # what killed workers left behind; younger files may be anot
 _CHECKS = {"label": "check_teacher", "find_copies": "check_dedupe", "dedupe": "check_dedupe"}
 
 
-def run(
+def run_pipeline(
     survey: Survey,
     engine: Callable[[], Engine],
     progress: Progress,
@@ -36,7 +36,7 @@ def run(
     until: str | None = None,
     new_classes: bool = False,
 ) -> list[StageReport]:
-    """Do what ``plan`` announces, stage by stage. ``engine`` is called once, when the first work is found.
+    """Do what ``plan_run`` announces, stage by stage. ``engine`` is called once, when the first work is found.
 
     ``only``: these stages, on what is committed upstream; none: all. ``new_classes``: what was labelled with another
     class list may be labelled again. Raises UserError for a stage that cannot continue; what was committed stays.
@@ -73,7 +73,7 @@ def _chosen(config: RunConfig, only: Sequence[str], until: str | None) -> list[S
 def _check(chosen: Sequence[Stage], context: RunContext) -> None:
     """What would fail after days. Only where a network is going to be used: it takes seconds to load."""
     with_network = [stage for stage in chosen if stage.networks]
-    changing = {made.stage for made in plan(context.survey) if made.changes} if with_network else set()
+    changing = {made.stage for made in plan_run(context.survey) if made.changes} if with_network else set()
     working = [stage for stage in with_network if stage.name in changing]
     if working:
         check_networks(Setup(context.config, context.survey.classes, {}))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.kernels.digests import number
+from ssld_pipeline.kernels.digests import hash64
 from ssld_pipeline.stages.stage import ArtifactStage, Reject, Setup
 from ssld_pipeline.stages.teacher import teacher_settings, teacher_spec
 
@@ -61,7 +61,7 @@ def sample(rows: pa.Table, count: int) -> pa.Table:
 
     class_ids = np.array([-1 if c is None else c for c in rows["class_id"].to_pylist()], dtype=np.int64)
     labelled = np.flatnonzero((class_ids >= 0) & np.isin(np.array(rows["role"].to_pylist(), dtype=str), _ROLES))
-    drawn = np.array([number(i) for i in rows["image_id"].take(labelled).to_pylist()], dtype=np.uint64)
+    drawn = np.array([hash64(i) for i in rows["image_id"].take(labelled).to_pylist()], dtype=np.uint64)
     by_class = np.lexsort((drawn, class_ids[labelled]))
     _, starts, sizes = np.unique(class_ids[labelled][by_class], return_index=True, return_counts=True)
     rank = np.empty(len(labelled), dtype=np.int64)

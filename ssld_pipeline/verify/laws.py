@@ -227,7 +227,7 @@ def _of_manifest(workspace: Workspace, config: RunConfig) -> SelectConfig:
     return config.select
 
 
-def verify(workspace: Workspace, config: RunConfig) -> Sequence[Verdict]:
+def verify_laws(workspace: Workspace, config: RunConfig) -> Sequence[Verdict]:
     """One verdict per law, in order. The manifest is judged by what it was made with, lists of image_ids are those of
     ``config``. duckdb.Error when a table does not have its contract's columns."""
     verdicts = []

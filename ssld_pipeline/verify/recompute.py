@@ -68,7 +68,7 @@ class Recomputed:
         return {**asdict(self), "num_different": len(self.differences)}
 
 
-def recompute(config: RunConfig, num_rows: int, seed: int = 0, tolerance: float | None = None) -> Recomputed:
+def recompute_labels(config: RunConfig, num_rows: int, seed: int = 0, tolerance: float | None = None) -> Recomputed:
     """``num_rows`` rows of soft_labels, drawn by ``seed``, beside what the teacher says of the same views now.
 
     ``tolerance``: of a probability, beyond the step to which it was rounded; null: 0.01, with placement.amp 0.05.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from heapq import nsmallest
 from typing import Any
 
-from ssld_pipeline.kernels.digests import number
+from ssld_pipeline.kernels.digests import hash64
 
 # Bounds what a canary costs. The search itself looks at a quarter of this.
 _LONGER_SIDE_PX = 1024
@@ -35,7 +35,7 @@ def draw(image_ids: Iterable[str], count: int) -> list[Canary]:
 
     images, drawn, turn = list(image_ids), list[str](), 0
     while images and len(drawn) < count:
-        drawn += nsmallest(count - len(drawn), images, key=lambda image: number(repr([turn, image])))
+        drawn += nsmallest(count - len(drawn), images, key=lambda image: hash64(repr([turn, image])))
         turn += 1
     return [Canary(i, image, KINDS[i % len(KINDS)]) for i, image in enumerate(drawn)]
 
@@ -49,7 +49,7 @@ def altered(original: bytes, canary: Canary) -> bytes:
 
     if canary.kind == "exact":
         return original
-    rng = np.random.default_rng(number(repr([canary.number, canary.protected_id, canary.kind])))
+    rng = np.random.default_rng(hash64(repr([canary.number, canary.protected_id, canary.kind])))
     pixels = _reduced(decode(original, min_short_side=_LONGER_SIDE_PX // 2).pixels)
     return encode_jpeg(plant(pixels, canary.kind, rng))
 

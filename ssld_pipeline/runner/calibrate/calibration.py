@@ -17,7 +17,7 @@ from ssld_pipeline.errors import UserError
 from ssld_pipeline.pipeline import stage_named
 from ssld_pipeline.runner.calibrate.estimate import Estimate, Machines, priced
 from ssld_pipeline.runner.calibrate.trials import Trials
-from ssld_pipeline.runner.plan import plan
+from ssld_pipeline.runner.plan import plan_run
 from ssld_pipeline.runner.survey import Survey
 
 
@@ -61,13 +61,13 @@ class Calibration:
         }
 
 
-def calibrate(survey: Survey, machines: Machines, seconds: float = 60.0, seed: int = 0) -> Calibration:
+def calibrate_run(survey: Survey, machines: Machines, seconds: float = 60.0, seed: int = 0) -> Calibration:
     """About ``seconds`` of measuring. UserError where a run would not start either."""
     import cv2
 
     cv2.setNumThreads(1)  # as in a worker
     started = time.monotonic()
-    plans = {made.stage: made for made in plan(survey)}
+    plans = {made.stage: made for made in plan_run(survey)}
     with tempfile.TemporaryDirectory() as scratch:
         trials = Trials(survey, plans, machines, Path(scratch), seconds, seed)
         estimates = tuple(priced(trials.estimate(stage), machines) for stage in trials.stages)

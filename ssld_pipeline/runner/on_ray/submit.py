@@ -29,7 +29,7 @@ class Job:
     client: Any
 
 
-def submit(config: RunConfig, address: str, environment: dict[str, str], *options: str) -> Job:
+def submit_job(config: RunConfig, address: str, environment: dict[str, str], *options: str) -> Job:
     """The job, queued; ``environment`` are variables for its processes, ``options`` are given to its `ssld run`.
 
     UserError when nobody answers at ``address`` or the cluster refuses the caller.
@@ -64,7 +64,7 @@ def _queue(client: Any, runtime_env: dict[str, Any], address: str, options: Sequ
     )
 
 
-def follow(job: Job) -> int:
+def follow_job(job: Job) -> int:
     """Print the job's log until it ends; the exit code of its process, 1 where the cluster lost it."""
 
     async def tail() -> None:
