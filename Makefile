@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test check lint clean
 
 demo: .venv/installed
 	$(BIN)/ssld demo
 
 test: lint
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
+
+# Before each commit: what takes minutes, or starts Ray, is left to make test.
+check: lint
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow and not ray and not gpu"
 
 lint: .venv/installed
 	$(BIN)/ruff check .
