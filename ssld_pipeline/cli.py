@@ -30,9 +30,7 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a setting, e.g. select.per_class=400")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for a script to read")]
-NewClasses = Annotated[
-    bool, typer.Option("--new-classes", help="the class list changed on purpose: label every image again")
-]
+NewClasses = Annotated[bool, typer.Option("--new-classes", help="accept a changed class list: label every image again")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to connect to; default: RAY_ADDRESS, else this machine")]
 
 
@@ -76,7 +74,7 @@ def _options(
 def run(
     config: ConfigPath,
     only: Annotated[
-        list[str] | None, typer.Option(help="only this stage (may be repeated), on what is committed upstream")
+        list[str] | None, typer.Option(help="run only this stage (repeatable), from what is committed upstream")
     ] = None,
     until: Annotated[str | None, typer.Option(help="stop after this stage")] = None,
     new_classes: NewClasses = False,
@@ -93,20 +91,21 @@ def plan(
     overrides: Overrides = None,
     json: AsJson = False,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="try the stages on a sample, and say what they would take and cost")
+        bool, typer.Option("--calibrate", help="try the stages on a sample; estimate time and cost")
     ] = False,
     cpus: Annotated[int | None, typer.Option(min=1, help="cores of the cluster; default: of this machine")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of the cluster; default: of this machine")] = None,
     node_cpus: Annotated[int | None, typer.Option(min=1, help="cores of its largest node; default: --cpus")] = None,
-    gpu_price: Annotated[float | None, typer.Option(min=0, help="of a GPU for an hour")] = None,
-    cpu_price: Annotated[float | None, typer.Option(min=0, help="of a core for an hour")] = None,
+    gpu_price: Annotated[float | None, typer.Option(min=0, help="price of a GPU for an hour")] = None,
+    cpu_price: Annotated[float | None, typer.Option(min=0, help="price of a core for an hour")] = None,
     gpu_rate: Annotated[
-        str, typer.Option(metavar="STAGE=N,...", help="images/s of one GPU, measured elsewhere; where none is here")
+        str,
+        typer.Option(metavar="STAGE=N,...", help="images/s of one GPU, measured elsewhere, if this machine has none"),
     ] = "",
-    seconds: Annotated[float, typer.Option(min=1, help="time to measure for, about")] = 60,
-    seed: Annotated[int, typer.Option(help="decides the sample")] = 0,
+    seconds: Annotated[float, typer.Option(min=1, help="approximate measuring time, seconds")] = 60,
+    seed: Annotated[int, typer.Option(help="random seed of the sample")] = 0,
 ) -> None:
-    """Say what `run` would do and why; touch nothing."""
+    """Show what `run` would do and why; change nothing."""
     from ssld_pipeline.runner.plan import plan_run
     from ssld_pipeline.runner.survey import survey
     from ssld_pipeline.terminal import console
@@ -128,7 +127,7 @@ def plan(
             print_calibration(measured)
         return
     if cpus or gpus is not None or node_cpus or gpu_rate or gpu_price is not None or cpu_price is not None:
-        raise UserError("plan: machines, prices and rates are asked for by --calibrate; add it, or leave them out")
+        raise UserError("plan: options for machines, prices and rates need --calibrate; add it, or leave them out")
     plans = plan_run(found)
     if json:
         console.print_json([p.to_json() for p in plans])
@@ -144,7 +143,7 @@ def submit(
     new_classes: NewClasses = False,
     overrides: Overrides = None,
 ) -> None:
-    """Send the run to a Ray cluster as a job, this package along with it."""
+    """Send the run to a Ray cluster as a job, together with this package."""
     from ssld_pipeline.runner.class_guard import require_same_classes
     from ssld_pipeline.runner.on_ray.submit import follow_job, submit_job
 
@@ -159,7 +158,7 @@ def submit(
 
 @app.command()
 def status(config: ConfigPath, overrides: Overrides = None, json: AsJson = False) -> None:
-    """Tables, models, rejects and accuracies that are there."""
+    """Show the workspace: tables, models, rejects, accuracies."""
     from ssld_pipeline.queries.status import workspace_status
     from ssld_pipeline.terminal import console
 
@@ -197,7 +196,7 @@ def inspect(
     overrides: Overrides = None,
     json: AsJson = False,
 ) -> None:
-    """Look into a table, into one class of it, or at one image."""
+    """Show a table, one class of it, or one image."""
     from ssld_pipeline.queries import inspection
     from ssld_pipeline.queries.class_list import class_list
     from ssld_pipeline.terminal import console
@@ -234,7 +233,7 @@ def sql(
     overrides: Overrides = None,
     json: AsJson = False,
 ) -> None:
-    """Ask the tables in SQL (DuckDB)."""
+    """Query the tables in SQL (DuckDB)."""
     from ssld_pipeline.queries.sql import rows_of
     from ssld_pipeline.terminal import console
 
@@ -249,17 +248,20 @@ def sql(
 def verify(
     config: ConfigPath,
     recompute: Annotated[
-        int, typer.Option(min=0, metavar="N", help="label N rows of soft_labels again, and compare")
+        int, typer.Option(min=0, metavar="N", help="label N rows of soft_labels again and compare")
     ] = 0,
-    seed: Annotated[int, typer.Option(help="decides which rows are labelled again")] = 0,
+    seed: Annotated[int, typer.Option(help="random seed of the rows to label again")] = 0,
     tolerance: Annotated[
         float | None,
-        typer.Option(min=0, help="of a probability, beyond its rounding; default: 0.01, with placement.amp 0.05"),
+        typer.Option(
+            min=0,
+            help="largest difference of a probability beyond its rounding; default: 0.01, with placement.amp 0.05",
+        ),
     ] = None,
     overrides: Overrides = None,
     json: AsJson = False,
 ) -> None:
-    """Check the laws of the tables, and labels by making them again; exit 1 when a law is broken or a label differs."""
+    """Check the laws of the tables, and stored labels against new ones; exit 1 when one is broken or differs."""
     from ssld_pipeline.terminal import console
     from ssld_pipeline.verify.laws import verify_laws
 
@@ -297,7 +299,7 @@ def report(
 
 @app.command()
 def evaluate(config: ConfigPath, overrides: Overrides = None, address: Address = None, json: AsJson = False) -> None:
-    """Measure the models that are there on the protected inputs."""
+    """Measure the finished models on the protected inputs."""
     from ssld_pipeline.queries.sql import rows_of
     from ssld_pipeline.terminal import console
 
@@ -312,7 +314,7 @@ def evaluate(config: ConfigPath, overrides: Overrides = None, address: Address =
 
 @app.command("fit-teacher")
 def fit_teacher(config: ConfigPath, overrides: Overrides = None, address: Address = None) -> None:
-    """Finetune the teacher to the run's classes and measure it, nothing else."""
+    """Finetune the teacher to the run's classes and measure it."""
     loaded = _load(config, overrides)
     if loaded.teacher.fit is None:
         raise UserError("fit-teacher: the config has no section teacher.fit, so its teacher is used as it is")
@@ -321,18 +323,18 @@ def fit_teacher(config: ConfigPath, overrides: Overrides = None, address: Addres
 
 @app.command()
 def select(config: ConfigPath, overrides: Overrides = None, address: Address = None) -> None:
-    """Choose the images the student is trained on, on what is committed upstream, nothing else."""
+    """Select the images the student is trained on, from the committed labels."""
     _bring_up_to_date(_load(config, overrides), ("select",), None, address)
 
 
 @app.command("dedupe-sweep")
 def dedupe_sweep(
     config: ConfigPath,
-    samples: Annotated[int, typer.Option(min=0, help="pairs to show per threshold, on each side of it")] = 3,
+    samples: Annotated[int, typer.Option(min=0, help="pairs to show on each side of a threshold")] = 3,
     overrides: Overrides = None,
     json: AsJson = False,
 ) -> None:
-    """How many pool images other thresholds of dedupe would remove, and the pairs at the border; decides nothing."""
+    """Show how many pool images other dedupe thresholds would remove, and the pairs at the border."""
     from ssld_pipeline.queries.dedupe_sweep import sweep_dedupe
     from ssld_pipeline.terminal import console
 
@@ -353,7 +355,7 @@ def select_sweep(
     overrides: Overrides = None,
     json: AsJson = False,
 ) -> None:
-    """Totals, balance of the classes and scores at the cut for a range of select.per_class; chooses nothing."""
+    """Show totals, class balance and lowest scores for a range of select.per_class."""
     from ssld_pipeline.queries.manifest_sweep import SHOWN, sweep_manifest
     from ssld_pipeline.runner.class_guard import require_same_classes
     from ssld_pipeline.runner.survey import class_names
@@ -379,7 +381,7 @@ def diff(
     overrides: Overrides = None,
     json: AsJson = False,
 ) -> None:
-    """What entered and left the manifest, by class, between two versions of it."""
+    """Show which images entered and left the manifest between two versions, by class."""
     from ssld_pipeline.queries.manifest_diff import diff_manifests
     from ssld_pipeline.runner.survey import class_names
     from ssld_pipeline.terminal import console
@@ -415,7 +417,7 @@ def export(
     ] = None,
     shard_bytes: Annotated[int, typer.Option(min=1, help="packed images: bytes of images in a shard")] = 256 << 20,
     images_per_shard: Annotated[int, typer.Option(min=1, help="packed images: images in a shard")] = 10_000,
-    seed: Annotated[int, typer.Option(help="packed images: of their order")] = 0,
+    seed: Annotated[int, typer.Option(help="packed images: random seed of their order")] = 0,
     overrides: Overrides = None,
 ) -> None:
     """Write a model for use elsewhere, a table as one file, or the manifest with its images."""
@@ -429,7 +431,7 @@ def export(
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option(help="where the drawn images, tables and models go")] = Path("runs/demo"),
+    folder: Annotated[Path, typer.Option(help="folder for the drawn images, tables and models")] = Path("runs/demo"),
 ) -> None:
     """Draw a small world, run everything on it, and show what was gained."""
     from ssld_pipeline.demo.outcome import outcome

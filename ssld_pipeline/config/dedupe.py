@@ -14,13 +14,13 @@ POOL_FIELDS = ("within_pool", "min_repeat_score")
 
 class DedupeConfig(Settings):
     against: tuple[str, ...] = ("protected",)
-    """Roles or input names whose copies are looked for in the pool, and removed from it."""
+    """Roles or input names whose copies are searched in the pool and removed from it."""
     report_only: tuple[str, ...] = ()
-    """Those of them, such as labeled, whose copies are shown but stay in the pool."""
+    """Those of `against`, such as labeled, whose copies are shown but stay in the pool."""
     allow: SideFiles = ()
-    """Text files of image_ids of the pool, one a line, that are kept whatever they copy."""
+    """Text files of pool image_ids, one a line: these images are never removed."""
     deny: SideFiles = ()
-    """Text files of image_ids of the pool, one a line, that are removed whether they copy anything or not."""
+    """Text files of pool image_ids, one a line: these images are always removed."""
     image_side: int = Field(400, ge=64)
     """Longer side at which images are searched for key points, pixels."""
     protected_keypoints: int = Field(400, gt=0)
@@ -34,9 +34,10 @@ class DedupeConfig(Settings):
     num_neighbours: int = Field(4, gt=0)
     """Nearest protected key points that one pool key point votes for."""
     min_votes: int = Field(2, gt=0)
-    """Key points of the pool image that must vote for a protected image, in one arrangement, for it to be looked at."""
+    """Fewest key points of the pool image that must vote for a protected image, in one arrangement, before the two are
+    compared."""
     num_candidates: int = Field(5, gt=0)
-    """Most images of an input looked at per pool image, by votes; and again by whole-picture likeness."""
+    """Most protected images of an input compared per pool image, by votes; and again by whole-picture likeness."""
     max_match_distance: float = Field(300, gt=0)
     """Largest Euclidean distance of two matched descriptors, whose norm is about 512."""
     min_inliers: int = Field(5, ge=4)
@@ -51,8 +52,8 @@ class DedupeConfig(Settings):
     """Share of what can be seen of the picture from which 0.15 less of min_score will do: what is drawn over it must
     leave one tone curve valid for so much of it, and 8 inliers. 0.03 more for each inlier that is missing to 12."""
     min_perceptual_score: float = Field(0.7, gt=0, le=1)
-    """The same, whatever the key points say, for a pair that is alike as a whole or that one tone curve explains to
-    0.8."""
+    """Agreement of the pixels from which a pair is a copy without key points: where the pictures are alike as a whole,
+    or one tone curve explains 0.8 of it."""
     min_blocks: int = Field(32, gt=0, le=256)
     """Cells, of the picture's 256, that must show edges to compare; a quarter of them where the pair reaches
     min_perceptual_score, one tone curve explains 0.8 of it, and half of the protected image is shown."""
@@ -63,7 +64,7 @@ class DedupeConfig(Settings):
     min_repeat_score: float = Field(0.9, gt=0, le=1)
     """Agreement of the pixels from which two pool images are near-identical."""
     canaries: int = Field(200, ge=0)
-    """Altered copies of protected images that are made and looked for before the pool is read; 0: none."""
+    """Number of altered copies of protected images that are made and searched before the pool is read; 0: none."""
     min_canary_recall: float = Field(0.95, ge=0, le=1)
     """Share of them, of all moderate kinds together and of each, that must be found; chance is allowed for."""
     max_reject_share: float = Field(0.05, ge=0, le=1)

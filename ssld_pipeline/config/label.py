@@ -11,8 +11,8 @@ class LabelConfig(Settings):
     num_kept: int = Field(20, gt=0)
     """Most probable classes stored per image; the rest is summed into tail_prob."""
     views: int = Field(0, ge=0)
-    """Augmented views stored per image beside the evaluation view, each a pass through the teacher, for training with
-    teacher: stored. Views that are there already are kept when this grows."""
+    """Augmented views stored per image besides the evaluation view, each a pass through the teacher, for training with
+    teacher: stored. Stored views are kept when this grows."""
     view_min_crop_area: float = Field(0.08, gt=0, le=1)
     """Smallest area of an augmented view, as a share of the image."""
     view_jitter: float = Field(0.0, ge=0, lt=1)

@@ -24,10 +24,10 @@ class PlacementConfig(Settings):
     dedupe_on_gpu: bool = False
     """Search the protected key points on the GPU, one worker each: worth it where 64 cores or more feed it."""
     train_workers: int = Field(1, gt=0)
-    """Processes of a training run; with GPUs, one each. Batch norm sees the images of its own process alone, batch_size
+    """Processes of a training run; with GPUs, one each. Batch norm sees only the images of its own process, batch_size
     / train_workers of them, so this is part of the recipe of a network that has it, and of one whose teacher has it and
     teacher_batch_norm: train. The model's record says how many images they were; a run that was begun with another
-    number is not gone on with, and a finished model stays what it is."""
+    number is not resumed, and a finished model stays as it is."""
     train_threads: int | None = Field(None, gt=0)
     """CPU threads of a training process's network; null: the cores of its node, shared among the processes."""
     loader_threads: int = Field(2, gt=0)
@@ -46,7 +46,7 @@ class PlacementConfig(Settings):
     device's memory does not suffice."""
     part_deadline_s: float = Field(3600, gt=0)
     """A part of catalog.images_per_part images that takes longer is given to another worker. A whole input, which
-    evaluate looks at with one model after another, has as much more time as it has more images, times the models."""
+    evaluate measures once per model, has as much more time as it has more images, times the models."""
     part_attempts: int = Field(3, gt=0)
     """Workers a part may cost before the run gives up on it."""
     checkpoint_every_s: float = Field(600, gt=0)

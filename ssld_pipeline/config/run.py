@@ -26,9 +26,9 @@ from ssld_pipeline.config.train import TrainSettings, section_of
 
 class RunConfig(Settings):
     workspace: str
-    """Where tables and models are kept: a local path or an fsspec URI."""
+    """Where tables and models are written: a local path or an fsspec URI."""
     inputs: InputsConfig
-    """Where the images are, by role. Each role has one input or a list of them."""
+    """Images by role. Each role has one input or a list of them."""
     classes: str | None = None
     """Text file; line i names class i. Default: the sorted class folders of `labeled`."""
     teacher: TeacherConfig
@@ -38,21 +38,21 @@ class RunConfig(Settings):
     dedupe: DedupeConfig = DedupeConfig()
     """What counts as a copy of a protected image."""
     label: LabelConfig = LabelConfig()
-    """What is stored of the teacher's word on a pool image."""
+    """How the teacher's predictions are stored."""
     select: SelectConfig = SelectConfig()
     """Which pool images the student is trained on."""
     student: StudentConfig
-    """The network that is wanted in the end."""
+    """The network to train."""
     train: TrainSettings = TrainSettings()
     """Distil the student on the labelled and the mined images."""
     finetune: TrainSettings | None = None
-    """Distil once more on the labelled images alone. What is absent is inherited from train; null: no such stage."""
+    """Distil once more, on the labelled images only. Absent keys are inherited from train; null: no such stage."""
     baseline: TrainSettings | None = None
-    """Train the same student on the labelled images alone, with hard labels, for as many steps as train and finetune
-    together unless it has `steps` (its `epochs` are not used); what is absent is inherited from train. Shows what the
+    """Train the same student only on the labelled images, with hard labels, for as many steps as train and finetune
+    together unless it has `steps` (its `epochs` are not used). Absent keys are inherited from train. Shows what the
     pool is worth. null: no such stage."""
     placement: PlacementConfig = PlacementConfig()
-    """Where and how fast; is part of no fingerprint, and changes no result but as train_workers says."""
+    """Where and how fast. Part of no fingerprint; changes no result, except as train_workers says."""
 
     @model_validator(mode="before")
     @classmethod

@@ -43,7 +43,7 @@ class FitConfig(TrainSettings):
     """Finetunes the teacher's weights to the run's classes."""
 
     teacher: Literal["online"] = "online"
-    """Without meaning here: it learns from labels."""
+    """Not used: the teacher learns from labels."""
 
     epochs: float = Field(10, gt=0)
     """Passes over the images; ignored where `steps` is given."""
@@ -90,7 +90,7 @@ class TeacherConfig(TeacherNetworkConfig):
         for name in ("more", "class_map"):
             if self.fit and getattr(self, name):
                 raise ValueError(
-                    f"fit and {name} exclude each other: finetune each teacher in a run of its own (ssld fit-teacher), "
+                    f"fit and {name} exclude each other: finetune each teacher in a separate run (ssld fit-teacher), "
                     f"then name the weights it made here"
                 )
         return self

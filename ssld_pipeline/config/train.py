@@ -12,7 +12,7 @@ Loss = Literal["js", "symmetric_kl", "soft_ce", "kl", "ce"]
 
 
 def section_of(stage: str) -> str:
-    """Where the settings of a training stage stand in the config."""
+    """The section of the config with the settings of a training stage."""
     return "teacher.fit" if stage == "fit_teacher" else stage
 
 

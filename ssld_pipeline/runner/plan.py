@@ -1,4 +1,4 @@
-"""What a run would do, and why: the units of work beside what is committed. Touches nothing, starts nothing."""
+"""Plan a run: which units of work it would do, and why. Changes nothing, starts nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ANY_PART = "*"
 
 
 def plan_run(survey: Survey) -> list[StagePlan]:
-    """The plans of all stages. Where an upstream stage has work to do, what stands downstream of it is foreseen."""
+    """The plans of all stages. Where an upstream stage has work to do, the effect on later stages is foreseen."""
     state = State(survey, Workspace(survey.config.workspace), FileDigests(survey.config.workspace))
     changed: dict[str, set[str]] = {}
     plans = []

@@ -1,4 +1,4 @@
-"""Who labelled: what readers of a table find in its parts and its Delta log, in plain words beside the digests."""
+"""Describe the teacher that labelled, for readers of a table: in its parts and in its Delta log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies in front of a run: the inputs as they are now, the class list, the digests of weights and side files.
+"""Survey the inputs as they are now, the class list, and the digests of weights and side files.
 
 Reads listings and file stamps only, never an image; raises UserError for what makes a run impossible.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Survey:
-    """``listing_rejects``: by input name, what could not even be listed. ``roots``: input name -> where it lies."""
+    """``listing_rejects``: by input name, what could not even be listed. ``roots``: input name -> its root."""
 
     config: RunConfig
     classes: tuple[str, ...]
@@ -30,7 +30,7 @@ class Survey:
     roots: dict[str, str]
 
     def unlisted(self) -> tuple[str, ...]:
-        """Beginnings of the names of what lies in folders that could not be listed."""
+        """First parts of the names of all images in folders that could not be listed."""
         rejects = (r for found in self.listing_rejects.values() for r in found)
         return tuple(r.image_id.rstrip("/") for r in rejects if r.reason == "unreadable")
 
@@ -62,7 +62,8 @@ def _refuse_unlisted(name: str, role: str, config: RunConfig, bad: list[Reject])
     if unlisted and (role in config.dedupe.against or name in config.dedupe.against):
         raise UserError(
             f"inputs.{role}: {len(unlisted)} folders or files of {name} cannot be listed, so their copies would stay "
-            f"in the pool: {unlisted[0].image_id} ({unlisted[0].detail}). Mend permissions or disk, or move them away"
+            f"in the pool: {unlisted[0].image_id} ({unlisted[0].detail}). Repair permissions or disk, or move them out "
+            f"of the input"
         )
 
 
@@ -81,14 +82,14 @@ def class_names(config: RunConfig) -> tuple[str, ...]:
         origin = f"class folders of {', '.join(i.uri for i in folders)}"
     repeated = sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < len(names) else []
     if repeated:
-        raise UserError(f"classes: {repeated[0]!r} stands more than once in {origin}")
+        raise UserError(f"classes: {repeated[0]!r} is listed more than once in {origin}")
     if len(names) < 2:
         raise UserError(f"classes: expected at least 2 in {origin}, got {len(names)}")
     return names
 
 
 def _lines(uri: str) -> tuple[str, ...]:
-    """A name stands in each line: what is no line would move all classes behind it."""
+    """Every line is a name: an empty line would shift all classes after it."""
     try:
         text = files.read_bytes(uri).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -52,7 +52,7 @@ def whole_unit(stage: Stage, state: State, settings: Mapping[str, Any], name: st
 
 
 def notes_of(stage: Stage, state: State) -> dict[str, Any]:
-    """What readers of the stage's table are told beside its rows: who labelled."""
+    """Notes for readers of the stage's table: which teacher labelled."""
     return {"teacher": teacher_note(state)} if stage.table and "teacher" in stage.networks else {}
 
 

@@ -141,7 +141,7 @@ def build_artifact(spec: WorkerSpec, unit: Unit) -> tuple[dict[str, Any], Part |
         folder.mkdir(parents=True, exist_ok=True)
         try:
             figures, rejects = stage.build(spec.setup(), read_unit(unit), folder)
-        finally:  # also of a check that refuses: what it saw is there to look at
+        finally:  # also of a check that refuses: its findings can be inspected
             if not files.is_local(target):
                 for name in files.list_files(scratch):
                     files.copy(files.join(scratch, name), files.join(target, name))

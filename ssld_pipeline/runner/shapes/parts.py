@@ -83,8 +83,8 @@ def _why_gone(name: str, state: State) -> str:
 
 
 def _holds_unasked(stage: PartStage, name: str, committed: list[Part], state: State) -> bool:
-    """Of an image that is still there but not asked for by these settings, such as stored views of the labelled images
-    beside an online teacher: what holds is kept for when it is asked for again."""
+    """Keep valid parts of images that these settings do not ask for, such as stored views of the labelled images where
+    the teacher is online: another setting may ask for them again."""
     if stage.per != "part" or name not in state.catalog:
         return False
     unit = _unit(stage, state, state.catalog[name], settings_payload(stage, state))
@@ -130,7 +130,7 @@ class _PartRun:
                 if time.monotonic() - last > _COMMIT_EVERY_S:
                     finished, batch, last = batch, [], time.monotonic()
                     self._commit(finished, stale)
-        finally:  # what is finished is kept, whatever ended the loop
+        finally:  # finished parts are committed however the loop ends
             self._commit(batch, stale)
         if refused:
             raise UserError(self._explain_refusal(refused))
@@ -143,7 +143,7 @@ class _PartRun:
         removed = [part for r in receipts for part in stale.get(r.unit, ())]
         notes = {f"ssld.{name}": json.dumps(note, sort_keys=True) for name, note in self.notes.items()}
         self.table.commit([p for r in receipts for p in r.parts], removed, {"ssld.stage": self.stage.name, **notes})
-        if self.notes and not self.report.ran:  # not at the end alone: who is killed has a table, too
+        if self.notes and not self.report.ran:  # not only at the end: a killed run leaves a table, too
             self.table.describe(self.notes)
         self.report.ran += len(receipts)
         self.report.num_rows += sum(r.num_rows for r in receipts)

@@ -19,7 +19,7 @@ from ssld_pipeline.store.tables import Part
 
 @dataclass(frozen=True)
 class Shape:
-    """``units``: what the stage has to have done, in the order of names. ``plan``: beside what is committed, given that
+    """``units``: all work of the stage, in the order of names. ``plan``: compared with what is committed, given that
     everything upstream is up to date. ``bring``: does what is planned and commits it; fills the report."""
 
     units: Callable[[Any, State], list[Unit]]

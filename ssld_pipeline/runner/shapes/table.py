@@ -1,4 +1,4 @@
-"""The shapes of stages. Another shape is a module beside this one and a line here."""
+"""The shapes of stages. To add a shape, write a module in this package and add a line here."""
 
 from __future__ import annotations
 
