@@ -35,7 +35,7 @@ REJECT_REASONS = {
 VERDICTS = {
     "copy": "the evidence suffices; the image is removed",
     "no_copy": "a candidate whose evidence does not suffice, or falls behind that of another protected image",
-    "reported": "a copy of an image of an input in dedupe.report_only; shown alone",
+    "reported": "a copy that is only shown: see dedupe.report_only, and dedupe.trained_on",
     "allowed": "a copy that dedupe.allow keeps",
     "denied": "removed by dedupe.deny, whatever the evidence",
     "copy_of_copy": "near-identical to a pool image that copies the protected one; removed",
@@ -144,6 +144,12 @@ CATALOG = Table(
     ),
 )
 
+_SEARCHED_ROLE = Column(
+    "role",
+    "string",
+    "role of the image: pool, or labeled or teacher where it is trained on; null in older tables, for pool",
+    nullable=True,
+)
 _PAIR = (
     _IMAGE_ID,
     Column("protected_id", "string", "image_id of the protected image"),
@@ -179,9 +185,9 @@ _PAIR = (
 
 PAIRS = Table(
     "pairs",
-    "a pool image and a protected image whose pixels were compared: the evidence",
+    "a pool image, or one that is trained on, and a protected image whose pixels were compared: the evidence",
     ("image_id", "protected_id"),
-    (*_PAIR, _PART),
+    (*_PAIR, _SEARCHED_ROLE, _PART),
 )
 
 LOOKS = Table(
@@ -222,7 +228,7 @@ REPEATS = Table(
 
 DUPLICATES = Table(
     "duplicates",
-    "a pool image and the protected image it may copy, or the pool image it repeats, decided",
+    "an image and the protected image it may copy, or the pool image it repeats, decided",
     ("image_id", "protected_id"),
     (
         _IMAGE_ID,
@@ -235,6 +241,7 @@ DUPLICATES = Table(
         ),
         Column("method", "string", "what proposed the pair: exact, sift or perceptual; denied where there is no pair"),
         *_PAIR[3:],
+        _SEARCHED_ROLE,
         Column(
             "verdict",
             "string",
@@ -243,7 +250,7 @@ DUPLICATES = Table(
         Column(
             "is_duplicate",
             "bool",
-            f"the verdict is {' or '.join(REMOVED)}: the image is kept out of soft_labels and of the manifest",
+            f"the verdict is {' or '.join(REMOVED)}: the image is in no soft_labels, no manifest and no training",
         ),
         _PART,
     ),

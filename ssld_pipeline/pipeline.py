@@ -2,7 +2,8 @@
 
 inputs --catalog--> catalog --index_protected--> index        (images the pool is checked against)
 index --check_dedupe--> (refuses a dedupe that misses copies made to test it)
-catalog, index --find_copies--> pairs
+catalog, index --guard_training--> pairs                      (of the images that networks are trained on)
+catalog, index --find_copies--> pairs                         (of the pool)
 catalog --look--> looks --group_pool--> repeats               (near-identical images of the pool; optional)
 pairs, repeats, lists that allow and deny --dedupe--> duplicates
 labelled images --fit_teacher--> teacher --check_teacher--> (refuses a teacher that cannot tell the classes)
@@ -27,6 +28,7 @@ from ssld_pipeline.stages import (
     finetune,
     fit_teacher,
     group_pool,
+    guard_training,
     index_protected,
     label,
     look,
@@ -47,6 +49,7 @@ def stages(config: RunConfig) -> tuple[Stage, ...]:
         catalog.STAGE,
         index_protected.STAGE,
         check_dedupe.STAGE,
+        guard_training.STAGE,
         find_copies.STAGE,
         look.STAGE,
         group_pool.STAGE,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ssld_pipeline.contracts import Reject
 from ssld_pipeline.errors import UserError
 
-_FEW = 10  # a share means nothing among thirty images
+FEW = 10  # a share means nothing among thirty images
 _UNREAD = ("unreadable", "truncated_archive")
 _EXAMPLES = 3
 
@@ -18,7 +18,7 @@ def are_too_many(num_lost: int, num_unread: int, allowed: float) -> bool:
     What cannot be read (``num_unread``, of those lost) is a matter of disks, and passes: it is held to the share
     however few images there are.
     """
-    return num_lost > max(_FEW, allowed) or num_unread > allowed
+    return num_lost > max(FEW, allowed) or num_unread > allowed
 
 
 def examples(rejects: Sequence[Reject]) -> str:

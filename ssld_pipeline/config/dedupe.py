@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from ssld_pipeline.config.settings import Settings, SideFiles
 
 DECISION_FIELDS = ("min_inliers", "min_score", "min_explained", "min_perceptual_score", "min_blocks", "min_coverage")
-POLICY_FIELDS = ("report_only", "allow", "deny")
+POLICY_FIELDS = ("trained_on", "report_only", "allow", "deny")
 CHECK_FIELDS = ("canaries", "min_canary_recall")
 POOL_FIELDS = ("within_pool", "min_repeat_score")
 
@@ -15,12 +17,16 @@ POOL_FIELDS = ("within_pool", "min_repeat_score")
 class DedupeConfig(Settings):
     against: tuple[str, ...] = ("protected",)
     """Roles or input names whose copies are searched in the pool and removed from it."""
+    trained_on: Literal["leave_out", "report_only", "refuse"] = "leave_out"
+    """Labelled images, and images of teacher.fit.data, that copy a protected image. leave_out: no network is trained on
+    them; more than 1 % of an input, and more than 10 images, stop the run. report_only: they are shown and trained on.
+    refuse: one stops the run."""
     report_only: tuple[str, ...] = ()
     """Those of `against`, such as labeled, whose copies are shown but stay in the pool."""
     allow: SideFiles = ()
-    """Text files of pool image_ids, one a line: these images are never removed."""
+    """Text files of image_ids, one a line: these images are never removed."""
     deny: SideFiles = ()
-    """Text files of pool image_ids, one a line: these images are always removed."""
+    """Text files of image_ids, one a line: these images are always removed."""
     image_side: int = Field(400, ge=64)
     """Longer side at which images are searched for key points, pixels."""
     protected_keypoints: int = Field(400, gt=0)

@@ -8,6 +8,9 @@ from pydantic import BeforeValidator, field_validator
 
 from ssld_pipeline.config.settings import Settings, one_or_a_list
 
+TRAINED_ON_ROLES = ("labeled", "teacher")
+"""Roles whose own labels networks are trained on."""
+
 Format = Literal["folder", "tar", "parquet", "list"]
 
 

@@ -6,6 +6,7 @@ runs (``placement``, which is part of no fingerprint).
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Self
@@ -14,7 +15,7 @@ from pydantic import model_validator
 
 from ssld_pipeline.config.catalog import CatalogConfig
 from ssld_pipeline.config.dedupe import DedupeConfig
-from ssld_pipeline.config.inputs import InputConfig, InputsConfig
+from ssld_pipeline.config.inputs import TRAINED_ON_ROLES, InputConfig, InputsConfig
 from ssld_pipeline.config.label import LabelConfig
 from ssld_pipeline.config.placement import PlacementConfig
 from ssld_pipeline.config.select import SelectConfig
@@ -75,6 +76,7 @@ class RunConfig(Settings):
         conflicts = [
             *self._missing_inputs(),
             *self._repeated_names(),
+            *self._same_folders(),
             *self._unknown_inputs(),
             *self._missing_weights(),
             *self._baseline_with_teacher(),
@@ -97,6 +99,17 @@ class RunConfig(Settings):
             if counts.pop(name, 1) > 1:
                 yield (
                     f"inputs.{role}: two inputs are called {name!r}; image_id must be unique, so give each a 'name:'"
+                )
+
+    def _same_folders(self) -> Iterator[str]:
+        """Of a protected input and one that is trained on."""
+        guarded = {os.path.normpath(item.uri): name for name, role, item in self._inputs() if role == "protected"}
+        for name, role, item in self._inputs():
+            other = guarded.get(os.path.normpath(item.uri))
+            if other and role in TRAINED_ON_ROLES and self.dedupe.trained_on != "report_only":
+                yield (
+                    f"inputs {name!r} and {other!r} are the same folder, {item.uri}: networks would be trained on the "
+                    f"protected images; name another one"
                 )
 
     def _unknown_inputs(self) -> Iterator[str]:
@@ -184,6 +197,11 @@ class RunConfig(Settings):
     def inputs_of(self, roles: tuple[str, ...]) -> tuple[str, ...]:
         """Names of the inputs that a list of roles or names means."""
         return tuple(name for name, (role, _) in self.named_inputs().items() if role in roles or name in roles)
+
+    def guards(self) -> tuple[str, ...]:
+        """Names of the protected inputs no copy of which may be trained on."""
+        searched, reported = (set(self.inputs_of(names)) for names in (self.dedupe.against, self.dedupe.report_only))
+        return tuple(name for name in self.inputs_of(("protected",)) if name in searched - reported)
 
     def _replaying(self) -> list[tuple[str, TrainSettings]]:
         return [(name, section) for name, section in self.train_sections().items() if section.replays]

@@ -27,9 +27,9 @@ def outcome(truth: Mapping[str, Any], workspace: Workspace) -> list[dict[str, st
 
 
 def _removed(workspace: Workspace) -> dict[str, set[str]]:
-    rows = run_sql(
-        workspace, "SELECT image_id, list(protected_id) AS ids FROM duplicates WHERE is_duplicate GROUP BY 1"
-    ).to_pylist()
+    query = """SELECT image_id, list(protected_id) AS ids FROM duplicates WHERE is_duplicate AND role = 'pool'
+               GROUP BY 1"""
+    rows = run_sql(workspace, query).to_pylist()
     return {row["image_id"]: set(row["ids"]) for row in rows}
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 FORMATS = ("csv", "txt")
 
 _REMOVALS = """
-SELECT image_id, protected_id, method, score, verdict FROM duplicates WHERE is_duplicate
+SELECT image_id, coalesce(role, 'pool') AS role, protected_id, method, score, verdict FROM duplicates WHERE is_duplicate
 QUALIFY row_number() OVER (PARTITION BY image_id
                            ORDER BY verdict = 'denied' DESC, score DESC, protected_id NULLS LAST) = 1
 ORDER BY image_id

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ssld_pipeline.config.dedupe import DECISION_FIELDS
 from ssld_pipeline.copies.decision import Thresholds, is_copy
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.stages.dedupe import images_on, is_reported, register_lists, thresholds
+from ssld_pipeline.stages.dedupe import IS_POOL, images_on, is_reported, register_lists, thresholds
 
 if TYPE_CHECKING:
     import duckdb
@@ -94,8 +94,8 @@ def _prepare(tables: duckdb.DuckDBPyConnection, config: RunConfig) -> int:
     tables.execute(f"""
         CREATE TEMP TABLE near AS SELECT image_id, protected_id, method, num_matches, num_inliers, score, num_blocks,
                                          coverage, explained, homography FROM pairs
-        WHERE {is_copy(replace(present, **changes))} AND NOT {is_reported(config)}
-          AND image_id NOT IN (SELECT image_id FROM listed WHERE in_pool)""")
+        WHERE {is_copy(replace(present, **changes))} AND NOT {is_reported(config)} AND {IS_POOL}
+          AND image_id NOT IN (SELECT image_id FROM listed WHERE is_known)""")
     return _number(tables, images_on("deny"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ssld_pipeline.config.inputs import TRAINED_ON_ROLES
 from ssld_pipeline.contracts import VERDICTS
 from ssld_pipeline.queries.sql import rows_of
 from ssld_pipeline.store.workspace import Workspace
@@ -53,24 +54,27 @@ def workspace_status(workspace: Workspace, config: RunConfig) -> dict[str, Any]:
 
 
 def verdict_counts(tables: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
-    """Per verdict of ``duplicates``: verdict, pairs, images and what it means, in the order of ``VERDICTS``."""
-    query = "SELECT verdict, count(*) AS pairs, count(DISTINCT image_id) AS images FROM duplicates GROUP BY 1"
-    rows = {row["verdict"]: row for row in tables.sql(query).to_arrow_table().to_pylist()}
-    return [{**rows[name], "meaning": says} for name, says in VERDICTS.items() if name in rows]
+    """Per role and verdict of ``duplicates``: role, verdict, pairs, images and what it means, the pool first, in the
+    order of ``VERDICTS``."""
+    query = """SELECT coalesce(role, 'pool') AS role, verdict, count(*) AS pairs, count(DISTINCT image_id) AS images
+               FROM duplicates GROUP BY ALL"""
+    rows = {(row["role"], row["verdict"]): row for row in tables.sql(query).to_arrow_table().to_pylist()}
+    order = [(role, name) for role in ("pool", *TRAINED_ON_ROLES) for name in VERDICTS]
+    return [{**rows[key], "meaning": VERDICTS[key[1]]} for key in order if key in rows]
 
 
 def list_effects(tables: duckdb.DuckDBPyConnection, config: RunConfig) -> list[dict[str, Any]]:
-    """Per list of the config that names image_ids: list, ids, in_pool, in_effect (images with the verdict allowed or
-    denied), unknown (in no pool input: mistyped?) and up to three examples of these."""
+    """Per list of the config that names image_ids: list, ids, known, in_effect (images with the verdict allowed or
+    denied), unknown (in no input that is searched: mistyped?) and up to three examples of these."""
     from ssld_pipeline.stages.dedupe import register_lists
 
     register_lists(tables, config.dedupe)
     query = """
-        SELECT 'dedupe.' || list AS list, count(*) AS ids, count_if(in_pool) AS in_pool,
-               count(DISTINCT d.image_id) AS in_effect, count_if(NOT in_pool) AS unknown,
-               coalesce(string_agg(l.image_id, ', ' ORDER BY l.image_id) FILTER (NOT in_pool AND place <= 3), '')
+        SELECT 'dedupe.' || list AS list, count(*) AS ids, count_if(is_known) AS known,
+               count(DISTINCT d.image_id) AS in_effect, count_if(NOT is_known) AS unknown,
+               coalesce(string_agg(l.image_id, ', ' ORDER BY l.image_id) FILTER (NOT is_known AND place <= 3), '')
                    AS examples
-        FROM (SELECT *, row_number() OVER (PARTITION BY list, in_pool ORDER BY image_id) AS place FROM listed) l
+        FROM (SELECT *, row_number() OVER (PARTITION BY list, is_known ORDER BY image_id) AS place FROM listed) l
         LEFT JOIN (SELECT DISTINCT image_id, verdict FROM duplicates) d
             ON d.image_id = l.image_id AND d.verdict = CASE list WHEN 'allow' THEN 'allowed' ELSE 'denied' END
         GROUP BY list ORDER BY list"""

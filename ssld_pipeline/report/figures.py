@@ -20,13 +20,15 @@ BINS = 25
 @dataclass(frozen=True)
 class Counts:
     """Images; ``pairs`` are proposed pairs, ``duplicates`` the pool images that are removed, ``repeats`` those of them
-    that repeat an image of the pool, ``rejects_in_pool`` others that a stage could not use."""
+    that repeat an image of the pool, ``rejects_in_pool`` others that a stage could not use. ``left_out``: labelled
+    images that no network is trained on."""
 
     pool: int
     labeled: int
     protected: int
     pairs: int
     duplicates: int
+    left_out: int
     repeats: int
     rejects: int
     rejects_in_pool: int
@@ -85,7 +87,10 @@ def counts(tables: duckdb.DuckDBPyConnection) -> Counts:
                (SELECT count(*) FROM catalog WHERE role = 'labeled') AS labeled,
                (SELECT count(*) FROM catalog WHERE role = 'protected') AS protected,
                (SELECT count(protected_id) FROM duplicates) AS pairs,
-               (SELECT count(DISTINCT image_id) FROM duplicates WHERE is_duplicate) AS duplicates,
+               (SELECT count(DISTINCT image_id) FROM duplicates
+                    WHERE is_duplicate AND coalesce(role, 'pool') = 'pool') AS duplicates,
+               (SELECT count(DISTINCT image_id) FROM duplicates
+                    WHERE is_duplicate AND role <> 'pool') AS left_out,
                (SELECT count(DISTINCT image_id) FROM duplicates WHERE verdict = 'repeat') AS repeats,
                (SELECT count(*) FROM rejects) AS rejects,
                (SELECT count(DISTINCT image_id) FROM rejects SEMI JOIN catalog c

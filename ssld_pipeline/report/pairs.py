@@ -76,17 +76,23 @@ def gallery(
     return Gallery(tuple(shown), len(cases) - len(shown))
 
 
-# Each side is cut before it is ordered whole: of a million pairs the sort sees the first few hundred. Denied pairs say
-# nothing of the threshold and follow it, as do those within the pool, which are decided by another.
+# Each side is cut before it is ordered whole: of a million pairs the sort sees the first few hundred. Copies among the
+# images that are trained on come first. Denied pairs say nothing of the threshold and follow it, as do those within the
+# pool, which another threshold decides.
 _BORDER_CASES = """
 WITH sides AS MATERIALIZED (
+    (SELECT *, -1 AS side, -score AS doubt FROM duplicates WHERE role <> 'pool' AND verdict <> 'no_copy'
+        AND protected_id IS NOT NULL ORDER BY score DESC, image_id, protected_id LIMIT $1)
+    UNION ALL
     (SELECT *, 0 AS side, score AS doubt FROM duplicates WHERE verdict IN ('copy', 'allowed', 'reported')
+        AND coalesce(role, 'pool') = 'pool'
         AND protected_id IS NOT NULL ORDER BY score, image_id, protected_id LIMIT $1)
     UNION ALL
     (SELECT *, 1 AS side, -score AS doubt FROM duplicates WHERE verdict = 'no_copy'
         AND protected_id IS NOT NULL ORDER BY score DESC, image_id, protected_id LIMIT $1)
     UNION ALL
     (SELECT *, 2 AS side, -score AS doubt FROM duplicates WHERE verdict = 'denied'
+        AND coalesce(role, 'pool') = 'pool'
         AND protected_id IS NOT NULL ORDER BY score DESC, image_id, protected_id LIMIT $1)
     UNION ALL
     (SELECT *, 3 AS side, score AS doubt FROM duplicates WHERE verdict = 'copy_of_copy'
@@ -98,7 +104,7 @@ ordered AS (
     SELECT *, row_number() OVER (PARTITION BY side ORDER BY doubt, image_id, protected_id) AS place
     FROM sides ORDER BY place, side LIMIT $1)
 SELECT o.image_id, o.protected_id, o.method, o.num_matches, o.num_inliers, o.score, o.num_blocks, o.coverage,
-       o.explained, o.homography, o.flipped, o.verdict, o.is_duplicate, b.class_id,
+       o.explained, o.homography, o.flipped, coalesce(o.role, 'pool') AS role, o.verdict, o.is_duplicate, b.class_id,
        CASE b.role WHEN 'pool' THEN 'kept' ELSE coalesce(b.role, 'protected') END AS other,
        a.uri AS uri, a."offset" AS "offset", a.size_bytes AS size_bytes,
        b.uri AS protected_uri, b."offset" AS protected_offset, b.size_bytes AS protected_size_bytes

@@ -25,7 +25,7 @@ def plan_run(survey: Survey) -> list[StagePlan]:
         made = _foresee(stage, plan_stage(stage, state), changed, state)
         plans.append(made)
         if made.changes:
-            changed[stage.table or stage.name] = _changed_by(stage, made, changed)
+            changed.setdefault(stage.table or stage.name, set()).update(_changed_by(stage, made, changed))
     return plans
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from ssld_pipeline.runner.context import RunContext
 from ssld_pipeline.runner.plan import plan_run
 from ssld_pipeline.runner.progress import Progress, StageReport
 from ssld_pipeline.runner.shapes.table import plan_stage, shape_of
-from ssld_pipeline.runner.shapes.trainings import require_batches
+from ssld_pipeline.runner.shapes.trainings import require_batches, require_guarded
 from ssld_pipeline.runner.survey import Survey
 from ssld_pipeline.stages.networks import check_networks
 from ssld_pipeline.stages.stage import Setup, Stage, TrainStage
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from ssld_pipeline.runner.engine import Engine
 
 _ORPHAN_HOURS = 24  # what killed workers left behind; younger files may be another run's work in progress
-# No stage without the check that belongs before it, even with --only.
-_CHECKS = {"label": "check_teacher", "find_copies": "check_dedupe", "dedupe": "check_dedupe"}
 
 
 def run_pipeline(
@@ -42,7 +41,7 @@ def run_pipeline(
     class list may be labelled again. Raises UserError for a stage that cannot continue; what was committed stays.
     """
     context = RunContext(survey, engine, progress)
-    checked = {_CHECKS[name]: name for name in only if name in _CHECKS and _CHECKS[name] not in only}
+    checked = _checked(survey.config, only)
     chosen = _chosen(survey.config, (*checked, *only), until)
     accept_classes(context.workspace, survey.classes, new_classes)
     _check(chosen, context)
@@ -51,13 +50,30 @@ def run_pipeline(
         if only:
             _require_upstream(stage, context, checked.get(stage.name, stage.name))
         reports.append(_bring(stage, context))
+        trainings = [s for s in chosen if isinstance(s, TrainStage)]
         if stage.name == "catalog":
             state = context.state()
-            for training in (s for s in chosen if isinstance(s, TrainStage)):
+            for training in trainings:
                 require_batches(training, state)
+        if stage.name == "guard_training" and trainings:
+            require_guarded(context.state())
     for table in context.workspace.tables.values():
         table.num_orphans_removed(_ORPHAN_HOURS)
     return reports
+
+
+def _checked(config: RunConfig, only: Sequence[str]) -> dict[str, str]:
+    """Check -> a stage of ``only`` before which it belongs: no stage is run without its checks, even by itself."""
+    known = {stage.name: stage for stage in stages(config)}
+    found: dict[str, str] = {}
+    waiting = [(name, name) for name in only if name in known]
+    while waiting:
+        name, asked = waiting.pop()
+        for check in known[name].checks:
+            if check not in only and check not in found:
+                found[check] = asked
+                waiting.append((check, asked))
+    return found
 
 
 def _chosen(config: RunConfig, only: Sequence[str], until: str | None) -> list[Stage]:
@@ -114,12 +130,15 @@ def _require_upstream(stage: Stage, context: RunContext, asked: str) -> None:
 def upstream_of(stage: Stage, config: RunConfig) -> list[Stage]:
     """What made the tables and artifacts that the stage reads, what that depends on, and so on, in the order of the
     pipeline. Models that are measured end it: they may be older than the tables."""
-    writers = {other.table: other for other in stages(config) if other.table}
+    writers: dict[str, list[Stage]] = defaultdict(list)
+    for other in stages(config):
+        if other.table:
+            writers[other.table].append(other)
     found: set[str] = set()
     waiting = [stage]
     while waiting:
         current = waiting.pop()
-        makers = [writers[table] for table in current.tables_read(config)]
+        makers = [maker for table in current.tables_read(config) for maker in writers[table]]
         makers += [stage_named(config, name) for name in current.artifacts]
         new = [maker for maker in makers if maker.name not in found and maker.enabled(config)]
         found |= {maker.name for maker in new}

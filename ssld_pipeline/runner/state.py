@@ -8,8 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from ssld_pipeline.config.inputs import TRAINED_ON_ROLES
+from ssld_pipeline.contracts import PAIRS
 from ssld_pipeline.pipeline import stage_named, stages
 from ssld_pipeline.runner.survey import FileDigests, Survey
+from ssld_pipeline.stages.guard_training import copies
 from ssld_pipeline.stages.stage import Setup, TrainData
 from ssld_pipeline.store.class_lists import ClassLists
 from ssld_pipeline.store.tables import Part
@@ -44,12 +49,37 @@ class State:
         """Catalog part -> image_ids that are not labelled: duplicates, and images that could not be decoded."""
         query = """SELECT c.part, image_id FROM catalog c SEMI JOIN
                    (SELECT image_id FROM duplicates WHERE is_duplicate
-                    UNION SELECT image_id FROM rejects WHERE stage = 'find_copies') USING (image_id) ORDER BY ALL"""
+                    UNION SELECT image_id FROM rejects WHERE stage IN ('find_copies', 'guard_training'))
+                   USING (image_id) ORDER BY ALL"""
         found = defaultdict(list)
         with self.workspace.connect("catalog", "duplicates", "rejects") as connection:
             for part, image_id in connection.execute(query).fetchall():
                 found[part].append(image_id)
         return {part: tuple(ids) for part, ids in found.items()}
+
+    @cached_property
+    def leaks(self) -> dict[str, str]:
+        """image_id -> protected_id of images that networks would be trained on, and that copy a protected image."""
+        inputs = self.survey.inputs_of(TRAINED_ON_ROLES)
+        table = self.workspace.tables["pairs"]
+        own = [part for part in table.parts().values() if part.name.split("/", 1)[0] in inputs]
+        rows = [table.read(part) for part in own if part.num_rows]
+        return copies(pa.concat_tables([PAIRS.schema().empty_table(), *rows]), self.config)
+
+    @cached_property
+    def left_out(self) -> dict[str, tuple[str, ...]]:
+        """Input name -> image_ids that no network is trained on: leaks, and what could not be searched for them."""
+        table = self.workspace.tables["rejects"]
+        parts = [part for (stage, _), part in table.parts().items() if stage == "guard_training"]
+        unsearched = [image_id for part in parts for image_id in table.read(part)["image_id"].to_pylist()]
+        found: dict[str, list[str]] = defaultdict(list)
+        for image_id in sorted({*self.leaks, *unsearched}):
+            found[image_id.split("/", 1)[0]].append(image_id)
+        return {name: tuple(ids) for name, ids in found.items()}
+
+    def left_out_of(self, roles: tuple[str, ...]) -> tuple[str, ...]:
+        """The same of the inputs of these roles."""
+        return tuple(image_id for name in self.survey.inputs_of(roles) for image_id in self.left_out.get(name, ()))
 
     def settings_of(self, table: str, part: Part) -> dict[str, Any]:
         """The payload that the part was made with; of thousands of parts that share it, one is asked."""
@@ -62,13 +92,14 @@ class State:
         manifest = self.workspace.tables["manifest"]
         parts = list(manifest.parts().values())
         labeled = self.catalog_uris("labeled")
-        num_labeled = sum(p.num_rows for p in self.catalog_parts(("labeled",)))
+        num_labeled = sum(p.num_rows for p in self.catalog_parts(("labeled",))) - len(self.left_out_of(("labeled",)))
         return TrainData(
             manifest=tuple(manifest.uris(parts)),
             labeled=labeled,
             validation=self.catalog_uris("protected"),
             teacher=self.catalog_uris("teacher") or labeled,
             soft_labels=tuple(self.workspace.tables["soft_labels"].uris()),
+            left_out=self.left_out_of(TRAINED_ON_ROLES),
             num_labeled=num_labeled,
             num_mined=max(0, sum(p.num_rows for p in parts) - num_labeled),
         )

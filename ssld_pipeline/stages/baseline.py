@@ -42,6 +42,8 @@ STAGE = TrainStage(
     job=job,
     networks=("student",),
     uses_classes=True,
+    is_guarded=True,
+    checks=("guard_training",),
     roles=lambda config: ("labeled",),
     enabled=lambda config: config.baseline is not None,
 )

@@ -1,9 +1,11 @@
-"""Decides which pool images are kept out, on the evidence of ``pairs`` and the user's lists: no pixel is read.
+"""Decides which images are kept out, on the evidence of ``pairs`` and the user's lists: no pixel is read.
 
 The evidence speaks first: which pairs are copies. Then what the user wants: copies of ``report_only`` are shown and
 kept, images on the allow list are kept, images on the deny list are removed. An image that copies both a reported and a
 protected image is removed, and an image is removed by one removed pair, whatever its others are. Last, where
 ``within_pool`` is on, the repeats within the pool (see ``repeats``).
+
+Images that are trained on are decided in the same way; ``trained_on`` says what their copies mean.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ssld_pipeline.config.dedupe import DECISION_FIELDS
+from ssld_pipeline.config.inputs import TRAINED_ON_ROLES
 from ssld_pipeline.contracts import REMOVED
 from ssld_pipeline.copies.decision import MAX_BELOW_BEST, Thresholds, is_copy
 from ssld_pipeline.errors import UserError
@@ -30,10 +33,16 @@ def thresholds(config: DedupeConfig) -> Thresholds:
     return Thresholds(**config.model_dump(include=set(DECISION_FIELDS)))
 
 
+IS_POOL = "coalesce(role, 'pool') = 'pool'"
+"""SQL over the columns of ``pairs`` or ``duplicates``: is it of the pool, and not trained on as it is?"""
+
+
 def is_reported(config: RunConfig) -> str:
     """SQL over the columns of ``pairs``: are copies of this protected image shown and kept?"""
     names = literals(config.inputs_of(config.dedupe.report_only))
-    return f"split_part(protected_id, '/', 1) IN ({names})" if names else "false"
+    in_pool = f"split_part(protected_id, '/', 1) IN ({names})" if names else "false"
+    trained_on = str(config.dedupe.trained_on == "report_only").lower()
+    return f"(CASE WHEN {IS_POOL} THEN {in_pool} ELSE {trained_on} END)"
 
 
 def read_lists(config: DedupeConfig) -> dict[str, list[str]]:
@@ -51,19 +60,24 @@ def read_lists(config: DedupeConfig) -> dict[str, list[str]]:
 
 
 def register_lists(tables: duckdb.DuckDBPyConnection, config: DedupeConfig) -> None:
-    """The view ``listed`` (list, image_id, in_pool), ``list`` being allow or deny, from the view ``catalog``."""
+    """The view ``listed`` (list, image_id, is_known), from the view ``catalog``; ``list`` is allow or deny, and images
+    that are searched are known."""
     import pyarrow as pa
 
     rows = [(name, image_id) for name, ids in read_lists(config).items() for image_id in ids]
     names, ids = zip(*rows, strict=True) if rows else ((), ())
     tables.register("entries", pa.table({"list": pa.array(names, pa.string()), "image_id": pa.array(ids, pa.string())}))
-    known = "image_id IN (SELECT image_id FROM catalog WHERE role = 'pool')" if rows else "false"
-    tables.execute(f"CREATE OR REPLACE TEMP TABLE listed AS SELECT *, {known} AS in_pool FROM entries")
+    known = "image_id IN (SELECT image_id FROM catalog WHERE role <> 'protected')" if rows else "false"
+    tables.execute(f"CREATE OR REPLACE TEMP TABLE listed AS SELECT *, {known} AS is_known FROM entries")
+
+
+def list_files(config: RunConfig) -> dict[str, tuple[str, ...]]:
+    return {"dedupe.allow": config.dedupe.allow, "dedupe.deny": config.dedupe.deny}
 
 
 def images_on(name: str) -> str:
-    """Query over the view ``listed``: the pool's image_ids on the list."""
-    return f"SELECT image_id FROM listed WHERE list = {literal(name)} AND in_pool"
+    """Query over the view ``listed``: the known image_ids on the list."""
+    return f"SELECT image_id FROM listed WHERE list = {literal(name)} AND is_known"
 
 
 # A denied image has one denied row, its best pair; its other pairs keep what the evidence says of them.
@@ -71,7 +85,7 @@ _DECIDED = """
 SELECT * EXCLUDE (is_copy, is_reported, is_allowed, is_denied),
        CASE WHEN is_denied THEN 'denied' WHEN NOT is_copy THEN 'no_copy' WHEN is_reported THEN 'reported'
             WHEN is_allowed THEN 'allowed' ELSE 'copy' END AS verdict
-FROM (SELECT pairs.* EXCLUDE (part), {is_reported} AS is_reported,
+FROM (SELECT pairs.* EXCLUDE (part) REPLACE (coalesce(role, 'pool') AS role), {is_reported} AS is_reported,
              {is_copy} AND score >= max(score) FILTER (WHERE {is_copy})
                  OVER (PARTITION BY image_id, split_part(protected_id, '/', 1)) - {close} AS is_copy,
              image_id IN ({allowed}) AS is_allowed,
@@ -81,8 +95,8 @@ FROM (SELECT pairs.* EXCLUDE (part), {is_reported} AS is_reported,
       FROM pairs)
 UNION ALL BY NAME
 SELECT image_id, 'denied' AS method, 0 AS num_matches, 0 AS num_inliers, 0 AS score, 0 AS num_blocks, 0 AS coverage,
-       false AS flipped, 'denied' AS verdict
-FROM ({denied}) ANTI JOIN pairs USING (image_id)
+       false AS flipped, role, 'denied' AS verdict
+FROM ({denied}) ANTI JOIN pairs USING (image_id) JOIN (SELECT image_id, role FROM catalog) USING (image_id)
 """
 
 
@@ -104,31 +118,42 @@ def decide(tables: duckdb.DuckDBPyConnection, config: RunConfig) -> pa.Table:
         add_repeats(tables, _leaks(config), images_on("allow"))
         query = "FROM decided"
     rows = tables.sql(f"SELECT *, verdict IN ({literals(REMOVED)}) AS is_duplicate FROM ({query})").to_arrow_table()
-    unknown = tables.execute("SELECT list, count(*) FROM listed WHERE NOT in_pool GROUP BY 1").fetchall()
+    unknown = tables.execute("SELECT list, count(*) FROM listed WHERE NOT is_known GROUP BY 1").fetchall()
     return rows.replace_schema_metadata({f"unknown in dedupe.{name}": str(num) for name, num in unknown})
 
 
 def _leaks(config: RunConfig) -> str:
-    """Query for (image_id, protected_id): the images that copy a protected one, denied ones too, each with its best."""
+    """Query for (image_id, protected_id): the pool images that copy a protected one, denied ones too, each with its
+    best."""
     return f"""SELECT image_id, protected_id FROM pairs
-               WHERE {is_copy(thresholds(config.dedupe))} AND NOT {is_reported(config)}
+               WHERE {is_copy(thresholds(config.dedupe))} AND NOT {is_reported(config)} AND {IS_POOL}
                      AND image_id NOT IN ({images_on("allow")})
                QUALIFY row_number() OVER (PARTITION BY image_id ORDER BY score DESC, protected_id) = 1"""
 
 
 def figures(rows: pa.Table) -> dict[str, Json]:
-    """Images removed, images by verdict of their pairs, and how many ids of a list name no image of the pool."""
-    removed = rows.filter(rows["is_duplicate"])["image_id"].unique()
-    images = rows.group_by("verdict").aggregate([("image_id", "count_distinct")]).sort_by("verdict").to_pylist()
-    by_verdict = {row["verdict"]: row["image_id_count_distinct"] for row in images}
+    """Pool images removed, pool images by verdict of their pairs, images that are trained on by role and verdict, and
+    how many ids of a list name no image that is searched."""
+    import pyarrow.compute as pc
+
+    counts: dict[str, int] = {"removed": 0}
+    for role in ("pool", *TRAINED_ON_ROLES):
+        own = rows.filter(pc.equal(rows["role"], role))
+        if role == "pool":
+            counts["removed"] = len(own.filter(own["is_duplicate"])["image_id"].unique())
+        images = own.group_by("verdict").aggregate([("image_id", "count_distinct")]).sort_by("verdict").to_pylist()
+        prefix = "" if role == "pool" else f"{role} "
+        counts |= {f"{prefix}{row['verdict']}": row["image_id_count_distinct"] for row in images}
     unknown = {name.decode(): int(num) for name, num in sorted((rows.schema.metadata or {}).items())}
-    return {"removed": len(removed), **by_verdict, **unknown}
+    return {**counts, **unknown}
 
 
 def _settings(config: RunConfig) -> dict[str, Json]:
     own = config.dedupe.model_dump(mode="json", include=set(DECISION_FIELDS))
     within_pool = {"within_pool": True} if config.dedupe.within_pool else {}
-    return {**own, "report_only": sorted(config.inputs_of(config.dedupe.report_only)), **within_pool}
+    # Absent at its default, so that decisions made before there was the setting stay.
+    trained_on = {} if config.dedupe.trained_on == "leave_out" else {"trained_on": config.dedupe.trained_on}
+    return {**own, "report_only": sorted(config.inputs_of(config.dedupe.report_only)), **within_pool, **trained_on}
 
 
 STAGE = QueryStage(
@@ -139,6 +164,7 @@ STAGE = QueryStage(
     settings=_settings,
     query=decide,
     figures=figures,
-    roles=lambda config: ("pool",),
-    side_files=lambda config: {"dedupe.allow": config.dedupe.allow, "dedupe.deny": config.dedupe.deny},
+    roles=lambda config: ("pool", *TRAINED_ON_ROLES),
+    side_files=list_files,
+    checks=("check_dedupe", "guard_training"),
 )

@@ -32,8 +32,9 @@ class _Checked:
     reject: Reject | None = None
 
 
-def open_find_copies(setup: Setup) -> Callable[[pa.Table], PartResult]:
-    """Opens the indexes once; the function returned maps catalog rows to ``pairs`` rows."""
+def open_find_copies(setup: Setup, inputs: Sequence[str] | None = None) -> Callable[[pa.Table], PartResult]:
+    """Opens the indexes of ``inputs`` (default: all) once; the function returned maps catalog rows of one role to
+    ``pairs`` rows."""
     import pyarrow as pa
 
     from ssld_pipeline.copies.index.protected_index import open_indexes
@@ -42,12 +43,13 @@ def open_find_copies(setup: Setup) -> Callable[[pa.Table], PartResult]:
     from ssld_pipeline.inputs.reading_order import in_reading_order
 
     config, reader, settings = setup.config.dedupe, ImageReader(), search_settings(setup.config.dedupe)
-    indexes = open_indexes(setup.artifacts["index_protected"], config.num_probes, setup.device)
+    indexes = open_indexes(setup.artifacts["index_protected"], config.num_probes, setup.device, inputs)
 
     def work(rows: pa.Table) -> PartResult:
         records = in_reading_order(rows)
         checked = list(on_threads(lambda record: _check(record, reader, indexes, settings), records, setup.num_threads))
-        found = pa.Table.from_pylist([row for one in checked for row in one.rows], PAIRS.row_schema())
+        role = rows["role"][0].as_py() if rows.num_rows else None
+        found = pa.Table.from_pylist([{**row, "role": role} for one in checked for row in one.rows], PAIRS.row_schema())
         return PartResult(found, [one.reject for one in checked if one.reject])
 
     return work
@@ -136,7 +138,8 @@ def search_settings(config: DedupeConfig) -> SearchSettings:
     return SearchSettings(**config.model_dump(include={field.name for field in fields(SearchSettings)}))
 
 
-def _settings(config: RunConfig) -> dict[str, Json]:
+def search_fields(config: RunConfig) -> dict[str, Json]:
+    """The settings that can change what is found."""
     other = {*DECISION_FIELDS, *POLICY_FIELDS, *CHECK_FIELDS, *POOL_FIELDS, "max_reject_share"}
     return config.dedupe.model_dump(mode="json", exclude=other)
 
@@ -147,8 +150,9 @@ STAGE = PartStage(
     table="pairs",
     reads=("catalog",),
     artifacts=("index_protected",),
-    settings=_settings,
+    settings=search_fields,
     open=open_find_copies,
     roles=lambda config: ("pool",),
     section="dedupe",
+    checks=("check_dedupe",),
 )

@@ -39,6 +39,7 @@ def job(setup: Setup, data: TrainData) -> TrainJob:
         roles=_roles(setup.config),
         validation=data.validation,
         class_names=setup.classes,
+        left_out=data.left_out,
         licence=teacher.licence,
     )
 
@@ -55,6 +56,8 @@ STAGE = TrainStage(
     job=job,
     networks=("teacher",),
     uses_classes=True,
+    is_guarded=True,
+    checks=("guard_training",),
     roles=_roles,
     enabled=lambda config: config.teacher.fit is not None,
 )

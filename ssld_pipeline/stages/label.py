@@ -167,4 +167,5 @@ STAGE = PartStage(
     covers=covers,
     keep=keep,
     section="label",
+    checks=("check_teacher",),
 )

@@ -99,5 +99,6 @@ def _add(tables: duckdb.DuckDBPyConnection, query: str, verdict: str) -> None:
         UPDATE decided SET verdict = {says} FROM added
         WHERE decided.image_id = added.image_id AND decided.protected_id = added.protected_id;
         INSERT INTO decided BY NAME
-        SELECT added.* EXCLUDE (is_allowed), 0 AS num_matches, 0 AS num_inliers, false AS flipped, {says} AS verdict
+        SELECT added.* EXCLUDE (is_allowed), 'pool' AS role, 0 AS num_matches, 0 AS num_inliers, false AS flipped,
+               {says} AS verdict
         FROM added ANTI JOIN decided USING (image_id, protected_id)""")

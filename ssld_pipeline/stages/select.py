@@ -20,14 +20,17 @@ _MANIFEST = """
 SELECT image_id, role, uri, "offset", size_bytes, coalesce(m.class_id, c.class_id) AS class_id, m.score,
        m.rank::INTEGER AS rank, stamp, coalesce(m.filled, false) AS filled
 FROM catalog c LEFT JOIN ({mined}) m USING (image_id)
-WHERE CASE c.role WHEN 'pool' THEN m.image_id IS NOT NULL WHEN 'labeled' THEN c.class_id IS NOT NULL ELSE false END
+WHERE CASE c.role WHEN 'pool' THEN m.image_id IS NOT NULL
+                  WHEN 'labeled' THEN c.class_id IS NOT NULL AND image_id NOT IN (FROM left_out) ELSE false END
 """
 
 
 def select(tables: duckdb.DuckDBPyConnection, config: RunConfig) -> pa.Table:
-    """Rows of ``manifest`` without ``part``, and whether each was filled in, from ``catalog`` and ``soft_labels``.
+    """Rows of ``manifest`` without ``part``, and whether each was filled in, from ``catalog``, ``soft_labels`` and
+    ``left_out``.
 
-    Method: Yalniz et al., arXiv:1905.00546, top-k per class; the labelled set is always part of the manifest.
+    Method: Yalniz et al., arXiv:1905.00546, top-k per class; the labelled set is always part of the manifest, without
+    copies of protected images.
     """
     settings = config.select
     mining.prepare(tables, settings)
@@ -76,6 +79,8 @@ STAGE = QueryStage(
     query=select,
     figures=figures,
     uses_classes=True,
+    is_guarded=True,
+    checks=("guard_training",),
     roles=lambda config: ("labeled", "pool"),
     side_files=lambda config: {"select.exclude": config.select.exclude},
 )

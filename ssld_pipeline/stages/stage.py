@@ -62,6 +62,7 @@ class TrainData:
 
     ``manifest``, ``soft_labels``: these tables. ``labeled``, ``validation``, ``teacher``: catalog parts of the roles
     labeled, protected and teacher; ``teacher`` equals ``labeled`` where the teacher has no data of its own.
+    ``left_out``: image_ids that no training reads, and no number counts: copies of protected images.
     """
 
     manifest: tuple[str, ...]
@@ -71,6 +72,7 @@ class TrainData:
     num_labeled: int
     num_mined: int
     soft_labels: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def _always(config: RunConfig) -> bool:
@@ -112,6 +114,9 @@ class Stage:
     digests of their bytes into the fingerprint, so that another path is no change and another line is one; the stage
     reads them itself (``inputs.id_list.read_ids``), wherever it runs.
 
+    ``checks``: stages that must pass before it, even where it is run by itself. ``is_guarded``: it reads what networks
+    are trained on, without the images that copy protected ones (a query has them as the view ``left_out``).
+
     ``covers``, given (committed settings, wanted settings) that differ: whether what the former made serves as well.
     """
 
@@ -128,6 +133,8 @@ class Stage:
     roles: Callable[[RunConfig], tuple[str, ...]] = _none
     side_files: Callable[[RunConfig], Mapping[str, tuple[str, ...]]] = _no_side_files
     enabled: Callable[[RunConfig], bool] = _always
+    checks: tuple[str, ...] = ()
+    is_guarded: bool = False
     covers: Callable[[Json, Json], bool] = _never_covers
 
     def tables_read(self, config: RunConfig) -> tuple[str, ...]:

@@ -68,6 +68,7 @@ def distillation(
         validation=data.validation,
         teacher=_teacher(setup, data, section),
         class_names=setup.classes,
+        left_out=data.left_out,
         licence=teacher_licence(setup.config) if with_teacher else None,
     )
 

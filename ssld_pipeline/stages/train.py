@@ -31,5 +31,7 @@ STAGE = TrainStage(
     artifacts=("fit_teacher",),
     networks=("teacher", "student"),
     uses_classes=True,
+    is_guarded=True,
+    checks=("guard_training",),
     also_reads=lambda config: ("soft_labels",) if config.train.replays else (),
 )

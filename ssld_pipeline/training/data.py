@@ -62,10 +62,11 @@ class Place(NamedTuple):
     order: NDArray[np.int64]
 
 
-def read_rows(tables: Sequence[str], roles: Sequence[str], labelled: bool) -> pa.Table:
+def read_rows(tables: Sequence[str], roles: Sequence[str], labelled: bool, left_out: Sequence[str] = ()) -> pa.Table:
     """The rows of these roles, sorted by image_id, so that neither order nor size of parts matters.
 
     ``tables``: URIs of Parquet parts. ``labelled``: leave out rows without class_id.
+    ``left_out``: image_ids of rows to leave out.
     """
     parts = [pa.schema([CATALOG.schema().field(name) for name in _COLUMNS]).empty_table()]
     for uri in tables:
@@ -75,6 +76,8 @@ def read_rows(tables: Sequence[str], roles: Sequence[str], labelled: bool) -> pa
     rows = pa.concat_tables(parts, promote_options="permissive")
     if labelled:
         rows = rows.filter(pc.is_valid(rows["class_id"]))
+    if left_out:
+        rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], pa.array(left_out, pa.string()))))
     return rows.sort_by("image_id").combine_chunks()
 
 

@@ -87,7 +87,7 @@ class _Trial:
     ) -> None:
         self.job, self.settings, self.execution, self.group = job, job.settings, execution, group
         self.folder, self.fingerprint, self.report = folder, fingerprint, report
-        rows = read_rows(job.tables, job.roles, labelled=job.settings.loss == "ce")
+        rows = read_rows(job.tables, job.roles, job.settings.loss == "ce", job.left_out)
         require_a_batch(job.stage, job.settings, job.roles, len(rows))
         self.per_epoch = steps_per_epoch(job.settings, len(rows))
         self.total = num_steps(job.settings, len(rows))

@@ -34,5 +34,7 @@ class TrainJob:
     validation: tuple[str, ...] = ()
     teacher: ModelSpec | StoredTeacher | None = None
     class_names: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """image_ids that are not trained on, though the tables have them."""
     licence: str | None = None
     """Of the weights that the result is made with, as an SPDX name."""

@@ -78,9 +78,8 @@ def laws(select: SelectConfig) -> tuple[Law, ...]:
         ),
         Law(
             "labels_known",
-            "duplicates and evaluation views in soft_labels are of pool images, augmented views of labeled images too",
-            """SELECT image_id FROM (SELECT image_id FROM soft_labels WHERE view = 0
-                                     UNION SELECT image_id FROM duplicates)
+            "evaluation views in soft_labels are of pool images, augmented views of labeled images too",
+            """SELECT image_id FROM (SELECT image_id FROM soft_labels WHERE view = 0)
                ANTI JOIN (SELECT image_id FROM catalog WHERE role = 'pool') USING (image_id)
                UNION ALL SELECT image_id FROM (SELECT DISTINCT image_id FROM soft_labels WHERE view > 0)
                ANTI JOIN (SELECT image_id FROM catalog WHERE role IN ('pool', 'labeled')) USING (image_id)""",
@@ -116,6 +115,12 @@ def laws(select: SelectConfig) -> tuple[Law, ...]:
                (SELECT image_id FROM soft_labels UNION SELECT image_id FROM manifest)""",
         ),
         Law(
+            "duplicates_role",
+            "duplicates are of images of the pool or of images that are trained on, and say which",
+            """SELECT d.image_id, d.role FROM duplicates d LEFT JOIN catalog c USING (image_id)
+               WHERE c.role IS NULL OR c.role = 'protected' OR c.role <> coalesce(d.role, 'pool')""",
+        ),
+        Law(
             "duplicates_of",
             "protected_id names an image of the catalog, a repeat's one of the pool; only a denied one may do without",
             """SELECT image_id, protected_id FROM duplicates
@@ -144,8 +149,8 @@ def laws(select: SelectConfig) -> tuple[Law, ...]:
         ),
         Law(
             "duplicates_lists",
-            "the pool's images on the list dedupe.deny are removed, those on dedupe.allow are not",
-            """SELECT image_id, list FROM listed WHERE in_pool AND EXISTS (SELECT 1 FROM duplicates)
+            "images on the list dedupe.deny are removed, those on dedupe.allow are not",
+            """SELECT image_id, list FROM listed WHERE is_known AND EXISTS (SELECT 1 FROM duplicates)
                AND (list = 'deny') <> (image_id IN (SELECT image_id FROM duplicates WHERE is_duplicate))""",
         ),
         Law(

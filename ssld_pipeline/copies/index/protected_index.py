@@ -235,10 +235,13 @@ def folders_for(inputs: Sequence[str], folder: Path) -> list[Path]:
     return folders
 
 
-def open_indexes(folder: Path, num_probes: int, device: str = "cpu") -> list[ProtectedIndex]:
-    """Those of all inputs. See ``open_index``."""
-    inputs = json.loads((folder / _INPUTS_FILE).read_text(encoding="utf-8"))
-    return [open_index(folder / str(number), num_probes, device) for number in range(len(inputs))]
+def open_indexes(
+    folder: Path, num_probes: int, device: str = "cpu", inputs: Sequence[str] | None = None
+) -> list[ProtectedIndex]:
+    """Those of ``inputs``; default: of all. See ``open_index``."""
+    names = json.loads((folder / _INPUTS_FILE).read_text(encoding="utf-8"))
+    wanted = [number for number, name in enumerate(names) if inputs is None or name in inputs]
+    return [open_index(folder / str(number), num_probes, device) for number in wanted]
 
 
 def open_index(folder: Path, num_probes: int, device: str = "cpu", with_recurrence: bool = True) -> ProtectedIndex:

@@ -152,7 +152,7 @@ class Trials:
             return replace(found, gigabytes=images * speed.bytes_per_image / 1e9)
         work = _WORK.get(stage.name, "network")
         found = of_parts(stage.name, images, speed, workers, self.machines, self.feed, work)
-        is_sampled = stage.name == "find_copies" and "index_protected" in self.base.stale
+        is_sampled = stage.table == "pairs" and "index_protected" in self.base.stale
         return replace(found, notes=(self._index_note(),)) if is_sampled else found
 
     def _kept(self, stage: PartStage, rows: pa.Table) -> pa.Table | None:
@@ -176,7 +176,7 @@ class Trials:
         return f"searched an index of {indexed:,} of {whole:,} protected images; a search takes longer in a larger one"
 
     def _wants_gpu(self, stage: Stage) -> bool:
-        searches = stage.name == "find_copies" and self.config.placement.dedupe_on_gpu
+        searches = stage.table == "pairs" and self.config.placement.dedupe_on_gpu
         return self.on_gpus and (bool(stage.networks) or searches)
 
     def _elsewhere(self, stage: Stage, images: int, gpus: int | None = None) -> Estimate:

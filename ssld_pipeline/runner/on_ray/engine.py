@@ -171,9 +171,9 @@ class RayEngine:
 
     def _gpus_for(self, spec: WorkerSpec, training: bool = False) -> int:
         """1 where the stage can use a GPU and the cluster has one."""
-        searches = spec.stage == "find_copies" and self._placement.dedupe_on_gpu
-        runs_network = training or stage_named(spec.config, spec.stage).networks
-        if not (runs_network or searches) or self._placement.use_gpu is False:
+        stage = stage_named(spec.config, spec.stage)
+        searches = stage.table == "pairs" and self._placement.dedupe_on_gpu
+        if not (training or stage.networks or searches) or self._placement.use_gpu is False:
             return 0
         if self._placement.use_gpu:
             self._resources.require(ResourceRequest("placement.use_gpu", 1, 0, 1, "leave it out"))

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from ssld_pipeline.errors import UserError
+from ssld_pipeline.pipeline import stages
 from ssld_pipeline.rejects import are_too_many
 from ssld_pipeline.runner.context import RunContext
 from ssld_pipeline.runner.planned import StagePlan, UnitPlan
@@ -64,9 +65,14 @@ def plan(stage: PartStage, state: State) -> tuple[UnitPlan, ...]:
 
 
 def _committed_units(stage: PartStage, state: State) -> dict[str, list[Part]]:
-    """Committed parts by the unit that wrote them; a shard of the catalog may have written several."""
+    """Committed parts by the unit that wrote them; a shard of the catalog may have written several. Where two stages
+    write the table, an input is of the stage whose roles have it."""
     found: dict[str, list[Part]] = defaultdict(list)
+    others = [s for s in stages(state.config) if s.table == stage.table and s.name != stage.name]
+    foreign = {name for other in others for name in state.survey.inputs_of(other.roles(state.config))}
     for part in state.workspace.tables[stage.table].parts().values():
+        if part.name.split("/", 1)[0] in foreign:
+            continue
         found[part.name.rsplit("#", 1)[0] if stage.per == "shard" else part.name].append(part)
     return found
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
+
 from ssld_pipeline.runner.context import RunContext
 from ssld_pipeline.runner.planned import StagePlan, UnitPlan
 from ssld_pipeline.runner.progress import StageReport
@@ -24,6 +26,9 @@ def bring(stage: QueryStage, plan: StagePlan, state: State, context: RunContext,
         assert planned.unit is not None
         unit = planned.unit
         with context.workspace.connect(*stage.reads) as connection:
+            if stage.is_guarded:
+                left_out = state.left_out_of(stage.roles(state.config))
+                connection.register("left_out", pa.table({"image_id": pa.array(left_out, pa.string())}))
             rows = stage.query(connection, context.config)
         report.figures = stage.figures(rows)
         part = table.write(rows, {"part": unit.name}, unit.fingerprint, unit.settings, context.survey.roots)

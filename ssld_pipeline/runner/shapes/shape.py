@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ssld_pipeline.runner.class_guard import explain_classes
@@ -13,7 +13,7 @@ from ssld_pipeline.runner.progress import StageReport
 from ssld_pipeline.runner.state import State
 from ssld_pipeline.runner.units import Unit, same_but_config, settings_payload, whole_unit
 from ssld_pipeline.stages.stage import Stage
-from ssld_pipeline.store.fingerprints import explain_change
+from ssld_pipeline.store.fingerprints import digest, explain_change
 from ssld_pipeline.store.tables import Part
 
 
@@ -29,7 +29,10 @@ class Shape:
 
 def whole(stage: Stage, state: State) -> list[Unit]:
     """All at once."""
-    return [whole_unit(stage, state, settings_payload(stage, state), stage.name, stage.roles(state.config))]
+    roles = stage.roles(state.config)
+    unit = whole_unit(stage, state, settings_payload(stage, state), stage.name, roles)
+    left_out = state.left_out_of(roles) if stage.is_guarded else ()
+    return [replace(unit, inputs={**unit.inputs, "left_out": digest(left_out)}) if left_out else unit]
 
 
 def plan_unit(stage: Stage, unit: Unit, committed: list[Part], state: State) -> UnitPlan:

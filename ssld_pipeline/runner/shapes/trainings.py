@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from ssld_pipeline.config.inputs import TRAINED_ON_ROLES
 from ssld_pipeline.runner.context import RunContext
 from ssld_pipeline.runner.planned import StagePlan, UnitPlan
 from ssld_pipeline.runner.progress import StageReport
@@ -13,6 +14,7 @@ from ssld_pipeline.runner.shapes.shape import Shape, plan_artifact, whole
 from ssld_pipeline.runner.state import State
 from ssld_pipeline.runner.units import Unit
 from ssld_pipeline.runner.work import write_reject_rows
+from ssld_pipeline.stages.guard_training import refuse_leaks
 from ssld_pipeline.stages.stage import Reject, TrainStage
 from ssld_pipeline.store import files
 from ssld_pipeline.training.job import TrainJob
@@ -33,6 +35,8 @@ def plan(stage: TrainStage, state: State) -> tuple[UnitPlan, ...]:
 
 def bring(stage: TrainStage, plan: StagePlan, state: State, context: RunContext, report: StageReport) -> None:
     work = [planned for planned in plan.of("run") if planned.unit]
+    if work:
+        require_guarded(state)
     if not work:
         context.progress.started(plan, 0)
     for planned in work:
@@ -47,16 +51,24 @@ def bring(stage: TrainStage, plan: StagePlan, state: State, context: RunContext,
         bad = [Reject(r["image_id"], r["reason"], r["detail"]) for r in metrics.pop("rejects", [])]
         part = write_reject_rows(context.workspace, stage.name, unit.name, unit.fingerprint, unit.settings, bad)
         context.commit_rejects(stage.name, {unit.name: part})
+        metrics["num_left_out"] = len(state.left_out_of(stage.roles(state.config) or ("labeled",)))
         context.commit_artifact(stage, unit, metrics, _MODEL_FILES, time.monotonic() - started)
         report.ran, report.figures, report.num_rejects = report.ran + 1, metrics, len(bad)
         report.num_rows = metrics.get("num_images", 0)
+
+
+def require_guarded(state: State) -> None:
+    """UserError where so many labelled images copy protected ones that training would leak them."""
+    names = state.survey.inputs_of(TRAINED_ON_ROLES)
+    num_images = {name: sum(part.num_rows for part in state.catalog_parts((name,))) for name in names}
+    refuse_leaks(state.leaks, num_images, state.config)
 
 
 def require_batches(stage: TrainStage, state: State) -> None:
     """UserError where the images cannot fill a batch. Asked as soon as they are counted, not when training starts,
     after days of labels. Of those that train reads there will be as many as are selected, at most all."""
     roles = stage.roles(state.config) or ("labeled", "pool")
-    num_images = sum(part.num_rows for part in state.catalog_parts(roles))
+    num_images = sum(part.num_rows for part in state.catalog_parts(roles)) - len(state.left_out_of(roles))
     require_a_batch(stage.name, state.config.trainings()[stage.name], roles, num_images)
 
 
@@ -68,7 +80,8 @@ def _outline(stage: TrainStage, state: State) -> TrainJob:
 
 def _num_steps(stage: TrainStage, unit: Unit, state: State) -> int:
     job, data = _outline(stage, state), state.train_data()
-    return num_steps(job.settings, data.num_labeled + data.num_mined if "pool" in job.roles else unit.num_rows)
+    num_rows = unit.num_rows - len(state.left_out_of(stage.roles(state.config)))
+    return num_steps(job.settings, data.num_labeled + data.num_mined if "pool" in job.roles else num_rows)
 
 
 TRAININGS = Shape(units, plan, bring)

@@ -1,0 +1,149 @@
+"""No network is trained on a copy of a protected image, whichever input it is in."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mini
+import pytest
+
+from ssld_pipeline.config.load import load_config
+from ssld_pipeline.config.run import RunConfig
+from ssld_pipeline.errors import UserError
+from ssld_pipeline.queries.sql import rows_of
+from ssld_pipeline.queries.status import workspace_status
+from ssld_pipeline.runner.local_engine import LocalEngine
+from ssld_pipeline.runner.plan import plan_run
+from ssld_pipeline.runner.progress import StageReport
+from ssld_pipeline.runner.run import run_pipeline
+from ssld_pipeline.runner.survey import survey
+from ssld_pipeline.store.workspace import Workspace
+from ssld_pipeline.verify.laws import verify_laws
+
+pytestmark = pytest.mark.slow
+
+
+class Silent:
+    def started(self, plan: Any, total: int) -> None: ...
+    def advanced(self, amount: int) -> None: ...
+    def reached(self, amount: int) -> None: ...
+    def finished(self, report: StageReport) -> None: ...
+
+
+def bring(config: RunConfig, **options: Any) -> dict[str, StageReport]:
+    return {r.stage: r for r in run_pipeline(survey(config), LocalEngine, Silent(), **options)}
+
+
+def plant(folder: Path, count: int) -> list[str]:
+    """Recompressed, enlarged copies of protected images among the labelled ones; their image_ids."""
+    planted = []
+    for number, path in enumerate(sorted((folder / "inputs" / "validation").rglob("*.jpg"))[:count]):
+        target = folder / "inputs" / "train" / path.parent.name / f"leak-{number}.jpg"
+        image = cv2.resize(cv2.imread(str(path)), (110, 110), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(target), image, [cv2.IMWRITE_JPEG_QUALITY, 85])
+        planted.append(f"labeled/{path.parent.name}/leak-{number}.jpg")
+    return sorted(planted)
+
+
+@pytest.fixture(scope="module")
+def leaky(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, list[str], dict[str, StageReport]]:
+    """A finished run in whose labelled folder three protected images stand again."""
+    folder = tmp_path_factory.mktemp("leaky")
+    path = mini.write_world(folder)
+    planted = plant(folder, 3)
+    config = load_config(path)
+    return config, planted, bring(config)
+
+
+def ids(config: RunConfig, query: str) -> list[str]:
+    return [row["image_id"] for row in rows_of(Workspace(config.workspace), query)]
+
+
+def test_copies_among_labelled_images_are_left_out_of_every_training(leaky: Any) -> None:
+    config, planted, reports = leaky
+    removed = "SELECT DISTINCT image_id FROM duplicates WHERE role = 'labeled' AND is_duplicate ORDER BY 1"
+    assert ids(config, removed) == planted
+    assert not set(ids(config, "SELECT image_id FROM manifest")) & set(planted)
+    for stage in ("train", "finetune", "baseline"):
+        if stage in reports:
+            assert reports[stage].figures["num_left_out"] == 3
+    labelled = len(ids(config, "SELECT image_id FROM catalog WHERE role = 'labeled'"))
+    assert reports["finetune"].figures["num_images"] == labelled - 3
+
+
+def test_they_are_counted_in_run_status_and_laws(leaky: Any) -> None:
+    config, planted, reports = leaky
+    assert reports["dedupe"].figures["labeled copy"] == 3
+    workspace = Workspace(config.workspace)
+    counted = {(v["role"], v["verdict"]): v["images"] for v in workspace_status(workspace, config)["verdicts"]}
+    assert counted["labeled", "copy"] == 3 and counted["pool", "copy"] == 2
+    assert not [v.law.name for v in verify_laws(workspace, config) if v.num_broken]
+    rows = rows_of(workspace, "SELECT image_id, role FROM pairs WHERE role <> 'pool'")
+    assert {row["image_id"] for row in rows} >= set(planted)
+
+
+def test_a_run_again_does_nothing(leaky: Any) -> None:
+    config, _, _ = leaky
+    assert [made.stage for made in plan_run(survey(config)) if made.changes] == []
+
+
+def test_an_image_that_is_allowed_is_trained_on(leaky: Any, tmp_path: Path) -> None:
+    config, planted, _ = leaky
+    shutil.copytree(Path(config.workspace).parent, tmp_path / "runs")
+    (tmp_path / "runs" / "allow.txt").write_text(planted[0] + "\n")
+    allowing = load_config(tmp_path / "runs" / "config.yaml", ("dedupe.allow=allow.txt",))
+    foreseen = {made.stage for made in plan_run(survey(allowing)) if made.changes}
+    assert {"dedupe", "select", "finetune"} <= foreseen and "guard_training" not in foreseen
+    bring(allowing)
+    assert set(ids(allowing, "SELECT image_id FROM manifest")) & set(planted) == {planted[0]}
+    assert not [v.law.name for v in verify_laws(Workspace(allowing.workspace), allowing) if v.num_broken]
+
+
+@pytest.mark.parametrize(("setting", "count", "says"), [("refuse", 1, "1 of 25"), ("leave_out", 11, "11 of 35")])
+def test_too_many_copies_stop_the_run_before_the_pool_is_read(
+    tmp_path: Path, setting: str, count: int, says: str
+) -> None:
+    path = mini.write_world(tmp_path)
+    plant(tmp_path, count)
+    config = load_config(path, (f"dedupe.trained_on={setting}",))
+    with pytest.raises(
+        UserError, match=f"guard_training: {says} images of the input 'labeled' are copies of protected"
+    ):
+        bring(config)
+    assert Workspace(config.workspace).artifact("train").record() is None
+    assert not ids(config, "SELECT image_id FROM pairs WHERE role = 'pool'")
+    with pytest.raises(UserError, match=says):
+        bring(config, only=("baseline",) if config.baseline else ("train",))
+
+
+def test_reported_copies_are_trained_on(tmp_path: Path) -> None:
+    path = mini.write_world(tmp_path)
+    planted = plant(tmp_path, 12)
+    config = load_config(path, ("dedupe.trained_on=report_only",))
+    reports = bring(config, until="select")
+    assert reports["dedupe"].figures["labeled reported"] == 12
+    assert set(planted) <= set(ids(config, "SELECT image_id FROM manifest"))
+    assert not [v.law.name for v in verify_laws(Workspace(config.workspace), config) if v.num_broken]
+
+
+def test_the_protected_folder_as_labelled_input_is_refused(tmp_path: Path) -> None:
+    path = mini.write_world(tmp_path)
+    with pytest.raises(UserError, match="'labeled' and 'protected' are the same folder"):
+        load_config(path, ("inputs.labeled.uri=inputs/../inputs/validation", "inputs.protected.uri=inputs/validation"))
+
+
+def test_what_the_teacher_is_fitted_on_is_guarded_too(tmp_path: Path) -> None:
+    path = mini.write_world(tmp_path)
+    shutil.copytree(tmp_path / "inputs" / "train", tmp_path / "inputs" / "teacher")
+    shutil.copy(
+        next((tmp_path / "inputs" / "validation").rglob("*.jpg")), tmp_path / "inputs" / "teacher" / "disc" / "x.jpg"
+    )
+    fit = "teacher.fit={data: {uri: inputs/teacher, format: folder}, steps: 2, batch_size: 4, validations: 0}"
+    config = load_config(path, (fit,))
+    reports = bring(config, only=("catalog", "index_protected", "fit_teacher"))
+    assert "guard_training" in reports and "check_dedupe" in reports and "find_copies" not in reports
+    assert reports["fit_teacher"].figures["num_left_out"] == 1
+    assert reports["fit_teacher"].figures["num_images"] == 24
