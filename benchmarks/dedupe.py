@@ -78,7 +78,7 @@ class Findings:
 
 
 def settings_of(overrides: Sequence[str]) -> RunConfig:
-    inputs = {role: {"uri": "unused", "format": "folder"} for role in ("labeled", "protected", "pool")}
+    inputs = {role: {"uri": f"unused/{role}", "format": "folder"} for role in ("labeled", "protected", "pool")}
     return RunConfig.model_validate(
         {
             "workspace": "unused",
@@ -100,7 +100,13 @@ def in_fresh_process(function: Callable[[], Result]) -> Result:
 def catalog_rows(files: Iterable[Path]) -> pa.Table:
     return pa.Table.from_pylist(
         [
-            {"image_id": f"{f.parent.name}/{f.name}", "uri": str(f), "offset": 0, "size_bytes": f.stat().st_size}
+            {
+                "image_id": f"{f.parent.name}/{f.name}",
+                "role": "pool",
+                "uri": str(f),
+                "offset": 0,
+                "size_bytes": f.stat().st_size,
+            }
             for f in files
         ]
     )

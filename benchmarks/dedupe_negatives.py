@@ -38,7 +38,10 @@ Pair = tuple[int, int]
 def catalog_rows(photos: Photos, role: str, numbers: Sequence[int]) -> pa.Table:
     rows = [(f"{role}/{number:06}", *photos.places[number]) for number in numbers]
     return pa.Table.from_pylist(
-        [{"image_id": i, "uri": str(file), "offset": at, "size_bytes": size} for i, file, at, size in rows]
+        [
+            {"image_id": i, "role": "pool", "uri": str(file), "offset": at, "size_bytes": size}
+            for i, file, at, size in rows
+        ]
     )
 
 

@@ -116,7 +116,9 @@ def settings(network: str, weights: Path, image_size: int, threads: int) -> RunC
     return RunConfig.model_validate(
         {
             "workspace": "unused",
-            "inputs": {role: {"uri": "unused", "format": "folder"} for role in ("labeled", "protected", "pool")},
+            "inputs": {
+                role: {"uri": f"unused/{role}", "format": "folder"} for role in ("labeled", "protected", "pool")
+            },
             "teacher": {"model": f"timm:{network}", "weights": str(weights), "image_size": image_size},
             "student": {"model": "timm:none"},
             "placement": {"loader_threads": threads},

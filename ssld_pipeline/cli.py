@@ -318,7 +318,7 @@ def fit_teacher(config: ConfigPath, overrides: Overrides = None, address: Addres
     loaded = _load(config, overrides)
     if loaded.teacher.fit is None:
         raise UserError("fit-teacher: the config has no section teacher.fit, so its teacher is used as it is")
-    _bring_up_to_date(loaded, ("catalog", "index_protected", "fit_teacher", "check_teacher"), None, address)
+    _bring_up_to_date(loaded, ("catalog", "index_protected", "hold_out", "fit_teacher", "check_teacher"), None, address)
 
 
 @app.command()

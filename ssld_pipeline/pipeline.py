@@ -6,6 +6,7 @@ catalog, index --guard_training--> pairs                      (of the images tha
 catalog, index --find_copies--> pairs                         (of the pool)
 catalog --look--> looks --group_pool--> repeats               (near-identical images of the pool; optional)
 pairs, repeats, lists that allow and deny --dedupe--> duplicates
+labelled images --hold_out--> (some that the teacher is not fitted on)
 labelled images --fit_teacher--> teacher --check_teacher--> (refuses a teacher that cannot tell the classes)
 catalog - duplicates, teacher --label--> soft_labels --select--> manifest
 labelled images --baseline--> student                         (for comparison; optional)
@@ -29,6 +30,7 @@ from ssld_pipeline.stages import (
     fit_teacher,
     group_pool,
     guard_training,
+    hold_out,
     index_protected,
     label,
     look,
@@ -54,6 +56,7 @@ def stages(config: RunConfig) -> tuple[Stage, ...]:
         look.STAGE,
         group_pool.STAGE,
         dedupe.STAGE,
+        hold_out.STAGE,
         fit_teacher.STAGE,
         check_teacher.STAGE,
         label.STAGE,

@@ -17,7 +17,7 @@ THREADS = {
     "loader_threads": 1,
 }  # tiny networks on a shared machine: more threads wait for each other
 CLASSES = ("disc", "square", "stripes")
-UNUSED_INPUTS = {role: {"uri": "unused", "format": "folder"} for role in ("labeled", "protected", "pool")}
+UNUSED_INPUTS = {role: {"uri": f"unused/{role}", "format": "folder"} for role in ("labeled", "protected", "pool")}
 
 
 def draw(class_id: int, seed: int, size: int = 96) -> np.ndarray:

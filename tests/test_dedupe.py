@@ -8,7 +8,7 @@ from drawn import encoded, picture
 from PIL import Image
 
 from ssld_pipeline.config.run import RunConfig
-from ssld_pipeline.contracts import DUPLICATES
+from ssld_pipeline.contracts import CATALOG, DUPLICATES
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.stages import dedupe, find_copies, index_protected
 from ssld_pipeline.stages.stage import PartResult, Setup
@@ -18,7 +18,7 @@ SIZE = (320, 240)
 
 
 def config(**settings):
-    inputs = {role: {"uri": "unused", "format": "folder"} for role in ("labeled", "protected", "pool")}
+    inputs = {role: {"uri": f"unused/{role}", "format": "folder"} for role in ("labeled", "protected", "pool")}
     return RunConfig.model_validate(
         {
             "workspace": "unused",
@@ -36,9 +36,9 @@ def catalog_rows(folder, images):
     for number, (image_id, data) in enumerate(images.items()):
         path = folder / f"{number}.jpg"
         path.write_bytes(data)
-        rows.append({"image_id": image_id, "uri": str(path), "offset": 0, "size_bytes": len(data)})
-    schema = pa.schema({"image_id": pa.string(), "uri": pa.string(), "offset": pa.int64(), "size_bytes": pa.int64()})
-    return pa.Table.from_pylist(rows, schema)
+        rows.append({"image_id": image_id, "role": "pool", "uri": str(path), "offset": 0, "size_bytes": len(data)})
+    names = ("image_id", "role", "uri", "offset", "size_bytes")
+    return pa.Table.from_pylist(rows, pa.schema([CATALOG.schema().field(name) for name in names]))
 
 
 def build(folder, images, num_threads=1):

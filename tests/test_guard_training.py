@@ -141,7 +141,8 @@ def test_what_the_teacher_is_fitted_on_is_guarded_too(tmp_path: Path) -> None:
     shutil.copy(
         next((tmp_path / "inputs" / "validation").rglob("*.jpg")), tmp_path / "inputs" / "teacher" / "disc" / "x.jpg"
     )
-    fit = "teacher.fit={data: {uri: inputs/teacher, format: folder}, steps: 2, batch_size: 4, validations: 0}"
+    data = "{uri: inputs/teacher, format: folder}"
+    fit = f"teacher.fit={{data: {data}, steps: 2, batch_size: 4, validations: 0, held_out: 0}}"
     config = load_config(path, (fit,))
     reports = bring(config, only=("catalog", "index_protected", "fit_teacher"))
     assert "guard_training" in reports and "check_dedupe" in reports and "find_copies" not in reports

@@ -21,6 +21,7 @@ from ssld_pipeline.kernels.images import decode, evaluation_view
 from ssld_pipeline.kernels.soft_label import ROUNDING_STEP
 from ssld_pipeline.models.weights import save_weights
 from ssld_pipeline.stages import check_teacher, label
+from ssld_pipeline.stages.hold_out import labelled_rows, sample
 from ssld_pipeline.stages.stage import Setup
 from ssld_pipeline.stages.teacher import teacher_spec
 
@@ -293,12 +294,13 @@ def test_sample_is_even_over_classes_and_ignores_order():
         + [{"image_id": f"protected/{i}", "role": "protected", "class_id": 2} for i in range(50)]
         + [{"image_id": "labeled/none", "role": "labeled", "class_id": None}]
     )
-    chosen = check_teacher.sample(rows, 100)
+    labelled = labelled_rows(rows)
+    chosen = sample(labelled, 100)
     per_class = np.bincount(chosen["class_id"].to_numpy()).tolist()
     assert sum(per_class) == 100
     assert per_class[1:3] == [30, 3]
     assert abs(per_class[0] - per_class[3]) <= 1
     assert set(chosen["role"].to_pylist()) == {"labeled"}
-    shuffled = rows.take(np.random.default_rng(2).permutation(rows.num_rows))
-    assert set(check_teacher.sample(shuffled, 100)["image_id"].to_pylist()) == set(chosen["image_id"].to_pylist())
-    assert check_teacher.sample(rows, 10_000).num_rows == sum(sizes.values())
+    shuffled = labelled_rows(rows.take(np.random.default_rng(2).permutation(rows.num_rows)))
+    assert set(sample(shuffled, 100)["image_id"].to_pylist()) == set(chosen["image_id"].to_pylist())
+    assert sample(labelled, 10_000).num_rows == sum(sizes.values())

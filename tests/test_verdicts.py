@@ -32,8 +32,8 @@ tried = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCh
 
 
 def configured(**settings: Any) -> RunConfig:
-    inputs = {role: [{"uri": "unused", "format": "folder"}] for role in ("labeled", "protected", "pool")}
-    inputs["protected"].append({"uri": "unused", "format": "folder", "name": "val2"})
+    inputs = {role: [{"uri": role, "format": "folder"}] for role in ("labeled", "protected", "pool")}
+    inputs["protected"].append({"uri": "val2", "format": "folder", "name": "val2"})
     networks = {"teacher": {"model": "timm:none", "weights": "unused"}, "student": {"model": "timm:none"}}
     against = {"against": ["labeled", "protected"]}
     return RunConfig.model_validate(

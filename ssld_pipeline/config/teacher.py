@@ -57,6 +57,9 @@ class FitConfig(TrainSettings):
     """The labels of `data`, or of the labeled inputs."""
     data: InputConfig | None = None
     """Labelled images to fit on; default: the labeled inputs."""
+    held_out: float = Field(0.1, ge=0, le=0.5)
+    """Share of the labelled images, at most 2,000, that the teacher is not fitted on and that check_teacher measures it
+    on. 0: fit on all; then check_teacher measures on images that the teacher has seen."""
 
 
 class OtherTeacherConfig(TeacherNetworkConfig):

@@ -10,8 +10,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssld_pipeline.config.inputs import TRAINED_ON_ROLES
 from ssld_pipeline.errors import UserError
-from ssld_pipeline.kernels.digests import hash64
+from ssld_pipeline.stages.hold_out import MAX_IMAGES, labelled_rows, read_held_out, sample
 from ssld_pipeline.stages.stage import ArtifactStage, Reject, Setup
 from ssld_pipeline.stages.teacher import teacher_settings, teacher_spec
 
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
 
     from ssld_pipeline.config.run import RunConfig
 
-MAX_IMAGES = 2000
-_ROLES = ("labeled", "teacher")
+_MEASURED_ON = {
+    "held_out": "labelled images that the teacher was not fitted on",
+    "fitted": "labelled images that the teacher was fitted on, so that it is too high (teacher.fit.held_out is 0)",
+    "labelled": "labelled images, which the teacher's weights may have been trained on elsewhere",
+}
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
@@ -29,15 +33,26 @@ def settings(config: RunConfig) -> dict[str, Any]:
 
 
 def build(setup: Setup, rows: pa.Table, folder: Path) -> tuple[dict[str, Any], list[Reject]]:
-    """Writes ``metrics.json``: num_images, top1 and top5 (shares; null where nothing was measured), chance, min_top1.
+    """Writes ``metrics.json``: num_images, top1 and top5 (shares; null where nothing was measured), chance, min_top1,
+    measured_on (held_out, fitted or labelled: see ``_MEASURED_ON``).
 
-    ``rows`` are catalog rows; those with a label count. UserError where top-1 is below ``teacher.min_top1``, or where
-    there is nothing to measure and a limit is set.
+    ``rows`` are catalog rows; those with a label count, and only held-out ones where there are any. UserError where
+    top-1 is below ``teacher.min_top1``, or where there is nothing to measure and a limit is set.
     """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     min_top1, num_classes = setup.config.teacher.min_top1, len(setup.classes)
     rejects: list[Reject] = []
     figures: dict[str, Any] = {"num_images": 0, "top1": None, "top5": None}
-    chosen = sample(rows, MAX_IMAGES)
+    measured_on = "labelled" if setup.config.teacher.fit is None else "fitted"
+    labelled = labelled_rows(rows)
+    if "hold_out" in setup.artifacts:
+        held_out, _ = read_held_out(setup.artifacts["hold_out"])
+        if held_out:
+            labelled = labelled.filter(pc.is_in(labelled["image_id"], pa.array(held_out, pa.string())))
+            measured_on = "held_out"
+    chosen = sample(labelled, MAX_IMAGES)
     if chosen.num_rows:
         figures = _measure(setup, chosen, rejects)
     if figures["num_images"] == 0 and min_top1 > 0:
@@ -46,27 +61,10 @@ def build(setup: Setup, rows: pa.Table, folder: Path) -> tuple[dict[str, Any], l
             f"give inputs.labeled a labelled input, or set teacher.min_top1 to 0 to label unchecked"
         )
     if figures["num_images"] and figures["top1"] < min_top1:
-        raise UserError(_too_weak(setup.config, figures, num_classes))
-    figures |= {"chance": 1 / num_classes, "min_top1": min_top1}
+        raise UserError(_too_weak(setup.config, figures, num_classes, measured_on))
+    figures |= {"chance": 1 / num_classes, "min_top1": min_top1, "measured_on": measured_on}
     (folder / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return figures, rejects
-
-
-def sample(rows: pa.Table, count: int) -> pa.Table:
-    """At most ``count`` labelled rows, as many of each class as of any other while they last, drawn by image_id.
-
-    The order of ``rows`` and the rows of other roles do not matter, so neither does how the inputs were cut into parts.
-    """
-    import numpy as np
-
-    class_ids = np.array([-1 if c is None else c for c in rows["class_id"].to_pylist()], dtype=np.int64)
-    labelled = np.flatnonzero((class_ids >= 0) & np.isin(np.array(rows["role"].to_pylist(), dtype=str), _ROLES))
-    drawn = np.array([hash64(i) for i in rows["image_id"].take(labelled).to_pylist()], dtype=np.uint64)
-    by_class = np.lexsort((drawn, class_ids[labelled]))
-    _, starts, sizes = np.unique(class_ids[labelled][by_class], return_index=True, return_counts=True)
-    rank = np.empty(len(labelled), dtype=np.int64)
-    rank[by_class] = np.arange(len(labelled)) - np.repeat(starts, sizes)
-    return rows.take(labelled[np.lexsort((drawn, rank))[:count]])
 
 
 def _measure(setup: Setup, rows: pa.Table, rejects: list[Reject]) -> dict[str, Any]:
@@ -81,11 +79,11 @@ def _measure(setup: Setup, rows: pa.Table, rejects: list[Reject]) -> dict[str, A
     return found if found["num_images"] else {"num_images": 0, "top1": None, "top5": None}
 
 
-def _too_weak(config: RunConfig, figures: dict[str, Any], num_classes: int) -> str:
+def _too_weak(config: RunConfig, figures: dict[str, Any], num_classes: int, measured_on: str) -> str:
     weights = "the weights that fit_teacher made" if config.teacher.fit else f"the weights {config.teacher.weights}"
     return (
         f"teacher {config.teacher.model} with {weights} has a top-1 accuracy of {figures['top1']:.3f} on "
-        f"{figures['num_images']} labelled images (top-5 {figures['top5']:.3f}), below teacher.min_top1 = "
+        f"{figures['num_images']} {_MEASURED_ON[measured_on]} (top-5 {figures['top5']:.3f}), below teacher.min_top1 = "
         f"{config.teacher.min_top1}; chance is {1 / num_classes:.3g} with {num_classes} classes. Near chance: the "
         f"weights were never trained or belong to another model, or the class list is in another order than the "
         f"teacher's classes. Above it: compare teacher.mean, std, image_size and crop_pct with the weights' source, "
@@ -99,8 +97,8 @@ STAGE = ArtifactStage(
     reads=("catalog",),
     settings=settings,
     build=build,
-    artifacts=("fit_teacher",),
+    artifacts=("fit_teacher", "hold_out"),
     networks=("teacher",),
     uses_classes=True,
-    roles=lambda config: _ROLES,
+    roles=lambda config: TRAINED_ON_ROLES,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.models.spec import ModelSpec
+from ssld_pipeline.stages.hold_out import FILE
 from ssld_pipeline.stages.stage import Setup, TrainData, TrainStage
 from ssld_pipeline.stages.teacher import teacher_settings
 from ssld_pipeline.training.job import TrainJob
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def settings(config: RunConfig) -> dict[str, Any]:
     assert config.teacher.fit is not None
-    fit = config.teacher.fit.model_dump(mode="json", exclude={"validations", "max_reject_share", "data"})
+    fit = config.teacher.fit.model_dump(mode="json", exclude={"validations", "max_reject_share", "data", "held_out"})
     network = {k: v for k, v in teacher_settings(config).items() if k not in ("image_size", "crop_pct")}
     return {"teacher": network, "fit": fit}
 
@@ -40,6 +41,7 @@ def job(setup: Setup, data: TrainData) -> TrainJob:
         validation=data.validation,
         class_names=setup.classes,
         left_out=data.left_out,
+        left_out_file=str(setup.artifacts["hold_out"] / FILE) if "hold_out" in setup.artifacts else None,
         licence=teacher.licence,
     )
 
@@ -54,6 +56,7 @@ STAGE = TrainStage(
     reads=("catalog",),
     settings=settings,
     job=job,
+    artifacts=("hold_out",),
     networks=("teacher",),
     uses_classes=True,
     is_guarded=True,

@@ -21,7 +21,7 @@ from ssld_pipeline.inputs.read import ImageReader
 from ssld_pipeline.kernels.ahead import ahead
 from ssld_pipeline.kernels.images import decode
 from ssld_pipeline.training.augmentation import cut, draw_crop, random_generator
-from ssld_pipeline.training.job import StoredTeacher
+from ssld_pipeline.training.job import StoredTeacher, TrainJob
 from ssld_pipeline.training.stored_labels import SoftLabel, StoredLabels, read_labels, stack
 from ssld_pipeline.training.views import least_short_side, replay_view
 
@@ -79,6 +79,12 @@ def read_rows(tables: Sequence[str], roles: Sequence[str], labelled: bool, left_
     if left_out:
         rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], pa.array(left_out, pa.string()))))
     return rows.sort_by("image_id").combine_chunks()
+
+
+def left_out_of(job: TrainJob) -> tuple[str, ...]:
+    """image_ids that the job does not train on."""
+    more = pq.read_table(job.left_out_file, columns=["image_id"]) if job.left_out_file else None
+    return (*job.left_out, *(more["image_id"].to_pylist() if more else ()))
 
 
 def epoch_order(seed: int, epoch: int, num_images: int) -> NDArray[np.int64]:

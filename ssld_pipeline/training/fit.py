@@ -24,7 +24,7 @@ from ssld_pipeline.models.allocator import keep_freed_memory
 from ssld_pipeline.models.card import config_json
 from ssld_pipeline.models.predict import Predictor
 from ssld_pipeline.models.weights import save_weights
-from ssld_pipeline.training.data import Batch, TrainImages, read_rows
+from ssld_pipeline.training.data import Batch, TrainImages, left_out_of, read_rows
 from ssld_pipeline.training.evaluate import evaluate
 from ssld_pipeline.training.folder import MetricsLog, TrialFolder
 from ssld_pipeline.training.group import Group
@@ -87,7 +87,7 @@ class _Trial:
     ) -> None:
         self.job, self.settings, self.execution, self.group = job, job.settings, execution, group
         self.folder, self.fingerprint, self.report = folder, fingerprint, report
-        rows = read_rows(job.tables, job.roles, job.settings.loss == "ce", job.left_out)
+        rows = read_rows(job.tables, job.roles, job.settings.loss == "ce", left_out_of(job))
         require_a_batch(job.stage, job.settings, job.roles, len(rows))
         self.per_epoch = steps_per_epoch(job.settings, len(rows))
         self.total = num_steps(job.settings, len(rows))

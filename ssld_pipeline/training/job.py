@@ -36,5 +36,7 @@ class TrainJob:
     class_names: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     """image_ids that are not trained on, though the tables have them."""
+    left_out_file: str | None = None
+    """More of them: the column image_id of a Parquet file on this machine."""
     licence: str | None = None
     """Of the weights that the result is made with, as an SPDX name."""

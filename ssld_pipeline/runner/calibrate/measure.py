@@ -165,10 +165,10 @@ def measure_training(
     job: TrainJob, execution: Execution, num_workers: int, num_validated: int, seconds: float, folder: Path
 ) -> TrainSpeed:
     """Steps of the job's own loop with a rate of learning near 0; ``num_validated``: images in ``job.validation``."""
-    from ssld_pipeline.training.data import read_rows
+    from ssld_pipeline.training.data import left_out_of, read_rows
     from ssld_pipeline.training.fit import fit
 
-    rows = read_rows(job.tables, job.roles, job.settings.loss == "ce", job.left_out).num_rows
+    rows = read_rows(job.tables, job.roles, job.settings.loss == "ce", left_out_of(job)).num_rows
     batch_size = max(1, min(job.settings.batch_size // num_workers, _LARGEST_BATCH[execution.device], rows))
     steps = _STEPS[execution.device]
     changes = {"batch_size": batch_size, "steps": steps, "lr": 1e-9, "validations": steps // _STEPS_PER_VALIDATION}

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ssld_pipeline.config.inputs import TRAINED_ON_ROLES
 from ssld_pipeline.pipeline import stage_named, stage_of
 from ssld_pipeline.stages.stage import ArtifactStage, Setup, Stage, TrainData, TrainStage
 from ssld_pipeline.stages.student import MODEL_FILE
@@ -57,8 +58,20 @@ class StandIns:
                 cache = Path(self.state.config.placement.cache or self.folder / "cache")
                 self._found[name] = self.state.workspace.artifact(name).fetch(record, cache)
             else:
-                self._found[name] = self._untrained(name) if name in MODEL_STAGES else self.sampled_index
+                self._found[name] = self._stand_in(name)
         return self._found[name]
+
+    def _stand_in(self, name: str) -> Path:
+        if name in MODEL_STAGES:
+            return self._untrained(name)
+        if name != "hold_out":
+            return self.sampled_index
+        folder = self.folder / "hold_out"
+        folder.mkdir()
+        stage_of(self.state.config, name, ArtifactStage).build(
+            self.setup(stage_named(self.state.config, "catalog")), self.rows(TRAINED_ON_ROLES), folder
+        )
+        return folder
 
     @property
     def protected(self) -> pa.Table:

@@ -44,7 +44,13 @@ _SHARE_OF_TIME = 0.7  # the rest goes to opening stages
 _CANARIES = 31
 _CHECKED = 64
 _VALIDATED = {"cpu": 48, "cuda": 512}
-_WORK = {"find_copies": "search", "check_dedupe": "search", "index_protected": "key points", "look": "decoding"}
+_WORK = {
+    "find_copies": "search",
+    "check_dedupe": "search",
+    "index_protected": "key points",
+    "look": "decoding",
+    "hold_out": "decoding",
+}
 # DuckDB in the driver: benchmarks/RESULTS.md, select on 14.2 M rows, 10 to 47 s.
 _QUERY_S_PER_MILLION = 3.0
 _GROUP_GROWTH = 1.14  # of group_pool with images, benchmarks/RESULTS.md
@@ -210,8 +216,10 @@ class Trials:
         if stage.name == "check_dedupe":
             planted = min(_CANARIES, self.config.dedupe.canaries)
             return self.base.protected, self.config.dedupe.canaries, max(1, planted), lenient(self.config, planted)
-        from ssld_pipeline.stages.check_teacher import MAX_IMAGES
+        from ssld_pipeline.stages.hold_out import MAX_IMAGES
 
+        if stage.name == "hold_out":
+            return rows, images, len(rows), self.config
         rows = spread(rows, _CHECKED)
         return rows, min(MAX_IMAGES, images), len(rows), lenient(self.config, _CANARIES)
 

@@ -51,7 +51,7 @@ def bring(stage: TrainStage, plan: StagePlan, state: State, context: RunContext,
         bad = [Reject(r["image_id"], r["reason"], r["detail"]) for r in metrics.pop("rejects", [])]
         part = write_reject_rows(context.workspace, stage.name, unit.name, unit.fingerprint, unit.settings, bad)
         context.commit_rejects(stage.name, {unit.name: part})
-        metrics["num_left_out"] = len(state.left_out_of(stage.roles(state.config) or ("labeled",)))
+        metrics["num_left_out"] = _num_left_out(stage, state)
         context.commit_artifact(stage, unit, metrics, _MODEL_FILES, time.monotonic() - started)
         report.ran, report.figures, report.num_rejects = report.ran + 1, metrics, len(bad)
         report.num_rows = metrics.get("num_images", 0)
@@ -68,7 +68,7 @@ def require_batches(stage: TrainStage, state: State) -> None:
     """UserError where the images cannot fill a batch. Asked as soon as they are counted, not when training starts,
     after days of labels. Of those that train reads there will be as many as are selected, at most all."""
     roles = stage.roles(state.config) or ("labeled", "pool")
-    num_images = sum(part.num_rows for part in state.catalog_parts(roles)) - len(state.left_out_of(roles))
+    num_images = sum(part.num_rows for part in state.catalog_parts(roles)) - _num_left_out(stage, state)
     require_a_batch(stage.name, state.config.trainings()[stage.name], roles, num_images)
 
 
@@ -80,8 +80,15 @@ def _outline(stage: TrainStage, state: State) -> TrainJob:
 
 def _num_steps(stage: TrainStage, unit: Unit, state: State) -> int:
     job, data = _outline(stage, state), state.train_data()
-    num_rows = unit.num_rows - len(state.left_out_of(stage.roles(state.config)))
+    num_rows = unit.num_rows - _num_left_out(stage, state)
     return num_steps(job.settings, data.num_labeled + data.num_mined if "pool" in job.roles else num_rows)
+
+
+def _num_left_out(stage: TrainStage, state: State) -> int:
+    """Copies of protected images, and images that are held out."""
+    held_out = state.workspace.artifact("hold_out").record() if "hold_out" in stage.artifacts else None
+    num_held_out = held_out.figures["num_left_out"] if held_out and state.is_enabled("hold_out") else 0
+    return len(state.left_out_of(stage.roles(state.config) or ("labeled",))) + int(num_held_out)
 
 
 TRAININGS = Shape(units, plan, bring)
