@@ -204,7 +204,7 @@ def test_the_readme_names_only_what_exists(words: list[str], config: Path, tmp_p
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M)
         return
     assert words[0] == "ssld"
-    if words[1] in ("submit", "plan"):  # run for real in test_cluster, and above
+    if words[1] in ("submit", "plan"):  # run for real in test_ray_engine, and above
         from ssld_pipeline.config.load import load_config
 
         assert load_config(ROOT / words[2])
