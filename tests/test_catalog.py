@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-import bad_inputs as bad
+import bad_inputs
 import pyarrow as pa
 import pytest
 
@@ -24,7 +24,7 @@ def work(shards: list, classes: tuple[str, ...], images_per_part: int = 100) -> 
 
 @pytest.mark.parametrize("images_per_part", [1, 4, 100])
 def test_rows_and_rejects_account_for_every_file_at_any_part_size(tmp_path: Path, images_per_part: int) -> None:
-    planted = bad.write_bad_folder(tmp_path / "cat").keys() | {"dog"}
+    planted = bad_inputs.write_bad_folder(tmp_path / "cat").keys() | {"dog"}
     (tmp_path / "dog").mkdir()
     shards, rejects = list_shards("labeled", "labeled", str(tmp_path), "folder", images_per_part)
     results = work(shards, ("cat",), images_per_part)
@@ -36,7 +36,7 @@ def test_rows_and_rejects_account_for_every_file_at_any_part_size(tmp_path: Path
 
 
 def test_parts_are_called_after_their_shard_and_no_larger_than_allowed(tmp_path: Path) -> None:
-    bad.write_tar(tmp_path / "a.tar", [(f"{i}.jpg", bad.encode(bad.photo())) for i in range(10)])
+    bad_inputs.write_tar(tmp_path / "a.tar", [(f"{i}.jpg", bad_inputs.encode(bad_inputs.photo())) for i in range(10)])
     shards, _ = list_shards("pool", "pool", str(tmp_path), "tar", 4)
     (result,) = work(shards, (), 4)
     parts = result.rows["part"].to_pylist()
@@ -45,7 +45,7 @@ def test_parts_are_called_after_their_shard_and_no_larger_than_allowed(tmp_path:
 
 
 def test_a_listing_survives_parquet_and_arrow_ipc(tmp_path: Path) -> None:
-    bad.write_bad_folder(tmp_path / "cat")
+    bad_inputs.write_bad_folder(tmp_path / "cat")
     shards, _ = list_shards("pool", "pool", str(tmp_path), "folder", 100)
     table = shards[0].to_table()
     sink = pa.BufferOutputStream()

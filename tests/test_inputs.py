@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import bad_inputs as bad
+import bad_inputs
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,7 +27,7 @@ from ssld_pipeline.kernels.ahead import ahead
 from ssld_pipeline.kernels.images import decode
 
 CLASSES = ("cat", "dog")
-JPEG = bad.encode(bad.photo())
+JPEG = bad_inputs.encode(bad_inputs.photo())
 
 
 def catalogue(
@@ -122,8 +122,9 @@ def test_what_an_unknown_class_means_depends_on_the_role(tmp_path: Path, role: s
 
 def test_a_shards_number_is_no_label(tmp_path: Path) -> None:
     """img2dataset and webdataset call their shards 00001.tar; read as class 1 it would be a silent wrong label."""
-    bad.write_tar(
-        tmp_path / "00001.tar", [("0001.jpg", bad.encode(bad.photo())), ("1/x.jpg", bad.encode(bad.photo(1)))]
+    bad_inputs.write_tar(
+        tmp_path / "00001.tar",
+        [("0001.jpg", bad_inputs.encode(bad_inputs.photo())), ("1/x.jpg", bad_inputs.encode(bad_inputs.photo(1)))],
     )
     rows, rejects = catalogue(tmp_path, "tar", "labeled")
     assert classes_of(rows) == {}
@@ -131,8 +132,8 @@ def test_a_shards_number_is_no_label(tmp_path: Path) -> None:
 
 
 def test_every_planted_file_of_a_bad_folder_is_counted_once(tmp_path: Path) -> None:
-    expected = bad.write_bad_folder(tmp_path / "cat")
-    bad.write_undecodable(tmp_path / "cat")
+    expected = bad_inputs.write_bad_folder(tmp_path / "cat")
+    bad_inputs.write_undecodable(tmp_path / "cat")
     write(tmp_path, "cat/film.mp4", "cat/notes.txt", "cat/.hidden.jpg", "cat/good.xyz", ".git/x.jpg", "dog/readme.md")
     (tmp_path / "cat" / "broken_link.jpg").symlink_to(tmp_path / "nowhere.jpg")
     os.mkfifo(tmp_path / "cat" / "pipe.jpg")
@@ -208,7 +209,7 @@ def test_a_digest_follows_the_files_but_not_the_place(tmp_path: Path) -> None:
 
 
 def test_a_bad_tar_keeps_what_precedes_the_damage(tmp_path: Path) -> None:
-    expected = bad.write_bad_tar(tmp_path / "in" / "a.tar")
+    expected = bad_inputs.write_bad_tar(tmp_path / "in" / "a.tar")
     rows, rejects = catalogue(tmp_path / "in", "tar")
     seen = {**decoded(rows), **rejects}
     assert seen == {f"pool/a.tar/{name}".rstrip("/"): reason for name, reason in expected.items()}
@@ -216,8 +217,8 @@ def test_a_bad_tar_keeps_what_precedes_the_damage(tmp_path: Path) -> None:
 
 
 def test_a_member_is_where_its_offset_says(tmp_path: Path) -> None:
-    images = {f"{'long/' * 40}{i}.jpg": bad.encode(bad.photo(i)) for i in range(5)}
-    bad.write_tar(tmp_path / "a.tar", [("./readme.txt", b"hello"), *((f"./{n}", d) for n, d in images.items())])
+    images = {f"{'long/' * 40}{i}.jpg": bad_inputs.encode(bad_inputs.photo(i)) for i in range(5)}
+    bad_inputs.write_tar(tmp_path / "a.tar", [("./readme.txt", b"hello"), *((f"./{n}", d) for n, d in images.items())])
     rows, rejects = catalogue(tmp_path / "a.tar", "tar")
     raw = (tmp_path / "a.tar").read_bytes()
     assert rejects == {}
@@ -234,7 +235,7 @@ def test_a_tar_cut_anywhere_is_noticed(tmp_path: Path, share: float) -> None:
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as archive:
         for i in range(10):
-            bad.add(archive, f"{i}.jpg", JPEG)
+            bad_inputs.add(archive, f"{i}.jpg", JPEG)
         end = archive.offset
     os.truncate(path, int(end * share))
     rows, rejects = catalogue(path, "tar")
@@ -251,7 +252,7 @@ def test_what_is_no_tar_is_one_reject(tmp_path: Path, damage: bytes) -> None:
 
 
 def test_damage_in_the_middle_of_a_tar_does_not_pass_for_its_end(tmp_path: Path) -> None:
-    bad.write_tar(tmp_path / "a.tar", [(f"{i}.jpg", JPEG) for i in range(4)])
+    bad_inputs.write_tar(tmp_path / "a.tar", [(f"{i}.jpg", JPEG) for i in range(4)])
     data = bytearray((tmp_path / "a.tar").read_bytes())
     with tarfile.open(tmp_path / "a.tar") as archive:
         third = archive.getmembers()[2].offset
@@ -263,7 +264,7 @@ def test_damage_in_the_middle_of_a_tar_does_not_pass_for_its_end(tmp_path: Path)
 
 def test_links_and_folders_in_a_tar_are_passed_over(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
-        bad.add(archive, "a.jpg", JPEG)
+        bad_inputs.add(archive, "a.jpg", JPEG)
         for name, kind in (("b.jpg", tarfile.SYMTYPE), ("c.jpg", tarfile.LNKTYPE), ("d.jpg", tarfile.DIRTYPE)):
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, "a.jpg"
@@ -273,7 +274,7 @@ def test_links_and_folders_in_a_tar_are_passed_over(tmp_path: Path) -> None:
 
 
 def test_webdataset_labels(tmp_path: Path) -> None:
-    bad.write_tar(
+    bad_inputs.write_tar(
         tmp_path / "a.tar",
         [
             ("1.cls", b"1\n"),
@@ -307,20 +308,20 @@ def test_webdataset_labels(tmp_path: Path) -> None:
 
 def test_a_tar_per_class_is_labelled_by_its_name(tmp_path: Path) -> None:
     for name in CLASSES:
-        bad.write_tar(tmp_path / f"{name}.tar", [("a.jpg", JPEG)])
+        bad_inputs.write_tar(tmp_path / f"{name}.tar", [("a.jpg", JPEG)])
     rows, _ = catalogue(tmp_path, "tar", "labeled")
     assert classes_of(rows) == {"labeled/cat.tar/a.jpg": 0, "labeled/dog.tar/a.jpg": 1}
 
 
 def test_a_large_tar_has_several_parts(tmp_path: Path) -> None:
-    bad.write_tar(tmp_path / "in/a.tar", [(f"{i}.jpg", JPEG) for i in range(7)])
+    bad_inputs.write_tar(tmp_path / "in/a.tar", [(f"{i}.jpg", JPEG) for i in range(7)])
     rows, _ = catalogue(tmp_path, "tar", images_per_part=3)
     assert rows["part"].to_pylist() == [f"pool/in/a.tar#{i // 3}" for i in range(7)]
 
 
 def test_tars_may_be_a_folder_one_file_or_a_glob(tmp_path: Path) -> None:
     for i in range(3):
-        bad.write_tar(tmp_path / f"deep/p-{i}.tar", [("a.jpg", JPEG)])
+        bad_inputs.write_tar(tmp_path / f"deep/p-{i}.tar", [("a.jpg", JPEG)])
 
     def names(uri: Path) -> list[str]:
         return [s.name for s in list_shards("pool", "pool", str(uri), "tar", 10)[0]]
@@ -342,7 +343,7 @@ def image_table(kind: str, images: list[bytes | None]) -> pa.Table:
 
 @pytest.mark.parametrize("kind", ["struct", "bytes", "text"])
 def test_parquet_rows_are_images(tmp_path: Path, kind: str) -> None:
-    images = [bad.encode(bad.photo(i, 32, 32)) for i in range(150)]
+    images = [bad_inputs.encode(bad_inputs.photo(i, 32, 32)) for i in range(150)]
     pq.write_table(image_table(kind, [*images, b"", None]), tmp_path / "a.parquet", row_group_size=70)
     rows, rejects = catalogue(tmp_path, "parquet", "labeled")
     assert rejects == {}
@@ -419,7 +420,9 @@ def test_a_changed_label_changes_the_digest(tmp_path: Path) -> None:
 @pytest.mark.parametrize("format", ["folder", "tar", "parquet", "list"])
 def test_a_remote_input_gives_the_rows_of_the_local_one(tmp_path: Path, format: str) -> None:
     write(tmp_path, "folder/cat/a.jpg", "folder/dog/b.jpg")
-    bad.write_tar(tmp_path / "tar/p.tar", [("cat/a.jpg", JPEG), ("dog/b.jpg", bad.encode(bad.photo(1)))])
+    bad_inputs.write_tar(
+        tmp_path / "tar/p.tar", [("cat/a.jpg", JPEG), ("dog/b.jpg", bad_inputs.encode(bad_inputs.photo(1)))]
+    )
     (tmp_path / "parquet").mkdir()
     pq.write_table(image_table("struct", [JPEG, JPEG]), tmp_path / "parquet/a.parquet")
     (tmp_path / "list").write_text("folder/cat/a.jpg 0\nfolder/dog/b.jpg 1\n", encoding="utf-8")
@@ -494,7 +497,7 @@ def test_a_lost_connection_to_a_store_is_an_unreadable_image(monkeypatch: pytest
 
 def test_many_tars_leave_few_files_open(tmp_path: Path) -> None:
     for i in range(50):
-        bad.write_tar(tmp_path / f"{i}.tar", [("a.jpg", JPEG)])
+        bad_inputs.write_tar(tmp_path / f"{i}.tar", [("a.jpg", JPEG)])
     rows, _ = catalogue(tmp_path, "tar")
     before = num_open_files()
     reader = ImageReader()

@@ -12,7 +12,7 @@ from ssld_pipeline.copies.features.sift import resize_grey
 from ssld_pipeline.copies.geometry.verify_geometry import is_whole
 from ssld_pipeline.copies.index.protected_index import open_index
 from ssld_pipeline.copies.index.shared_content import find_shared_parts, repeats_itself
-from ssld_pipeline.copies.pixels import block_agreement as kernel
+from ssld_pipeline.copies.pixels import block_agreement
 from ssld_pipeline.copies.pixels.block_agreement import FRAME_SIDE_PX, compare_pixels, protected_frame, warp_to_frame
 from ssld_pipeline.copies.pixels.edges import Overlaid
 from ssld_pipeline.copies.pixels.shared_edges import shared_edges
@@ -198,7 +198,7 @@ def test_what_is_black_in_both_is_not_lost():
 
 def agree(left, right, inside):
     pictures = Overlaid(*(protected_frame(side).astype(np.float32) for side in (left, right)))
-    return kernel.agree(pictures, inside)
+    return block_agreement.agree(pictures, inside)
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.15, 0.6])

@@ -25,8 +25,7 @@ from test_verdicts import POOL, PROTECTED, broken_laws, configured, pair, tables
 from ssld_pipeline.config.load import load_config
 from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.contracts import DUPLICATES, REPEATS
-from ssld_pipeline.copies.within_pool import near_identical as near_identical_stage
-from ssld_pipeline.copies.within_pool.near_identical import Frames, near_identical
+from ssld_pipeline.copies.within_pool.near_identical import Frames, _agreeing, near_identical
 from ssld_pipeline.pipeline import stages
 from ssld_pipeline.queries.sql import rows_of
 from ssld_pipeline.report import figures
@@ -263,7 +262,7 @@ def test_a_large_group_is_one_group_though_each_image_proposed_two_others(
     assert all(np.array_equal(one, other) for one, other in zip(again, confirmed, strict=True))
 
 
-agreeing = near_identical_stage._agreeing
+agreeing = _agreeing
 
 
 def dies_in_a_process_of_its_own(*chunk: Any) -> Any:
