@@ -6,11 +6,15 @@ import io
 import shutil
 import tarfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import yaml
+
+if TYPE_CHECKING:
+    from ssld_pipeline.config.run import RunConfig
+    from ssld_pipeline.runner.progress import StageReport
 
 THREADS = {
     "train_threads": 1,
@@ -117,6 +121,24 @@ def write_config(folder: Path, **changes: Any) -> Path:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump({**settings(), **changes}))
     return path
+
+
+class Silent:
+    """Progress of a run that prints nothing."""
+
+    def started(self, plan: Any, total: int) -> None: ...
+    def advanced(self, amount: int) -> None: ...
+    def reached(self, amount: int) -> None: ...
+    def finished(self, report: Any) -> None: ...
+
+
+def bring(config: RunConfig, **options: Any) -> dict[str, StageReport]:
+    """Run the pipeline in this process, whatever the runner of the config. Reports by stage."""
+    from ssld_pipeline.runner.local_engine import LocalEngine
+    from ssld_pipeline.runner.run import run_pipeline
+    from ssld_pipeline.runner.survey import survey
+
+    return {r.stage: r for r in run_pipeline(survey(config), LocalEngine, Silent(), **options)}
 
 
 def copy_world(done: Path, parent: Path) -> Path:

@@ -64,7 +64,8 @@ def test_everything_is_measured_and_nothing_is_written(world: Path) -> None:
     assert found.cost == pytest.approx(found.hours * 2 * 0.5)
 
 
-def test_only_what_is_to_be_done_counts(world: Path) -> None:
+def test_only_what_is_to_be_done_counts(finished_world: Path, tmp_path: Path) -> None:
+    world = mini.copy_world(finished_world, tmp_path) / "config.yaml"
     verb("run", world, "--until", "label")
     mini.write_tar(world.parent / "inputs/pool/pool-9.tar", mini.pool_tar(9))
     found = calibrate_run(survey(load_config(world)), HERE, seconds=2)
@@ -95,8 +96,10 @@ def test_what_was_never_labelled_counts_whatever_dedupe_will_say(tmp_path: Path)
     assert by_stage(calibrate_run(survey(load_config(world)), HERE, seconds=1))["label"].to_do == 26
 
 
-def test_what_is_labelled_already_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = mini.write_world(tmp_path / "runs", label={"num_kept": 2, "views": 1})
+def test_what_is_labelled_already_is_not_measured_again(
+    finished_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = mini.write_config(mini.copy_world(finished_world, tmp_path), label={"num_kept": 2, "views": 1})
     verb("run", world, "--until", "label")
     counts: Counter[int] = Counter()
     genuine = predictions.cut_views

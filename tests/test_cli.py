@@ -36,9 +36,10 @@ def verb(*words: str | Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    finetune = {"epochs": 1, "lr": 0.01, "image_size": 48}
-    path = mini.write_world(tmp_path_factory.mktemp("cli") / "runs", finetune=finetune)
+def config(finished_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a world in which everything has run, the student finetuned at a size of its own."""
+    folder = mini.copy_world(finished_world, tmp_path_factory.mktemp("cli"))
+    path = mini.write_config(folder, finetune={"epochs": 1, "lr": 0.01, "image_size": 48})
     assert "parts run" in verb("run", path)
     return path
 

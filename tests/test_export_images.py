@@ -30,8 +30,8 @@ from ssld_pipeline.store.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = mini.write_world(tmp_path_factory.mktemp("export") / "runs")
+def config(finished_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = mini.copy_world(finished_world, tmp_path_factory.mktemp("export")) / "config.yaml"
     bring(load_config(path), until="select")
     return path
 
@@ -162,8 +162,8 @@ def test_paddleclas_lists_name_plain_files_alone(config: Path, tmp_path: Path) -
         verb("select", config)
 
 
-def test_white_space_would_end_a_path(tmp_path: Path) -> None:
-    path = mini.write_world(tmp_path / "a run", select={"min_score": 1.0})
+def test_white_space_would_end_a_path(finished_world: Path, tmp_path: Path) -> None:
+    path = mini.write_config(mini.copy_world(finished_world, tmp_path / "a run"), select={"min_score": 1.0})
     bring(load_config(path), until="select")
     with pytest.raises(UserError, match=r"24 image\(s\).* white space"):
         verb("export", path, "manifest", "--format", "paddleclas", "--out", tmp_path / "x.txt")

@@ -191,14 +191,14 @@ def test_a_class_is_given_by_name_or_number() -> None:
         ClassList(note="unknown").number("cat")
 
 
-def test_what_a_person_sees(tmp_path: Path) -> None:
-    path = mini.write_world(tmp_path / "runs")
+def test_what_a_person_sees(finished_world: Path, tmp_path: Path) -> None:
+    path = mini.copy_world(finished_world, tmp_path) / "config.yaml"
     verb("run", path, "--until", "select")
     plain = verb("inspect", path)
     assert plain.index("24 rows") < plain.index("entropy of the full distribution") < plain.index("timm:test_resnet")
     assert "disc" in plain and "█" in plain and "nats" in plain
     about = verb("inspect", path, "--image", "pool/pool-0.tar/007.jpg")
-    where = f"pool/pool-0.tar/007.jpg: {tmp_path / 'runs/inputs/pool/pool-0.tar'}"
+    where = f"pool/pool-0.tar/007.jpg: {path.parent / 'inputs/pool/pool-0.tar'}"
     assert where in about and "view 0 (evaluation)" in about and "the rest" in about
     biggest = json.loads(verb("inspect", path, "--json"))["classes"][0]["class"]
     assert "best" in verb("inspect", path, "--class", biggest)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import mini
 import pytest
 from test_cli import verb
-from test_run import bring
 from typer.testing import CliRunner
 
 from ssld_pipeline.cli import app
@@ -23,18 +21,10 @@ from ssld_pipeline.store.workspace import Workspace
 TOP_P = ("--set", "select.assignment=top_p", "--set", "select.top_p=2")
 
 
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A config whose pool is labelled, and selected once."""
-    path = mini.write_world(tmp_path_factory.mktemp("labelled") / "runs")
-    bring(load_config(path), until="select")
-    return path
-
-
 @pytest.fixture
-def config(labelled: Path, tmp_path: Path) -> Path:
-    shutil.copytree(labelled.parent, tmp_path / "copy", copy_function=shutil.copy2)
-    return tmp_path / "copy" / labelled.name
+def config(finished_world: Path, tmp_path: Path) -> Path:
+    """Of a world whose pool is labelled, and selected once."""
+    return mini.copy_world(finished_world, tmp_path) / "config.yaml"
 
 
 def mined(config: Path) -> list[dict[str, Any]]:
@@ -75,7 +65,7 @@ def test_select_alone_reports_and_refuses_what_is_stale(config: Path) -> None:
     printed = verb("select", config, "--set", "select.min_per_class=5", "--set", "select.top_p=2")
     assert "filled" in printed and "label " not in printed
     mini.write_tar(config.parent / "inputs/pool/pool-2.tar", mini.pool_tar(2))
-    with pytest.raises(UserError, match="not up to date"):
+    with pytest.raises(UserError, match="out of date"):
         verb("select", config)
 
 

@@ -76,15 +76,9 @@ def test_readers_of_the_table_see_who_labelled(folder):
 
 def test_a_licence_changes_no_label_but_is_told(folder):
     config = load_config(folder / "config.yaml", ("teacher.licence=Apache-2.0",))
-    assert run_pipeline(survey(config), no_engine, _silent(), until="label")
+    assert run_pipeline(survey(config), no_engine, mini.Silent(), until="label")
     note = json.loads(DeltaTable(str(folder / "workspace" / "soft_labels")).metadata().configuration["ssld.teacher"])
     assert note["networks"][0]["licence"] == "Apache-2.0"
-
-
-def _silent():
-    from test_run import Silent
-
-    return Silent()
 
 
 @pytest.mark.parametrize(
@@ -166,7 +160,7 @@ def test_new_classes_are_accepted_once_and_a_killed_run_goes_on(folder, monkeypa
     swap_two_classes(folder)
     config = load_config(folder / "config.yaml")
     with pytest.raises(RuntimeError, match="killed"):
-        run_pipeline(survey(config), _killed, _silent(), until="label", new_classes=True)
+        run_pipeline(survey(config), _killed, mini.Silent(), until="label", new_classes=True)
     with pytest.raises(UserError, match="--new-classes"):  # what is read must be of one list
         ssld_raises("select-sweep", str(folder / "config.yaml"))
     assert ran(bring(config, until="select"))["label"] > 1

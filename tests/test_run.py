@@ -13,6 +13,7 @@ from typing import Any
 import mini
 import pyarrow as pa
 import pytest
+from mini import bring
 
 from ssld_pipeline.config.dedupe import DedupeConfig
 from ssld_pipeline.config.load import load_config
@@ -35,17 +36,6 @@ from ssld_pipeline.verify.laws import verify_laws
 PART_STAGES = ("catalog", "find_copies", "label")
 
 
-class Silent:
-    def started(self, plan: StagePlan, total: int) -> None: ...
-    def advanced(self, amount: int) -> None: ...
-    def reached(self, amount: int) -> None: ...
-    def finished(self, report: StageReport) -> None: ...
-
-
-def bring(config: RunConfig, **options: Any) -> dict[str, StageReport]:
-    return {r.stage: r for r in run_pipeline(survey(config), LocalEngine, Silent(), **options)}
-
-
 def ran(reports: dict[str, StageReport]) -> dict[str, int]:
     return {name: r.ran for name, r in reports.items() if r.ran or r.moved or r.removed}
 
@@ -63,21 +53,13 @@ def assert_lawful(config: RunConfig) -> None:
     assert not broken
 
 
-@pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which everything has run once."""
-    folder = tmp_path_factory.mktemp("done") / "runs"
-    bring(load_config(mini.write_world(folder)))
-    return folder
-
-
 @pytest.fixture
-def folder(done: Path, tmp_path: Path) -> Path:
-    return mini.copy_world(done, tmp_path)
+def folder(finished_world: Path, tmp_path: Path) -> Path:
+    return mini.copy_world(finished_world, tmp_path)
 
 
-def test_everything_runs_and_obeys_the_laws(done: Path) -> None:
-    config = load_config(done / "config.yaml")
+def test_everything_runs_and_obeys_the_laws(finished_world: Path) -> None:
+    config = load_config(finished_world / "config.yaml")
     assert_lawful(config)
     workspace = Workspace(config.workspace)
     counts = {name: sum(p.num_rows for p in t.parts().values()) for name, t in workspace.tables.items()}
@@ -97,16 +79,16 @@ def test_everything_runs_and_obeys_the_laws(done: Path) -> None:
         assert {"student.safetensors", "config.json", "metrics.jsonl", "record.json"} <= names
 
 
-def test_the_second_run_does_nothing_and_starts_nothing(done: Path) -> None:
-    config = load_config(done / "config.yaml")
+def test_the_second_run_does_nothing_and_starts_nothing(finished_world: Path) -> None:
+    config = load_config(finished_world / "config.yaml")
     assert not any(p.changes for p in plan_run(survey(config)))
-    reports = run_pipeline(survey(config), no_engine, Silent())
+    reports = run_pipeline(survey(config), no_engine, mini.Silent())
     assert not any(r.ran or r.removed or r.moved for r in reports)
 
 
 def test_a_moved_folder_and_placement_rerun_nothing(folder: Path) -> None:
     config = load_config(folder / "config.yaml", ("placement.loader_threads=1", "placement.num_workers=1"))
-    reports = run_pipeline(survey(config), no_engine, Silent())
+    reports = run_pipeline(survey(config), no_engine, mini.Silent())
     assert not any(r.ran for r in reports)
     assert [r.stage for r in reports if r.moved] == ["catalog", "select"]
     assert_lawful(config)
@@ -114,7 +96,7 @@ def test_a_moved_folder_and_placement_rerun_nothing(folder: Path) -> None:
         "uri"
     ].to_pylist()
     assert all(Path(uri).exists() and str(folder) in uri for uri in uris)
-    assert not any(r.moved for r in run_pipeline(survey(config), no_engine, Silent()))
+    assert not any(r.moved for r in run_pipeline(survey(config), no_engine, mini.Silent()))
 
 
 def test_a_new_tar_costs_its_own_parts_and_what_stands_on_the_whole(folder: Path) -> None:
@@ -236,7 +218,7 @@ def test_a_teacher_of_other_classes_is_refused_before_anything_is_done(world: Pa
     (world.parent / "inputs/train/fourth/a.jpg").write_bytes(mini.jpeg(mini.draw(0, 9)))
     config = load_config(world)
     with pytest.raises(UserError, match=r"teacher: (?s:.*)the weights have 3 classes, the run has 4: add teacher.fit"):
-        run_pipeline(survey(config), no_engine, Silent())
+        run_pipeline(survey(config), no_engine, mini.Silent())
     assert Workspace(config.workspace).tables["catalog"].version() is None
 
 
@@ -263,7 +245,7 @@ def test_a_teacher_of_other_classes_is_refused_before_anything_is_done(world: Pa
 )
 def test_a_network_that_cannot_be_is_found_before_anything_is_done(world: Path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        run_pipeline(survey(load_config(world, (override,))), no_engine, Silent())
+        run_pipeline(survey(load_config(world, (override,))), no_engine, mini.Silent())
 
 
 @pytest.mark.parametrize(
@@ -299,9 +281,9 @@ def test_a_cluster_too_small_to_train_is_found_before_anything_is_done(world: Pa
 
     config = load_config(world)
     with pytest.raises(UserError, match="too few GPUs"):
-        run_pipeline(survey(config), Small, Silent())
+        run_pipeline(survey(config), Small, mini.Silent())
     assert Workspace(config.workspace).tables["catalog"].version() is None
-    run_pipeline(survey(config), Small, Silent(), until="catalog")
+    run_pipeline(survey(config), Small, mini.Silent(), until="catalog")
 
 
 def test_what_is_finished_does_not_wait_for_the_next_to_finish(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,7 +302,7 @@ def test_what_is_finished_does_not_wait_for_the_next_to_finish(world: Path, monk
                 assert len(table.parts()) == finished
 
     monkeypatch.setattr("ssld_pipeline.runner.shapes.parts._COMMIT_EVERY_S", 0.1)
-    run_pipeline(survey(config), Waits, Silent(), until="catalog")
+    run_pipeline(survey(config), Waits, mini.Silent(), until="catalog")
 
 
 def test_a_training_run_fetches_what_it_starts_from_where_it_runs(
@@ -341,7 +323,7 @@ def test_a_training_run_fetches_what_it_starts_from_where_it_runs(
             return super().fit(*pickle.loads(pickle.dumps(shipped)), at_step)
 
     monkeypatch.setattr(ArtifactStore, "fetch", fetch)
-    reports = run_pipeline(survey(config), OnAnotherMachine, Silent(), until="finetune")
+    reports = run_pipeline(survey(config), OnAnotherMachine, mini.Silent(), until="finetune")
     assert [r.stage for r in reports if r.ran][-3:] == ["select", "train", "finetune"]
 
 
@@ -382,7 +364,7 @@ def test_a_student_that_saw_no_mined_image_is_not_committed(folder: Path) -> Non
     listed = survey(config)
     shutil.move(folder / "inputs/pool", folder / "elsewhere")
     with pytest.raises(UserError, match=r"train: .* images of role pool .*train.max_reject_share.*unreadable"):
-        run_pipeline(listed, LocalEngine, Silent(), only=("train",))
+        run_pipeline(listed, LocalEngine, mini.Silent(), only=("train",))
     shutil.move(folder / "elsewhere", folder / "inputs/pool")
     assert ran(bring(config, only=("train",))) == {"train": 1}
 
@@ -394,7 +376,7 @@ def test_figures_of_images_that_are_gone_are_refused_and_those_of_none_break_a_l
     before = evaluations.version()
     shutil.move(folder / "inputs/validation", folder / "elsewhere")
     with pytest.raises(UserError, match="evaluate: 12 of 12 labelled images of the input 'protected' cannot be used"):
-        run_pipeline(listed, LocalEngine, Silent(), only=("evaluate",))
+        run_pipeline(listed, LocalEngine, mini.Silent(), only=("evaluate",))
     assert evaluations.version() == before
     part = next(iter(evaluations.parts().values()))
     rows = evaluations.read(part)

@@ -39,11 +39,11 @@ def test_a_missing_or_binary_file_is_a_users_mistake(tmp_path: Path, content: by
 
 
 @pytest.fixture(scope="module")
-def selected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def selected(finished_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which everything up to select has run, without a list."""
-    place = tmp_path_factory.mktemp("selected") / "runs"
-    bring(load_config(mini.write_world(place)), until="select")
-    return place
+    folder = mini.copy_world(finished_world, tmp_path_factory.mktemp("selected"))
+    bring(load_config(folder / "config.yaml"), until="select")
+    return folder
 
 
 def test_the_content_of_a_list_is_what_reruns_a_stage(selected: Path) -> None:

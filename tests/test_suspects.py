@@ -13,7 +13,7 @@ from pathlib import Path
 import mini
 import pyarrow as pa
 import pytest
-from test_run import Silent, bring
+from test_run import bring
 
 from ssld_pipeline.config.load import load_config
 from ssld_pipeline.kernels import images
@@ -77,6 +77,6 @@ def test_a_worker_that_was_warned_labels_the_rest_of_the_part(tmp_path: Path, mo
     config = load_config(path)
     bring(config, until="check_dedupe")
     monkeypatch.setattr("ssld_pipeline.runner.suspects.without_deadly", partial(without_deadly, decode=deadly))
-    reports = {r.stage: r for r in run_pipeline(survey(config), Warned, Silent(), until="label")}
+    reports = {r.stage: r for r in run_pipeline(survey(config), Warned, mini.Silent(), until="label")}
     assert reports["find_copies"].num_rejects == 1
     assert reports["label"].num_rows == 12 and reports["label"].num_rejects == 0
