@@ -57,11 +57,27 @@ def assert_lawful(config: RunConfig) -> None:
     assert not [v for v in verify_laws(Workspace(config.workspace), config) if v.num_broken]
 
 
-def many_parts(folder: Path, **placement: Any) -> Path:
-    """A pool cut into some forty parts."""
-    return mini.write_world(
-        folder, num_tars=8, catalog={"images_per_part": 3}, placement={"num_workers": 2, **mini.THREADS, **placement}
-    )
+CATALOG = {"images_per_part": 3}
+
+
+def bring_checks(config: Path, until: str = "check_dedupe") -> None:
+    """Run the stages up to ``until``, and check_teacher, in this process: none of them is where a kill comes."""
+    mini.bring(load_config(config), until=until)
+    mini.bring(load_config(config), only=("check_teacher",))
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a world whose pool is cut into some forty parts, in which find_copies is the next stage."""
+    folder = tmp_path_factory.mktemp("checked") / "runs"
+    bring_checks(mini.write_world(folder, num_tars=8, catalog=CATALOG))
+    return folder
+
+
+def many_parts(checked: Path, parent: Path, **placement: Any) -> Path:
+    """The config of a copy of that world, whose other parts are left to workers of Ray."""
+    placement = {"num_workers": 2, **mini.THREADS, **placement}
+    return mini.write_config(mini.copy_world(checked, parent), catalog=CATALOG, placement=placement)
 
 
 def worker_pids(driver: subprocess.Popen[bytes]) -> list[int]:
@@ -78,8 +94,11 @@ def descends(pid: int, ancestor: int, parents: dict[int, int]) -> bool:
     return pid == ancestor
 
 
-def test_a_killed_driver_leaves_what_was_committed_and_the_next_run_does_the_rest(tmp_path: Path) -> None:
-    path = many_parts(tmp_path / "runs")
+@pytest.mark.ray
+def test_a_killed_driver_leaves_what_was_committed_and_the_next_run_does_the_rest(
+    checked: Path, tmp_path: Path
+) -> None:
+    path = many_parts(checked, tmp_path)
     config = load_config(path)
     driver = start(path, "--until", "select")
     kept = wait_for(lambda: committed(config, "pairs"), driver)
@@ -92,8 +111,9 @@ def test_a_killed_driver_leaves_what_was_committed_and_the_next_run_does_the_res
     assert_lawful(config)
 
 
-def test_a_killed_worker_costs_its_part_in_flight_and_the_run_goes_on(tmp_path: Path) -> None:
-    path = many_parts(tmp_path / "runs")
+@pytest.mark.ray
+def test_a_killed_worker_costs_its_part_in_flight_and_the_run_goes_on(checked: Path, tmp_path: Path) -> None:
+    path = many_parts(checked, tmp_path)
     config = load_config(path)
     driver = start(path, "--until", "select")
     wait_for(lambda: committed(config, "pairs"), driver)
@@ -104,14 +124,15 @@ def test_a_killed_worker_costs_its_part_in_flight_and_the_run_goes_on(tmp_path: 
     assert_lawful(config)
 
 
-def test_a_stuck_workers_part_is_given_to_another_after_the_deadline(tmp_path: Path) -> None:
+@pytest.mark.ray
+def test_a_stuck_workers_part_is_given_to_another_after_the_deadline(checked: Path, tmp_path: Path) -> None:
     """A worker that neither works nor dies, played by a stopped process."""
-    path = many_parts(tmp_path / "runs", part_deadline_s=20)
+    path = many_parts(checked, tmp_path, part_deadline_s=15)
     config = load_config(path)
     driver = start(path, "--until", "dedupe")  # at its first part a worker loads libraries: time enough to stop it
     os.kill(wait_for(lambda: worker_pids(driver), driver)[0], signal.SIGSTOP)
     output = finish(driver)
-    assert "no answer within 20 s (placement.part_deadline_s); it is given to another" in output
+    assert "no answer within 15 s (placement.part_deadline_s); it is given to another" in output
     done = [p.name for p in Workspace(config.workspace).tables["pairs"].parts().values()]
     assert sorted(done) == sorted(_pool_parts(config))
     assert_lawful(config)
@@ -128,6 +149,7 @@ cv2.imdecode = imdecode
 """
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("decoders", [0, 1])
 def test_an_image_that_ends_its_decoder_stops_neither_its_part_nor_the_run(tmp_path: Path, decoders: int) -> None:
     """Every Python process here has an OpenCV that one image of the pool kills; find_copies is told to know it."""
@@ -137,8 +159,8 @@ def test_an_image_that_ends_its_decoder_stops_neither_its_part_nor_the_run(tmp_p
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(_DEADLY)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
-    if decoders:  # past find_copies, which keeps what it finds out from label
-        finish(start(path, "--until", "dedupe"))
+    # With decoders past find_copies, which keeps what it finds out from label.
+    bring_checks(path, "dedupe" if decoders else "check_dedupe")
     finish(start(path, "--until", "select", env=environment))
     config = load_config(path)
     rejects = run_sql(Workspace(config.workspace), "SELECT image_id, stage, reason FROM rejects").to_pylist()
@@ -155,6 +177,7 @@ def _pool_parts(config: RunConfig) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_training_run_killed_mid_epoch_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     path = mini.write_world(
         tmp_path / "runs",
@@ -164,6 +187,7 @@ def test_a_training_run_killed_mid_epoch_goes_on_from_its_last_checkpoint(tmp_pa
         train={"steps": 150, "batch_size": 8, "lr": 0.05, "warmup_epochs": 0, "image_size": 32, "validations": 1},
     )
     config = load_config(path)
+    mini.bring(config, until="select")
     driver = start(path)
     train = Path(config.workspace) / "models" / "train"
     wait_for(lambda: len(list(train.glob("*/checkpoint*"))) >= 2, driver)

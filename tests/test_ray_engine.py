@@ -8,14 +8,22 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mini
 import pytest
 
 from ssld_pipeline.config.load import load_config
+from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.queries.sql import run_sql
+from ssld_pipeline.runner.local_engine import LocalEngine
+from ssld_pipeline.runner.run import run_pipeline
+from ssld_pipeline.runner.survey import survey
+from ssld_pipeline.runner.units import Unit
+from ssld_pipeline.runner.work import Receipt, WorkerSpec
 from ssld_pipeline.store.workspace import Workspace
 from ssld_pipeline.verify.laws import verify_laws
 
@@ -30,7 +38,7 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
     """The dashboard of a head node that asks for a token, and an environment that has it."""
     folder, port = tmp_path_factory.mktemp("head"), free_port()
     token = folder / "token"
@@ -77,8 +85,10 @@ def wait_until_up(address: str, environment: dict[str, str]) -> None:
     raise AssertionError("the head node did not come up")
 
 
-def test_a_submitted_run_is_followed_and_gives_its_exit_code(head: tuple[str, dict[str, str]], tmp_path: Path) -> None:
-    address, with_token = head
+def test_a_submitted_run_is_followed_and_gives_its_exit_code(
+    ray_head: tuple[str, dict[str, str]], tmp_path: Path
+) -> None:
+    address, with_token = ray_head
     wait_until_up(address, with_token)
     config = mini.write_world(
         tmp_path / "runs", num_tars=1, finetune=None, baseline=None, placement={"num_workers": 1, **mini.THREADS}
@@ -96,8 +106,8 @@ def test_a_submitted_run_is_followed_and_gives_its_exit_code(head: tuple[str, di
     assert failed.returncode == 2 and "teacher.safetensors" in failed.stdout + failed.stderr
 
 
-def test_without_the_token_it_is_one_clear_message(head: tuple[str, dict[str, str]], tmp_path: Path) -> None:
-    address, with_token = head
+def test_without_the_token_it_is_one_clear_message(ray_head: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    address, with_token = ray_head
     wait_until_up(address, with_token)
     environment = {k: v for k, v in with_token.items() if not k.startswith("RAY_AUTH")}
     refused = submit(mini.write_world(tmp_path / "runs", num_tars=1), address, {**environment, "HOME": str(tmp_path)})
@@ -109,6 +119,7 @@ def test_nobody_at_the_address_is_one_clear_message(world: Path) -> None:
     assert nobody.returncode == 2 and "no Ray dashboard answers" in nobody.stderr and "Traceback" not in nobody.stderr
 
 
+@pytest.mark.ray
 def test_two_training_processes_make_one_model(tmp_path: Path) -> None:
     config = mini.write_world(
         tmp_path / "runs",
@@ -117,6 +128,7 @@ def test_two_training_processes_make_one_model(tmp_path: Path) -> None:
         baseline=None,
         placement={"train_workers": 2, "num_workers": 1, **mini.THREADS},
     )
+    mini.bring(load_config(config), until="select")
     done = subprocess.run([*SSLD, "run", str(config)], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [
@@ -129,20 +141,34 @@ def test_two_training_processes_make_one_model(tmp_path: Path) -> None:
     assert any("validation_top1" in row for row in rows)
 
 
+class OneWorker(LocalEngine):
+    """Works in this process with the threads of a worker: with more, the last bit of a probability differs."""
+
+    def work(self, spec: WorkerSpec, units: Sequence[Unit]) -> Iterator[Receipt]:
+        return super().work(replace(spec, num_threads=spec.config.placement.cpus_per_worker), units)
+
+
+@pytest.mark.ray
 def test_other_workers_decode_for_the_one_that_labels(tmp_path: Path) -> None:
-    """The labels are those of a worker that decodes by itself, a damaged image is a reject, and nothing waits for ever
+    """The labels are those of a process that decodes by itself, a damaged image is a reject, and nothing waits for ever
     where there are as many CPUs as one worker and its decoders need."""
     config = mini.write_world(tmp_path, train={**mini.settings()["train"], "steps": 1}, finetune=None)
     members = mini.pool_tar(0) | {"bad.jpg": b"\xff\xd8 no picture"}
     mini.write_tar(tmp_path / "inputs/pool/pool-0.tar", members)
-    found = {}
-    for decoders in (0, 2):
-        workspace = tmp_path / f"decoders-{decoders}"
-        placement = f"placement={{runner: ray, decode_workers: {decoders}, loader_threads: 1}}"
-        command = [*SSLD, "run", str(config), "--until", "label", "--set", f"workspace={workspace}", "--set", placement]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        rows = run_sql(Workspace(str(workspace)), "SELECT * FROM soft_labels ORDER BY image_id, view").to_pylist()
-        rejects = run_sql(Workspace(str(workspace)), "SELECT image_id, stage, reason FROM rejects").to_pylist()
-        found[decoders] = rows, rejects
-    assert len(found[0][0]) == 24 and found[2] == found[0]
+    alone, apart = (load_config(config, (f"workspace={tmp_path / name}",)) for name in ("alone", "apart"))
+    mini.bring(alone, until="dedupe")
+    mini.bring(alone, only=("check_teacher",))
+    shutil.copytree(alone.workspace, apart.workspace, copy_function=shutil.copy2)
+    run_pipeline(survey(alone), OneWorker, mini.Silent(), until="label")
+    placement = "placement={runner: ray, decode_workers: 2, loader_threads: 1}"
+    command = [*SSLD, "run", str(config), "--until", "label", "--set", f"workspace={apart.workspace}"]
+    done = subprocess.run([*command, "--set", placement], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    expected, found = labels_and_rejects(alone), labels_and_rejects(apart)
+    assert len(expected[0]) == 24 and found == expected
+
+
+def labels_and_rejects(config: RunConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    workspace = Workspace(config.workspace)
+    labels = run_sql(workspace, "SELECT * FROM soft_labels ORDER BY image_id, view").to_pylist()
+    return labels, run_sql(workspace, "SELECT image_id, stage, reason FROM rejects").to_pylist()

@@ -21,6 +21,8 @@ from ssld_pipeline.runner.on_ray.resources import ClusterResources, ResourceRequ
 from ssld_pipeline.runner.work import WorkerSpec
 from ssld_pipeline.stages.stage import TrainData
 
+pytestmark = pytest.mark.ray
+
 _NOT_ON_RANK_1 = """
 import os, sys
 def refuse(event, arguments):
@@ -110,12 +112,12 @@ def test_room_is_waited_for_aloud_and_for_a_stated_time(tmp_path: Path, caplog: 
         )
         with ClusterResources(60, grows=True).reserved(all_cpus):
             for need in (all_cpus, more):
-                with pytest.raises(UserError, match=rf"{need.why} needs .*of them free 0 GPUs.* in 2 s \(placement\."):
-                    waits(ClusterResources(2, grows=True), need)
-            assert f"a training run: waiting for {2 * cpus} CPUs at once" in caplog.text and "most 2 s" in caplog.text
+                with pytest.raises(UserError, match=rf"{need.why} needs .*of them free 0 GPUs.* in 1 s \(placement\."):
+                    waits(ClusterResources(1, grows=True), need)
+            assert f"a training run: waiting for {2 * cpus} CPUs at once" in caplog.text and "most 1 s" in caplog.text
             waiting = threading.Thread(target=waits, args=(ClusterResources(60, grows=True), all_cpus))
             waiting.start()
-            time.sleep(2)
+            time.sleep(1)
             assert waiting.is_alive()
         waiting.join(20)
         assert not waiting.is_alive(), "what is given back is taken up"
