@@ -179,7 +179,7 @@ def test_a_run_stops_before_the_pool_is_read(world: Path) -> None:
 def test_the_check_of_a_tiny_world_comes_before_what_it_guards(world: Path) -> None:
     config = load_config(world)
     reports = ran(bring(config, until="dedupe"))
-    assert list(reports) == ["catalog", "index_protected", "check_dedupe", "find_copies", "dedupe"]
+    assert list(reports) == ["catalog", "index_protected", "check_dedupe", "guard_training", "find_copies", "dedupe"]
     found = workspace_status(Workspace(config.workspace), config)
     assert {row["kind"] for row in found["canaries"]} == set(KINDS)
     assert sum(row["planted"] for row in found["canaries"]) == 31 == found["artifacts"]["check_dedupe"]["num_planted"]

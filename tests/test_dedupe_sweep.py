@@ -78,7 +78,7 @@ def test_the_removal_list_applied_to_the_catalog_leaves_what_is_labelled(done: P
     verb("export", done, "removals", "--format", "txt", "--out", tmp_path / "removals.txt")
     with (tmp_path / "removals.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["image_id", "protected_id", "method", "score", "verdict"]
+    assert list(rows[0]) == ["image_id", "role", "protected_id", "method", "score", "verdict"]
     assert [row["image_id"] for row in rows] == (tmp_path / "removals.txt").read_text().splitlines() == COPIES
     assert (rows[2]["method"], rows[2]["protected_id"], rows[2]["score"]) == ("exact", "labeled/disc/0.jpg", "1.0")
     workspace = Workspace(config.workspace)

@@ -184,7 +184,7 @@ def test_a_part_that_loses_too_much_is_refused_and_the_rest_kept(folder: Path) -
     with pytest.raises(UserError, match=r"dedupe\.max_reject_share.*pool/pool-2\.tar#0 \(40 of 40\).*not_an_image"):
         bring(config)
     kept = {p.name for p in Workspace(config.workspace).tables["pairs"].parts().values()}
-    assert kept == {"pool/pool-0.tar#0", "pool/pool-1.tar#0"}
+    assert {name for name in kept if name.startswith("pool/")} == {"pool/pool-0.tar#0", "pool/pool-1.tar#0"}
 
 
 def test_results_do_not_depend_on_how_the_pool_is_cut(folder: Path) -> None:

@@ -72,6 +72,7 @@ def tables_of(images: Images, labeled: int = 2, order: int = 0) -> duckdb.DuckDB
     tables = duckdb.connect()
     tables.register("catalog", pa.Table.from_pylist([{**row, **place} for row in catalog], CATALOG.schema()))
     tables.register("soft_labels", pa.Table.from_pylist(labels, SOFT_LABELS.schema()))
+    tables.register("left_out", pa.table({"image_id": pa.array([], pa.string())}))
     return tables
 
 

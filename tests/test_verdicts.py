@@ -149,7 +149,8 @@ def test_every_combination_has_the_verdict_it_should_have(
             assert kept["method"] == "denied" and kept["homography"] is None and kept["num_inliers"] == 0
         else:
             shares = ("score", "coverage", "explained")
-            assert kept == {k: pytest.approx(v) if k in shares else v for k, v in source.items() if k != "part"}
+            told = {k: pytest.approx(v) if k in shares else v for k, v in source.items() if k != "part"}
+            assert kept == {**told, "role": "pool"}
     removed = {r["image_id"] for r in rows if r["is_duplicate"]}
     on = dict(zip(POOL, lists, strict=True))
     assert all((image in removed) is (name == "deny") for image, name in on.items() if name)
@@ -182,7 +183,7 @@ def broken_laws(duplicates: Rows, config: RunConfig) -> set[str]:
     checked = [
         law for law in laws(config.select) if law.name.startswith("duplicates_") and "manifest" not in law.broken
     ]
-    assert len(checked) == 5
+    assert len(checked) == 6
     return {law.name for law in checked if connection.execute(law.broken).fetchall()}
 
 
@@ -215,7 +216,7 @@ def test_ids_that_match_nothing_are_counted_and_ids_on_both_lists_refused(tmp_pa
     tables.register("duplicates", rows)
     allow, deny = list_effects(tables, config)
     assert (allow["list"], allow["ids"], allow["in_effect"], allow["unknown"]) == ("dedupe.allow", 1, 1, 0)
-    assert (deny["ids"], deny["in_pool"], deny["in_effect"]) == (3, 1, 1)
+    assert (deny["ids"], deny["known"], deny["in_effect"]) == (3, 1, 1)
     assert deny["examples"] == "pool/typo, protected/a"
     (tmp_path / "allow").write_text("pool/1\n")
     with pytest.raises(UserError, match=r"1 image_ids stand on both lists, the first is pool/1"):

@@ -60,15 +60,18 @@ def read_lists(config: DedupeConfig) -> dict[str, list[str]]:
 
 
 def register_lists(tables: duckdb.DuckDBPyConnection, config: DedupeConfig) -> None:
-    """The view ``listed`` (list, image_id, is_known), from the view ``catalog``; ``list`` is allow or deny, and images
-    that are searched are known."""
+    """The table ``listed`` (list, image_id, is_known, role), from the view ``catalog``; ``list`` is allow or deny, and
+    images that are searched are known."""
     import pyarrow as pa
 
     rows = [(name, image_id) for name, ids in read_lists(config).items() for image_id in ids]
     names, ids = zip(*rows, strict=True) if rows else ((), ())
     tables.register("entries", pa.table({"list": pa.array(names, pa.string()), "image_id": pa.array(ids, pa.string())}))
-    known = "image_id IN (SELECT image_id FROM catalog WHERE role <> 'protected')" if rows else "false"
-    tables.execute(f"CREATE OR REPLACE TEMP TABLE listed AS SELECT *, {known} AS is_known FROM entries")
+    # Without a list, the catalog of millions is not read.
+    searched = "SELECT image_id, role FROM catalog WHERE role <> 'protected'" if rows else "SELECT '', '' WHERE false"
+    tables.execute(f"""
+        CREATE OR REPLACE TEMP TABLE listed AS SELECT entries.*, searched.role IS NOT NULL AS is_known, searched.role
+        FROM entries LEFT JOIN ({searched}) searched(image_id, role) USING (image_id)""")
 
 
 def list_files(config: RunConfig) -> dict[str, tuple[str, ...]]:
@@ -96,7 +99,7 @@ FROM (SELECT pairs.* EXCLUDE (part) REPLACE (coalesce(role, 'pool') AS role), {i
 UNION ALL BY NAME
 SELECT image_id, 'denied' AS method, 0 AS num_matches, 0 AS num_inliers, 0 AS score, 0 AS num_blocks, 0 AS coverage,
        false AS flipped, role, 'denied' AS verdict
-FROM ({denied}) ANTI JOIN pairs USING (image_id) JOIN (SELECT image_id, role FROM catalog) USING (image_id)
+FROM (SELECT image_id, role FROM listed WHERE list = 'deny' AND is_known) ANTI JOIN pairs USING (image_id)
 """
 
 

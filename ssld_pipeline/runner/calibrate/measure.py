@@ -120,7 +120,7 @@ def measure_part(
 
 def written_bytes(stage: PartStage, rows: pa.Table, scratch: Workspace) -> int:
     """Of these rows, which are committed as a part of the scratch workspace's table."""
-    unit, table = {"part": "sample#0"}, scratch.tables[stage.table]
+    unit, table = {"part": f"{stage.name}#0"}, scratch.tables[stage.table]
     part = table.write(rows, unit, Fingerprint.of(unit, unit), {}, {})
     table.commit([part])
     return part.size_bytes
