@@ -7,11 +7,14 @@ from pathlib import Path
 
 import bad_inputs
 import mini
+import pytest
 from test_run import assert_lawful, bring
 
 from ssld_pipeline.config.load import load_config
 from ssld_pipeline.queries.sql import rows_of
 from ssld_pipeline.store.workspace import Workspace
+
+pytestmark = pytest.mark.slow
 
 
 def rejected(workspace: Workspace, prefix: str) -> dict[str, tuple[str, str]]:

@@ -45,6 +45,7 @@ def by_stage(found: Calibration) -> dict[str, Estimate]:
     return {e.stage: e for e in found.estimates}
 
 
+@pytest.mark.slow
 def test_everything_is_measured_and_nothing_is_written(world: Path) -> None:
     before = traces(world.parent)
     config = load_config(world, ("dedupe.within_pool=true",))
@@ -64,6 +65,7 @@ def test_everything_is_measured_and_nothing_is_written(world: Path) -> None:
     assert found.cost == pytest.approx(found.hours * 2 * 0.5)
 
 
+@pytest.mark.slow
 def test_only_what_is_to_be_done_counts(finished_world: Path, tmp_path: Path) -> None:
     world = mini.copy_world(finished_world, tmp_path) / "config.yaml"
     verb("run", world, "--until", "label")
@@ -79,6 +81,7 @@ def test_only_what_is_to_be_done_counts(finished_world: Path, tmp_path: Path) ->
     assert not any("index of" in note for note in stages["find_copies"].notes), "it searched the real one"
 
 
+@pytest.mark.slow
 def test_stored_views_and_a_fitted_teacher_can_be_tried(tmp_path: Path) -> None:
     teacher = {**mini.settings()["teacher"], "fit": {"epochs": 1, "batch_size": 8}}
     stored = {**mini.settings()["train"], "teacher": "stored", "teacher_batch_norm": "eval", "augment": "basic"}
@@ -90,12 +93,14 @@ def test_stored_views_and_a_fitted_teacher_can_be_tried(tmp_path: Path) -> None:
     assert stages["label"].to_do == 26 + 24, "the labelled images are seen in the stored views"
 
 
+@pytest.mark.slow
 def test_what_was_never_labelled_counts_whatever_dedupe_will_say(tmp_path: Path) -> None:
     world = mini.write_world(tmp_path / "runs")
     verb("run", world, "--until", "catalog")
     assert by_stage(calibrate_run(survey(load_config(world)), HERE, seconds=1))["label"].to_do == 26
 
 
+@pytest.mark.slow
 def test_what_is_labelled_already_is_not_measured_again(
     finished_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +121,7 @@ def test_what_is_labelled_already_is_not_measured_again(
     assert counts[2] == counts[3] > counts[1]
 
 
+@pytest.mark.slow
 def test_gpus_that_are_not_here_are_not_invented(world: Path) -> None:
     machines = ["--cpus", "64", "--gpus", "8", "--node-cpus", "32", "--gpu-price", "3"]
     words = ("plan", world, "--calibrate", "--json", "--seconds", "1", *machines, "--gpu-rate", "label=10, train=20")

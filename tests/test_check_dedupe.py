@@ -93,6 +93,7 @@ def test_a_blinded_dedupe_is_refused_and_the_kinds_are_named(protected, tmp_path
     assert check(protected, tmp_path / "unasked", **BLINDED, min_canary_recall=0)[0]["recall"] == figures["recall"]
 
 
+@pytest.mark.slow
 def test_one_kind_that_is_never_found_is_refused_though_the_whole_is_not(protected, tmp_path, monkeypatch):
     from ssld_pipeline.copies.planted import alterations
 
@@ -167,6 +168,7 @@ def blinded(world: Path, *more: str):
     return load_config(world, (*(f"dedupe.{k}={v}" for k, v in BLINDED.items()), "dedupe.canaries=62", *more))
 
 
+@pytest.mark.slow
 def test_a_run_stops_before_the_pool_is_read(world: Path) -> None:
     with pytest.raises(UserError, match=r"check_dedupe: dedupe misses too many.*under .*artifacts/check_dedupe"):
         bring(blinded(world))
@@ -176,6 +178,7 @@ def test_a_run_stops_before_the_pool_is_read(world: Path) -> None:
     assert len(missed) > 20, "what was missed is there to look at"
 
 
+@pytest.mark.slow
 def test_the_check_of_a_tiny_world_comes_before_what_it_guards(world: Path) -> None:
     config = load_config(world)
     reports = ran(bring(config, until="dedupe"))

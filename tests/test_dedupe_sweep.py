@@ -23,6 +23,7 @@ from ssld_pipeline.stages import dedupe
 from ssld_pipeline.store.workspace import Workspace
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(evidence(), LISTS, REPORTED, st.data())
 def test_every_figure_of_the_sweep_is_what_dedupe_would_remove(

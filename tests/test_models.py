@@ -341,6 +341,7 @@ def test_a_cpu_sees_as_many_pixels_at_once_whatever_their_size(saved, image_size
     assert predictor.batch_size == chosen
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_network_says_the_same(saved):
     spec = ModelSpec("timm:test_resnet", 7, weights=str(saved[1]))

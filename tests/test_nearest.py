@@ -148,6 +148,7 @@ def test_whole_descriptors_find_what_codes_find_and_more(base):
     assert (ids[:, 0] == order[:, 0]).mean() >= (search(index, queries, 4)[1][:, 0] == order[:, 0]).mean()
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(faiss.get_num_gpus() == 0, reason="no GPU that FAISS can use")
 @pytest.mark.parametrize("count", [700, 20_000])
 def test_a_gpu_finds_the_neighbours_that_the_processor_finds(base, count):

@@ -14,6 +14,8 @@ from pathlib import Path
 import mini
 import pytest
 
+pytestmark = pytest.mark.slow
+
 s3fs = pytest.importorskip("s3fs", reason="needs s3fs: pip install s3fs")
 MOTO = shutil.which("moto_server") or pytest.skip(
     "needs an S3 server: pip install 'moto[server]', in an environment of its own", allow_module_level=True

@@ -296,15 +296,16 @@ def test_what_is_finished_does_not_wait_for_the_next_to_finish(world: Path, monk
             finished = 0
             for receipt in super().work(*args):
                 yield receipt
-                time.sleep(0.2)
+                time.sleep(0.04)
                 yield None
                 finished += len(receipt.parts)
                 assert len(table.parts()) == finished
 
-    monkeypatch.setattr("ssld_pipeline.runner.shapes.parts._COMMIT_EVERY_S", 0.1)
+    monkeypatch.setattr("ssld_pipeline.runner.shapes.parts._COMMIT_EVERY_S", 0.02)
     run_pipeline(survey(config), Waits, mini.Silent(), until="catalog")
 
 
+@pytest.mark.slow
 def test_a_training_run_fetches_what_it_starts_from_where_it_runs(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

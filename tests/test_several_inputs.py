@@ -56,6 +56,7 @@ def test_many_labelled_copies_crowd_out_no_protected_image(tmp_path):
     assert {found[image, "protected/3"] for image in copies} == {"copy"}
 
 
+@pytest.mark.slow
 def test_what_is_found_of_an_input_does_not_depend_on_another(tmp_path):
     """Labelled twins of what is protected, as many as would put its key points on the stop list or take all places
     among the nearest, and labelled grounds of which protected pictures are insets."""
@@ -97,6 +98,7 @@ def test_a_few_key_points_are_no_reason_against_a_picture_alike_as_a_whole(tmp_p
     assert len(removed(found)) >= 0.9 * len(copies)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [REPORTED, {"against": ["protected", "labeled"]}])
 def test_canaries_are_of_images_whose_copies_are_removed(tmp_path, settings):
     images = PROTECTED | {f"labeled/{i}": encoded(picture(60 + i, *SIZE)) for i in range(30)}

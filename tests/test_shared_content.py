@@ -55,6 +55,7 @@ def test_a_picture_shares_all_its_edges_with_itself():
     assert shared_edges(frame, frame, EVERYWHERE)[length > np.quantile(length, 0.5)].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("others", [6, 0])
 def test_a_bold_watermark_makes_no_copy_however_many_protected_images_bear_it(tmp_path, others):
     marked = {f"protected/{i}": encoded(tiled(picture(20 + i, *SIZE))) for i in range(1 + others)}
@@ -85,6 +86,7 @@ def on_page(image):
     return page
 
 
+@pytest.mark.slow
 def test_pages_that_differ_in_one_picture_are_no_copies_of_each_other(tmp_path):
     pages = {f"protected/{i}": encoded(on_page(picture(20 + i, *SIZE))) for i in range(3)}
     plain = {f"protected/plain{i}": encoded(picture(40 + i, *SIZE)) for i in range(4)}

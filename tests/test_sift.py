@@ -116,6 +116,7 @@ def test_what_is_small_on_flat_ground_is_looked_at_closely():
     assert inside.all(axis=1).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_a_pixel_on_the_border_of_a_patch_is_written_nowhere_else(tmp_path):
     """It may be rounded beyond the last cell. Compiled code does not look where it writes, unless it is told to."""
     code = """

@@ -44,6 +44,7 @@ def catalogued(folder: Path, **files: bytes) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
+@pytest.mark.slow
 def test_images_that_end_the_decoder_are_rejected_and_the_others_stay(tmp_path: Path) -> None:
     good = mini.jpeg(mini.draw(0, 1))
     rows = catalogued(tmp_path, a=good, b=good + b"die", c=b"no picture", d=good + b"die", e=good)
@@ -53,6 +54,7 @@ def test_images_that_end_the_decoder_are_rejected_and_the_others_stay(tmp_path: 
     assert "exit code -9" in rejects[0].detail
 
 
+@pytest.mark.slow
 def test_an_image_whose_decoding_does_not_end_is_rejected(tmp_path: Path) -> None:
     good = mini.jpeg(mini.draw(0, 1))
     left, rejects = without_deadly(catalogued(tmp_path, a=good + b"sleep", b=good), deadly, limit_s=3)
@@ -66,6 +68,7 @@ def test_what_cannot_be_read_is_left_to_the_stage(tmp_path: Path) -> None:
     assert without_deadly(rows, deadly) == (rows, [])
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_warned_labels_the_rest_of_the_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Warned(LocalEngine):
         def work(self, spec: WorkerSpec, units: Sequence[Unit]) -> Iterator[Receipt]:

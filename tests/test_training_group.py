@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 from ssld_pipeline.training.fit import Execution, fit
 from ssld_pipeline.training.group import Group
 
+pytestmark = pytest.mark.slow
+
 SETTINGS: dict[str, Any] = {"model": "timm:test_vit", "model_args": {"img_size": 32}, "steps": 30, "batch_size": 6}
 
 

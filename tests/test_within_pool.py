@@ -103,6 +103,7 @@ def verdicts(config: RunConfig) -> dict[str, tuple[str, str, str]]:
     }
 
 
+@pytest.mark.slow
 def test_one_of_each_group_is_kept_and_off_is_as_if_it_were_not(done: Path) -> None:
     off, on = load_config(done), load_config(done, (ON,))
     foreseen = planned(on)
@@ -236,6 +237,7 @@ def test_a_pool_of_hardly_any_images_has_no_groups(pool: pa.Table, count: int) -
     assert grouped(few, look.STAGE.open(Setup(config, (), {}))(few).rows, config) == []
 
 
+@pytest.mark.slow
 def test_a_large_group_is_one_group_though_each_image_proposed_two_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
