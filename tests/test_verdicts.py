@@ -17,6 +17,7 @@ from test_run import assert_lawful, bring, planned, ran
 from ssld_pipeline.config.load import load_config
 from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.contracts import CATALOG, DUPLICATES, PAIRS, REMOVED, VERDICTS
+from ssld_pipeline.copies.decision import MAX_BELOW_BEST, is_copy
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.queries.sql import rows_of
 from ssld_pipeline.queries.status import list_effects, workspace_status
@@ -98,36 +99,35 @@ def written(folder: Path, lists: list[str | None]) -> dict[str, str]:
     return {name: str(folder / name) for name in ("allow", "deny")}
 
 
+def sufficient(pairs: Rows) -> set[tuple[str, str]]:
+    """The pairs whose own evidence is enough, as the decision has it."""
+    rule = is_copy(dedupe.thresholds(configured().dedupe))
+    return set(tables_of(pairs).execute(f"SELECT image_id, protected_id FROM pairs WHERE {rule}").fetchall())
+
+
 def expected(pairs: Rows, lists: list[str | None], reported: tuple[str, ...]) -> dict[tuple[str, str | None], str]:
-    """(image_id, protected_id) -> verdict at the default thresholds, said again in Python."""
+    """(image_id, protected_id) -> verdict: what lists, reported inputs and better pairs make of the evidence."""
     inputs = {name for role in reported for name in {"protected": ("protected", "val2")}.get(role, (role,))}
-    on = dict(zip(POOL, lists, strict=True))
+    on, enough = dict(zip(POOL, lists, strict=True)), sufficient(pairs)
 
     def suffices(row: dict[str, Any]) -> bool:
-        missing = 0.03 * max(0, 12 - row["num_inliers"])
-        by_score = row["num_inliers"] >= 5 and row["score"] >= round(0.45 + missing, 2)
-        explained = (row["explained"] or 0) >= round(0.45 + missing, 2)
-        drawn_over = row["num_inliers"] >= 8 and row["score"] >= 0.3 and explained
-        as_a_whole = (row["method"] == "perceptual" or (row["explained"] or 0) >= 0.8) and row["score"] >= 0.7
-        small = row["score"] >= 0.7 and (row["explained"] or 0) >= 0.8 and row["coverage"] >= 0.5
-        visible = row["num_blocks"] >= (8 if small else 32) and row["coverage"] >= 0.15
-        return row["method"] == "exact" or (visible and (by_score or drawn_over or as_a_whole))
+        return (row["image_id"], row["protected_id"]) in enough
 
     def input_of(row: dict[str, Any]) -> tuple[str, str]:
         return row["image_id"], row["protected_id"].split("/")[0]
 
-    def is_copy(row: dict[str, Any]) -> bool:
+    def counts(row: dict[str, Any]) -> bool:
         best = max((r["score"] for r in pairs if suffices(r) and input_of(r) == input_of(row)), default=0)
-        return suffices(row) and row["score"] > best - 0.1 - 1e-4
+        return suffices(row) and row["score"] > best - MAX_BELOW_BEST - 1e-4
 
     found: dict[tuple[str, str | None], str] = {}
     for row in pairs:
         verdict = "copy" if on[row["image_id"]] != "allow" else "allowed"
         verdict = "reported" if row["protected_id"].split("/")[0] in inputs else verdict
-        found[row["image_id"], row["protected_id"]] = verdict if is_copy(row) else "no_copy"
+        found[row["image_id"], row["protected_id"]] = verdict if counts(row) else "no_copy"
     for image in (image for image in POOL if on[image] == "deny"):
         own = [row for row in pairs if row["image_id"] == image]
-        best = min(own, key=lambda r: (not is_copy(r), -r["score"], r["protected_id"]), default=None)
+        best = min(own, key=lambda r: (not counts(r), -r["score"], r["protected_id"]), default=None)
         found[image, best["protected_id"] if best else None] = "denied"
     return found
 
