@@ -67,6 +67,7 @@ def test_the_score_equals_a_count_part_by_part(seed, noise):
     assert 0.1 < found.score < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_what_the_count_finds_no_agreement_in_scores_0_and_nothing_else_does(seed):
     """Between two pictures there are all shades of agreement; edges alone must not end what blocks and tones save."""

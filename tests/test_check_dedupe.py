@@ -28,6 +28,8 @@ from ssld_pipeline.stages.check_dedupe import HARD_KINDS
 from ssld_pipeline.stages.stage import Setup
 from ssld_pipeline.store.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 NUM_PROTECTED, NUM_CANARIES = 20, 62
 BLINDED = {"min_votes": 10_000, "max_hash_distance": 0, "min_thumbnail_correlation": 1.0}
 

@@ -53,6 +53,9 @@ def assert_lawful(config: RunConfig) -> None:
     assert not broken
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def folder(finished_world: Path, tmp_path: Path) -> Path:
     return mini.copy_world(finished_world, tmp_path)

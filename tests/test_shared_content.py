@@ -101,6 +101,7 @@ def test_pages_that_differ_in_one_picture_are_no_copies_of_each_other(tmp_path):
     assert removed(index, tmp_path / "pool", pool) == expected
 
 
+@pytest.mark.slow
 def test_an_altered_copy_among_the_protected_images_hides_nothing(tmp_path):
     smaller = cv2.GaussianBlur(picture(7, *SIZE), (0, 0), 1.5)[20:230, 20:310]
     images = {"protected/a": encoded(picture(7, *SIZE)), "protected/b": encoded(smaller, 60)}

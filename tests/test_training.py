@@ -60,6 +60,9 @@ def kill_at(step: int) -> Callable[[dict[str, Any]], None]:
     return report
 
 
+pytestmark = pytest.mark.slow
+
+
 def keep_until(step: int, rows: list[dict[str, Any]]) -> Callable[[dict[str, Any]], None]:
     def report(row: dict[str, Any]) -> None:
         rows.append(row)

@@ -206,6 +206,7 @@ def grouped(catalog: pa.Table, looks: pa.Table, config: RunConfig) -> Rows:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_threads", [1, 3])
 def test_order_parts_and_threads_change_nothing(
     pool: pa.Table, num_threads: int, monkeypatch: pytest.MonkeyPatch
