@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
 import posixpath
+import re
 from collections.abc import Iterator
 
 from ssld_pipeline.contracts import Reject
+from ssld_pipeline.errors import UserError
 from ssld_pipeline.inputs.candidates import Candidate
 from ssld_pipeline.inputs.location import filesystem, join
 from ssld_pipeline.inputs.names import IMAGE_SUFFIXES, Ids, escaped, is_utf8, printable, suffix
 from ssld_pipeline.inputs.shard import Listed, Shard, Source
 from ssld_pipeline.inputs.slices import slices
 from ssld_pipeline.inputs.walk import look_up
+
+_PATH_COLUMNS = frozenset(["path", "file", "filename", "file_name", "filepath", "image", "image_path"])
+_LABEL_COLUMNS = frozenset(["label", "class", "class_id", "class_name", "target"])
 
 
 def list_shards(source: Source, uri: str, images_per_part: int) -> tuple[list[Shard], list[Reject]]:
@@ -22,7 +28,7 @@ def list_shards(source: Source, uri: str, images_per_part: int) -> tuple[list[Sh
     ids = Ids()
     files: list[Listed] = []
     rejects: list[Reject] = []
-    for path, label in _lines(uri):
+    for path, label in _lines(source, uri):
         relative = posixpath.normpath(path.removeprefix(source.root + "/")).lstrip("/")
         repeated = printable(relative) in ids
         image_id = ids.unique(printable(relative))
@@ -49,21 +55,39 @@ def candidates(shard: Shard) -> Iterator[Candidate]:
 
 
 def split_line(line: str) -> tuple[str, str | None]:
-    """(path, label). The label stands behind a tab, or is the last word, unless that word is itself an image's name."""
+    """(path, label). The label follows a tab, or a comma after an image's name, or is the last word of the line, unless
+    that word is an image's name."""
     path, tab, label = line.rpartition("\t")
     if not tab:
-        path, _, label = line.rpartition(" ")
+        path, comma, label = line.rpartition(",")
+        if not comma or suffix(path.rstrip()).lower() not in IMAGE_SUFFIXES:
+            path, _, label = line.rpartition(" ")
     if not path or suffix(label).lower() in IMAGE_SUFFIXES:
         return line, None
-    return path.strip(), label.strip() or None
+    return path.strip(), printable(label.strip()) or None
 
 
-def _lines(uri: str) -> Iterator[tuple[str, str | None]]:
+def _lines(source: Source, uri: str) -> Iterator[tuple[str, str | None]]:
+    """UserError for a file that is no text."""
     files, path = filesystem(uri)
-    text = files.cat_file(path).decode("utf-8", "surrogateescape")
-    for line in text.removeprefix("\ufeff").split("\n"):
-        if line.strip():
-            yield split_line(line.strip())
+    data: bytes = files.cat_file(path)
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as Windows' PowerShell writes
+        data = data.decode("utf-16", "replace").encode("utf-8", "replace")
+    if b"\0" in data:
+        raise UserError(
+            f"inputs.{source.role}: {uri} is no list of images: it contains zero bytes. Expected a text file of 'path "
+            "label' lines in UTF-8, or in UTF-16 with a byte order mark; save it as UTF-8"
+        )
+    lines = [line.strip() for line in data.decode("utf-8", "surrogateescape").removeprefix("\ufeff").split("\n")]
+    for place, line in enumerate(lines):
+        if line and not (place == 0 and _is_header(line)):
+            yield split_line(line)
+
+
+def _is_header(line: str) -> bool:
+    """Whether a first line names columns: "path label" or "image,class_id"."""
+    first, *others = re.split(r"[\s,]+", line.lower())
+    return first in _PATH_COLUMNS and len(others) == 1 and others[0] in _LABEL_COLUMNS
 
 
 def _look_up(path: str, relative: str, label: str | None) -> Listed:
