@@ -28,7 +28,7 @@ REJECT_REASONS = {
     "duplicate_name": "an earlier image of the same input has this name; the first is used",
     "undecodable_name": "the name is not UTF-8; shown with replacement characters",
     "not_labelled": "a view that training wants to replay has no stored soft label",
-    "unknown_class": "the label names no class of the run",
+    "unknown_class": "the label names no class of the run; of protected images, which are kept, a row counts a shard's",
     "empty_class": "a class folder holds no image",
 }
 
@@ -314,7 +314,7 @@ REJECTS = Table(
     "an image, or a piece of an input, that a stage could not use",
     ("image_id", "stage"),
     (
-        Column("image_id", "string", "as in catalog; for a damaged shard or folder its own name"),
+        Column("image_id", "string", "as in catalog; of a shard or folder as a whole its own name"),
         Column("stage", "string", "the stage that could not use it"),
         Column("reason", "string", "one of: " + ", ".join(REJECT_REASONS)),
         Column("detail", "string", "what exactly was found, for a person"),

@@ -11,6 +11,7 @@ from ssld_pipeline.config.settings import Settings, one_or_a_list
 TRAINED_ON_ROLES = ("labeled", "teacher")
 """Roles whose own labels networks are trained on."""
 
+Labels = Literal["auto", "numbers", "numbers_from_1", "none"]
 Format = Literal["folder", "tar", "parquet", "list"]
 
 
@@ -22,6 +23,11 @@ class InputConfig(Settings):
     list: a text file of `path label` lines, paths relative to the file."""
     name: str | None = None
     """First part of every image_id of this input; default: the role. Needed where a role has several inputs."""
+
+    labels: Labels = "auto"
+    """How labels name classes. auto: by name, or by number from 0; folder names are numbers only if the folders are
+    exactly 0 to N-1. numbers, numbers_from_1: by number, counted from 0 or 1, folder names included. none: labels are
+    not read, for a protected input that is not evaluated. Not used for the pool."""
 
     @field_validator("name")
     @classmethod

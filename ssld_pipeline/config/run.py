@@ -77,6 +77,7 @@ class RunConfig(Settings):
             *self._missing_inputs(),
             *self._repeated_names(),
             *self._same_folders(),
+            *self._labels_not_read(),
             *self._unknown_inputs(),
             *self._missing_weights(),
             *self._baseline_with_teacher(),
@@ -111,6 +112,11 @@ class RunConfig(Settings):
                     f"inputs {name!r} and {other!r} are the same folder, {item.uri}: networks would be trained on the "
                     f"protected images; name another one"
                 )
+
+    def _labels_not_read(self) -> Iterator[str]:
+        for name, role, item in self._inputs():
+            if item.labels == "none" and role in TRAINED_ON_ROLES:
+                yield f"inputs.{role}: {name!r} has 'labels: none', but the run needs its labels; take that out"
 
     def _unknown_inputs(self) -> Iterator[str]:
         """In ``dedupe``: names of no input, and inputs that are reported but not searched."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from ssld_pipeline.contracts import CATALOG, Reject
+from ssld_pipeline.inputs.labels import ClassList, Label, count_in_words
 from ssld_pipeline.inputs.names import Ids
 from ssld_pipeline.inputs.shard import Shard
 
@@ -27,39 +29,46 @@ class Candidate(NamedTuple):
     are_written: bool = True
 
 
-class ClassList:
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self._ids = {name: number for number, name in enumerate(names)}
+def labels_of(candidate: Candidate, shard: Shard) -> tuple[Label, ...]:
+    """What may name the candidate's class. A tar's own name comes last, after the folder within it."""
+    if shard.labels == "none":
+        return ()
+    if candidate.are_written:
+        return tuple(Label("label", text) for text in candidate.labels)
+    kinds = ("folder", "archive")[-len(candidate.labels) :] if shard.format == "tar" else ("folder",)
+    return tuple(Label(kind, text) for kind, text in zip(kinds, candidate.labels, strict=False))
 
-    def find(self, labels: Iterable[str], are_written: bool) -> int | None:
-        """The class that the first telling label means: by name; where labels are written, else by number.
 
-        img2dataset and webdataset call their shards 00001.tar: never class 1.
-        """
-        for label in labels:
-            if label in self._ids:
-                return self._ids[label]
-            if are_written and label.isascii() and label.isdigit() and int(label) < len(self._ids):
-                return int(label)
-        return None
+def _meant(labels: tuple[Label, ...], shard: Shard, classes: ClassList) -> Label | None:
+    """The label of an image without a class; None where it has none: the name of a tar is one where others are."""
+    kinds = ("label", "folder", "archive") if shard.labels == "archives" else ("label", "folder")
+    return next((label for label in labels if label.kind in kinds and not classes.is_absent(label)), None)
 
 
 def catalogue(
     shard: Shard, candidates: Iterable[Candidate], classes: ClassList, images_per_part: int
 ) -> tuple[pa.Table, list[Reject], Ids]:
-    """Rows of the catalog, rejects (duplicate_name, unknown_class), and the ids that were given out."""
+    """Rows of the catalog, rejects (duplicate_name, unknown_class), and the ids that were given out.
+
+    A protected image whose label names no class is kept, as it guards; the shard is the reject that counts such images.
+    """
     ids = Ids()
+    unknown: defaultdict[Label, list[str]] = defaultdict(list)
     rejects: list[Reject] = []
     kept: list[tuple[object, ...]] = []
     for candidate in candidates:
         repeated = candidate.image_id in ids
         image_id = ids.unique(candidate.image_id)
-        class_id = classes.find(candidate.labels, candidate.are_written) if shard.role in LABELLED_ROLES else None
+        labels = labels_of(candidate, shard) if shard.role in LABELLED_ROLES else ()
+        class_id = classes.find(labels)
+        meant = _meant(labels, shard, classes) if class_id is None else None
         if repeated:
             rejects.append(Reject(image_id, "duplicate_name", f"{candidate.image_id} comes twice; the first is used"))
         elif class_id is None and shard.role in ("labeled", "teacher"):
-            rejects.append(Reject(image_id, "unknown_class", _named(candidate.labels)))
+            rejects.append(Reject(image_id, "unknown_class", classes.says(meant) if meant else "no label"))
         else:
+            if meant:
+                unknown[meant].append(image_id)
             kept.append(
                 (
                     image_id,
@@ -72,11 +81,9 @@ def catalogue(
                     shard.part(len(kept) // images_per_part),
                 )
             )
+    if unknown:
+        rejects.append(Reject(ids.unique(shard.name), "unknown_class", count_in_words(unknown, classes)))
     return _table(kept), rejects, ids
-
-
-def _named(labels: tuple[str, ...]) -> str:
-    return f"{' or '.join(map(repr, labels))} names no class of the run" if labels else "no label"
 
 
 def _table(rows: list[tuple[object, ...]]) -> pa.Table:

@@ -6,7 +6,8 @@ import pyarrow as pa
 
 from ssld_pipeline.contracts import Reject
 from ssld_pipeline.inputs import folder, parquet, pathlist, tar
-from ssld_pipeline.inputs.candidates import LABELLED_ROLES, Candidate, ClassList, catalogue
+from ssld_pipeline.inputs.candidates import LABELLED_ROLES, Candidate, catalogue
+from ssld_pipeline.inputs.labels import ClassList
 from ssld_pipeline.inputs.shard import Shard
 
 
@@ -14,10 +15,11 @@ def scan(shard: Shard, classes: tuple[str, ...], images_per_part: int) -> tuple[
     """Rows in ``contracts.CATALOG``'s schema, ``part`` included, and rejects; no image_id comes twice in the two.
 
     Labels count for the roles labeled, protected and teacher only. Without a class of the run, a protected image is
-    kept with class_id null (it still guards against leaks), a labeled one is an ``unknown_class``.
+    kept with class_id null (it still guards against leaks), a labeled one is an ``unknown_class``. Protected images
+    whose label names no class are counted in one ``unknown_class`` for their shard.
     """
     candidates, found = _read(shard)
-    rows, rejects, ids = catalogue(shard, candidates, ClassList(classes), images_per_part)
+    rows, rejects, ids = catalogue(shard, candidates, ClassList(classes, shard.labels), images_per_part)
     return rows, rejects + [Reject(ids.unique(r.image_id), r.reason, r.detail) for r in found]
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 _METADATA_KEY = b"ssld_pipeline.shard"
-_DESCRIBED = ("input_name", "role", "format", "name", "root", "digest")
+_DESCRIBED = ("input_name", "role", "format", "name", "root", "digest", "labels")
 _SCHEMA = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
@@ -49,6 +49,10 @@ class Shard:
 
     ``listing`` has the columns path (full URI), relative (path within the input), size_bytes, stamp (version of the
     file) and label (null but for list inputs).
+
+    ``labels``: how labels mean classes. auto: by name; where they are written (no names of folders), else by number
+    from 0. numbers, numbers_from_1: by number, names of folders too, else by name. archives: as auto, and a tar's name
+    that is no class counts as a label, since others are. none: not at all.
     """
 
     input_name: str
@@ -58,6 +62,7 @@ class Shard:
     root: str
     digest: str
     listing: pa.Table = field(compare=False, repr=False)
+    labels: str = "auto"
 
     @classmethod
     def of(cls, source: Source, name: str, files: Iterable[Listed]) -> Shard:

@@ -10,6 +10,7 @@ from typing import IO, NamedTuple
 from ssld_pipeline.contracts import Reject
 from ssld_pipeline.inputs.candidates import Candidate
 from ssld_pipeline.inputs.folder import no_image_by_name
+from ssld_pipeline.inputs.labels import label_text
 from ssld_pipeline.inputs.location import filesystem
 from ssld_pipeline.inputs.names import escaped, is_safe, is_utf8, printable, sort_out, stem, webdataset_key
 from ssld_pipeline.inputs.shard import Shard
@@ -108,7 +109,7 @@ def _read_label(archive: tarfile.TarFile, member: tarfile.TarInfo) -> str | None
     except (ValueError, RecursionError):
         return None
     found = [value[k] for k in _LABEL_KEYS if k in value] if isinstance(value, dict) else []
-    return str(found[0]) if found and isinstance(found[0], str | int) else None
+    return label_text(found[0]) if found else None
 
 
 def _labels(name: str, labels: dict[str, str], archive_name: str) -> tuple[tuple[str, ...], bool]:

@@ -11,6 +11,7 @@ import csv
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from unicodedata import normalize
 
 from ssld_pipeline.errors import UserError
 
@@ -40,7 +41,7 @@ def parse_class_map(text: str, classes: Sequence[str], source: str) -> ClassMap:
     UserError, with the line, for what is no such line, a class of the teacher that stands twice, an unknown name; and
     for classes of the run that no line leads to.
     """
-    ids = {name: number for number, name in enumerate(classes)}
+    ids = {normalize("NFC", name): number for number, name in enumerate(classes)}
     found: dict[int, tuple[int, int]] = {}
     for line, content in enumerate(text.split("\n"), 1):
         if not content.strip() or content.lstrip().startswith("#"):
@@ -50,12 +51,12 @@ def parse_class_map(text: str, classes: Sequence[str], source: str) -> ClassMap:
             raise UserError(
                 f"{source}, line {line}: class {number} of the teacher stands in line {found[number][1]} too"
             )
-        if name not in ids:
+        if normalize("NFC", name) not in ids:
             near = ", ".join(map(repr, difflib.get_close_matches(name, classes, n=3) or classes[:3]))
             raise UserError(
                 f"{source}, line {line}: the run has no class {name!r}; there are {len(classes)}, such as {near}"
             )
-        found[number] = ids[name], line
+        found[number] = ids[normalize("NFC", name)], line
     _require_all(set(classes) - {classes[run_class] for run_class, _ in found.values()}, classes, source)
     numbers = sorted(found)
     return ClassMap(source, tuple(numbers), *zip(*(found[n] for n in numbers), strict=True))

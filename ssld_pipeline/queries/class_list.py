@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ssld_pipeline.errors import UserError
+from ssld_pipeline.inputs.labels import composed
 from ssld_pipeline.store.class_lists import ClassLists
 from ssld_pipeline.store.fingerprints import digest
 
@@ -27,8 +28,9 @@ class ClassList:
 
     def number(self, given: str) -> int:
         """The class that a user calls ``given``: its name or, where no class is called so, its number. UserError."""
-        if given in self.names:
-            return self.names.index(given)
+        known = list(map(composed, self.names))
+        if composed(given) in known:
+            return known.index(composed(given))
         if given.isdecimal() and (not self.names or int(given) < len(self.names)):
             return int(given)
         raise UserError(f"--class {given}: {self._why_unknown(given)}")

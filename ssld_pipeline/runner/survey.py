@@ -5,11 +5,13 @@ Reads listings and file stamps only, never an image; raises UserError for what m
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.errors import UserError
+from ssld_pipeline.inputs.labels import composed
 from ssld_pipeline.store import files
 from ssld_pipeline.store.fingerprints import digest, digest_file
 
@@ -40,6 +42,7 @@ class Survey:
 
 
 def survey(config: RunConfig) -> Survey:
+    from ssld_pipeline.inputs.label_reading import with_labels
     from ssld_pipeline.inputs.listing import list_shards
     from ssld_pipeline.stages.dedupe import read_lists
 
@@ -50,7 +53,7 @@ def survey(config: RunConfig) -> Survey:
     named = config.named_inputs()
     for name, (role, item) in named.items():
         found, bad = list_shards(name, role, item.uri, item.format, config.catalog.images_per_part)
-        shards += found
+        shards += with_labels(found, classes, item.labels)
         rejects[name] = tuple(bad)
         _refuse_unlisted(name, role, config, bad)
     roots = {s.input_name: s.root for s in shards}
@@ -73,19 +76,31 @@ def class_names(config: RunConfig) -> tuple[str, ...]:
         names = _lines(config.classes)
         origin = config.classes
     else:
-        folders = [i for i in config.inputs.labeled if i.format == "folder"]
+        folders = [i for i in config.inputs.labeled if i.format == "folder" and i.labels == "auto"]
         if not folders:
             raise UserError(
-                "classes: missing. Give a text file with one class a line, or a labeled input of class folders"
+                "classes: missing. Give a text file with one class a line, or a labeled input whose folders are "
+                "called by its classes"
             )
-        names = tuple(sorted({name for item in folders for name in _class_folders(item.uri)}))
+        names = _one_form({name for item in folders for name in _class_folders(item.uri)})
         origin = f"class folders of {', '.join(i.uri for i in folders)}"
-    repeated = sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < len(names) else []
+    forms = Counter(map(composed, names))
+    repeated = sorted(name for name, count in forms.items() if count > 1)
     if repeated:
-        raise UserError(f"classes: {repeated[0]!r} is listed more than once in {origin}")
+        note = (
+            ""
+            if repeated[0] in {n for n, c in Counter(names).items() if c > 1}
+            else (", in forms that look alike but differ in Unicode (composed and decomposed)")
+        )
+        raise UserError(f"classes: {repeated[0]!r} is listed more than once in {origin}{note}; remove one of the lines")
     if len(names) < 2:
         raise UserError(f"classes: expected at least 2 in {origin}, got {len(names)}")
     return names
+
+
+def _one_form(names: set[str]) -> tuple[str, ...]:
+    """Sorted. Names that differ only in Unicode normalisation are one class, called by the composed form."""
+    return tuple(sorted(name for name in names if name == composed(name) or composed(name) not in names))
 
 
 def _lines(uri: str) -> tuple[str, ...]:
