@@ -169,7 +169,7 @@ def status(config: ConfigPath, overrides: Overrides = None, json: AsJson = False
         return
     console.out.print(f"workspace {found['workspace']}", markup=False)
     console.print_rows([{"table": name, **row} for name, row in found["tables"].items()])
-    for title in ("canaries", "verdicts", "lists", "rejects", "evaluations"):
+    for title in ("canaries", "verdicts", "lists", "labels", "rejects", "evaluations"):
         if found[title]:
             console.print_rows(found[title], title)
     for name, figures in found["artifacts"].items():

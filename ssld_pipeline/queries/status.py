@@ -19,9 +19,11 @@ def workspace_status(workspace: Workspace, config: RunConfig) -> dict[str, Any]:
     """Per table its parts, rows, bytes and version; per artifact its figures; rejects by stage and reason.
 
     ``canaries``: per kind of planted copies, how many dedupe found. ``verdicts``: pairs and images by dedupe's verdict.
-    ``lists``: what the config's dedupe.allow and dedupe.deny do.
+    ``lists``: what the config's dedupe.allow and dedupe.deny do. ``labels``: per input that may have labels, how many
+    of its images have a class.
     """
     from ssld_pipeline.pipeline import stages
+    from ssld_pipeline.runner.label_check import count_labels
 
     tables = {}
     for name, table in workspace.tables.items():
@@ -50,6 +52,17 @@ def workspace_status(workspace: Workspace, config: RunConfig) -> dict[str, Any]:
         "lists": lists,
         "rejects": rejects,
         "evaluations": evaluations,
+        "labels": [
+            {
+                "input": found.name,
+                "role": found.role,
+                "images": found.num_images,
+                "with_class": found.num_with_class,
+                "without_class": found.num_without_class,
+                "unknown_labels": ", ".join(str(label) for label, _ in found.unknown.most_common(3)),
+            }
+            for found in count_labels(workspace, config)
+        ],
     }
 
 

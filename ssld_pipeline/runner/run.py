@@ -11,6 +11,8 @@ from ssld_pipeline.errors import UserError
 from ssld_pipeline.pipeline import stage_named, stages
 from ssld_pipeline.runner.class_guard import accept_classes
 from ssld_pipeline.runner.context import RunContext
+from ssld_pipeline.runner.label_check import count_labels, require_labels
+from ssld_pipeline.runner.label_check import figures as label_figures
 from ssld_pipeline.runner.plan import plan_run
 from ssld_pipeline.runner.progress import Progress, StageReport
 from ssld_pipeline.runner.shapes.table import plan_stage, shape_of
@@ -45,10 +47,12 @@ def run_pipeline(
     chosen = _chosen(survey.config, (*checked, *only), until)
     accept_classes(context.workspace, survey.classes, new_classes)
     _check(chosen, context)
-    reports = []
+    reports: list[StageReport] = []
     for stage in chosen:
         if only:
             _require_upstream(stage, context, checked.get(stage.name, stage.name))
+        if not reports and stage.name != "catalog":  # a run that was refused may have committed its catalog
+            require_labels(context.config, survey.classes, count_labels(context.workspace, context.config))
         reports.append(_bring(stage, context))
         trainings = [s for s in chosen if isinstance(s, TrainStage)]
         if stage.name == "catalog":
@@ -105,8 +109,13 @@ def _bring(stage: Stage, context: RunContext) -> StageReport:
     context.digests.remember()
     report = StageReport(stage.name, reused=len(made.of("reuse")))
     shape_of(stage).bring(stage, made, state, context, report)
+    reads_labels = stage.name in ("catalog", "evaluate")
+    labels = count_labels(context.workspace, context.config) if reads_labels else []
+    shown = [i for i in labels if stage.name == "catalog" or i.role == "protected"]
+    report.figures |= label_figures(shown, context.survey)
     report.seconds = time.monotonic() - started
     context.progress.finished(report)
+    require_labels(context.config, context.survey.classes, labels)
     return report
 
 
