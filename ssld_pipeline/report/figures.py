@@ -106,12 +106,12 @@ def counts(tables: duckdb.DuckDBPyConnection) -> Counts:
 
 
 def inputs(tables: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
-    """Per input: input, role, images, classes, files (that hold them), bytes."""
+    """Per input: input, role, images, labelled (with a class), classes, files (that hold them), bytes."""
     return rows(
         tables,
         """
-        SELECT split_part(image_id, '/', 1) AS input, role, count(*) AS images, count(DISTINCT class_id) AS classes,
-               count(DISTINCT uri) AS files, sum(size_bytes) AS bytes
+        SELECT split_part(image_id, '/', 1) AS input, role, count(*) AS images, count(class_id) AS labelled,
+               count(DISTINCT class_id) AS classes, count(DISTINCT uri) AS files, sum(size_bytes) AS bytes
         FROM catalog GROUP BY input, role ORDER BY list_position(?, role), input
     """,
         [list(ROLES)],
