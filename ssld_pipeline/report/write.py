@@ -75,7 +75,11 @@ def stage_rows(workspace: Workspace, config: RunConfig) -> list[dict[str, Any]]:
     for stage in stages(config):
         own: dict[str, Any] = {"stage": stage.name, "rejects": rejects.get(stage.name, 0)}
         if stage.table:
-            if parts := workspace.tables[stage.table].parts().values():
+            parts = list(workspace.tables[stage.table].parts().values())
+            if any(other.table == stage.table and other.name != stage.name for other in stages(config)):
+                inputs = config.inputs_of(stage.roles(config))
+                parts = [part for part in parts if part.name.split("/", 1)[0] in inputs]
+            if parts:
                 rows.append({**own, "parts": len(parts), "rows": sum(p.num_rows for p in parts)})
         elif record := workspace.artifact(stage.name).record():
             rows.append({**own, "parts": 1, "seconds": record.seconds})
