@@ -3,7 +3,7 @@
 Formats: JPEG, PNG, WebP, BMP and GIF (its first frame); everything else is ``not_an_image``. JPEG, nearly all of any
 pool, goes through OpenCV; the rest, and CMYK, through Pillow. What is transparent is composited on white, since the
 colour under full transparency is whatever the encoder left there. 16-bit samples keep their high byte. EXIF
-orientation is applied; colour profiles are not.
+orientation is applied; colour profiles are not. Damaged or large metadata in a PNG or WebP costs no picture.
 
 Both libraries fill what a truncated JPEG lacks with grey and say nothing, so its completeness is read off the markers
 (ITU-T T.81, annex B) before decoding. A JPEG whose bytes were altered in between is decoded as its decoder can.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import cv2
@@ -23,6 +23,7 @@ from PIL import Image as PillowImage
 from PIL import ImageOps, UnidentifiedImageError
 
 from ssld_pipeline.errors import BadImage
+from ssld_pipeline.kernels.image_repair import PNG_SIGNATURE, repaired, with_true_size
 
 MIN_SIDE_PX = 8
 MAX_PIXELS = 200_000_000
@@ -34,12 +35,12 @@ PillowImage.MAX_IMAGE_PIXELS = None
 
 _FORMATS = ("PNG", "WEBP", "BMP", "GIF", "JPEG")
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_GAP_BYTES = 64 * 1024
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
 _ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _ORIENTATION_TAG = 0x0112
+_LIMITS = ("too_many_pixels", "too_small")
 _PILLOW_FAILURES = (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, EOFError, struct.error)
 
 
@@ -68,11 +69,14 @@ def decode(data: bytes, *, min_short_side: int | None = None) -> Image:
         raise BadImage("empty_file")
     if data.startswith(_JPEG_SIGNATURE):
         return _decode_jpeg(data, min_short_side)
-    if data.startswith(_PNG_SIGNATURE):
+    if data.startswith(PNG_SIGNATURE):
         _require_complete_png(data)
     elif data.startswith(b"RIFF") and len(data) < 8 + int.from_bytes(data[4:8], "little"):
-        raise BadImage("truncated_image", f"{len(data)} bytes, fewer than the RIFF header announces")
-    elif _JPEG_SIGNATURE.startswith(data) or _PNG_SIGNATURE.startswith(data):
+        whole = with_true_size(data)
+        if whole is None:
+            raise BadImage("truncated_image", f"{len(data)} bytes, fewer than the RIFF header announces")
+        data = whole
+    elif _JPEG_SIGNATURE.startswith(data) or PNG_SIGNATURE.startswith(data):
         raise BadImage("truncated_image", f"{len(data)} bytes")
     return _decode_with_pillow(data)
 
@@ -199,10 +203,17 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _exif_orientation(payload: bytes) -> int:
-    exif = PillowImage.Exif()
-    try:
+    def load() -> PillowImage.Exif:
+        exif = PillowImage.Exif()
         exif.load(payload)
-        orientation = exif.get(_ORIENTATION_TAG, 1)
+        return exif
+
+    return _orientation_of(load)
+
+
+def _orientation_of(load: Callable[[], PillowImage.Exif]) -> int:
+    try:
+        orientation = load().get(_ORIENTATION_TAG, 1)
     except _PILLOW_FAILURES:
         return 1  # unreadable EXIF says nothing about the pixels
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
@@ -216,7 +227,7 @@ def _require_size(width: int, height: int) -> None:
 
 
 def _require_complete_png(data: bytes) -> None:
-    position = len(_PNG_SIGNATURE)
+    position = len(PNG_SIGNATURE)
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         position += 12 + length
@@ -227,6 +238,21 @@ def _require_complete_png(data: bytes) -> None:
 
 def _decode_with_pillow(data: bytes) -> Image:
     try:
+        return _open_with_pillow(data)
+    except BadImage as bad:
+        if bad.reason in _LIMITS:
+            raise
+        for variant in repaired(data):
+            try:
+                return _open_with_pillow(variant)
+            except BadImage as again:
+                if again.reason in _LIMITS:
+                    raise
+        raise
+
+
+def _open_with_pillow(data: bytes) -> Image:
+    try:
         source = PillowImage.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError:
         raise BadImage("not_an_image", f"begins with {data[:16]!r}") from None
@@ -235,11 +261,20 @@ def _decode_with_pillow(data: bytes) -> Image:
     with source:
         _require_size(source.width, source.height)
         try:
-            upright = _as_rgb(ImageOps.exif_transpose(source))
+            source.load()
+            pixels = _upright(source)
         except _PILLOW_FAILURES as error:
             truncated = "truncated" in str(error).lower()
             raise BadImage("truncated_image" if truncated else "corrupt_image", str(error)) from None
-    return Image(np.array(upright), upright.width, upright.height)
+    return Image(pixels, pixels.shape[1], pixels.shape[0])
+
+
+def _upright(source: PillowImage.Image) -> Pixels:
+    """RGB pixels of a loaded picture. Pillow cannot turn it where other tags of its EXIF are unreadable."""
+    try:
+        return np.array(_as_rgb(ImageOps.exif_transpose(source)))
+    except _PILLOW_FAILURES:
+        return _turn_upright(np.array(_as_rgb(source)), _orientation_of(source.getexif))
 
 
 def _as_rgb(source: PillowImage.Image) -> PillowImage.Image:
