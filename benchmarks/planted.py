@@ -67,7 +67,7 @@ def find_photos(folders: Sequence[Path], rng: np.random.Generator) -> Photos:
     for path in sorted(path for folder in folders for path in folder.rglob("*") if path.is_file()):
         if path.suffix.lower() in PICTURES:
             places.append((str(path), 0, path.stat().st_size))
-        elif path.suffix == ".tar":
+        elif path.suffix.lower() == ".tar":
             with tarfile.open(path) as tar:
                 members = [m for m in tar if m.isfile() and m.name.lower().endswith(PICTURES)]
             places += [(str(path), m.offset_data, m.size) for m in members]

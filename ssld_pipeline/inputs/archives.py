@@ -5,22 +5,26 @@ from __future__ import annotations
 from ssld_pipeline.contracts import Reject
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.inputs.location import filesystem
+from ssld_pipeline.inputs.names import has_suffix
 from ssld_pipeline.inputs.shard import Listed, Shard, Source
 from ssld_pipeline.inputs.walk import Found, look_up, match, walk
 
-_COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
+COMPRESSED_TARS = (
+    *(".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4", ".tar.lzma"),
+    ".tar.z",
+)
 
 
 def list_shards(source: Source, uri: str, suffix: str) -> tuple[list[Shard], list[Reject]]:
     """One shard per file, called by its path within the input. Raises OSError when the root cannot be listed."""
     found = _find(source, uri)
-    compressed = [f.relative for f in found.files if f.relative.lower().endswith(_COMPRESSED_TARS)]
+    compressed = [f.relative for f in found.files if has_suffix(f.relative, *COMPRESSED_TARS)]
     if suffix == ".tar" and compressed:
         raise UserError(
             f"inputs.{source.role}: {uri} holds {compressed[0]} ({len(compressed)} compressed in all). Images are read"
             " at an offset within their tar, which a compressed one does not allow: unpack it to a plain .tar"
         )
-    wanted = [f for f in found.files if f.relative.lower().endswith(suffix)]
+    wanted = [f for f in found.files if has_suffix(f.relative, suffix)]
     return [Shard.of(source, f.relative, [f]) for f in wanted], found.rejects
 
 

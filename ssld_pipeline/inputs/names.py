@@ -82,6 +82,11 @@ def suffix(name: str) -> str:
     return name[dot:] if name.rfind("/") + 1 < dot < len(name) - 1 else ""
 
 
+def has_suffix(name: str, *endings: str) -> bool:
+    """Whether the name ends with one of ``endings`` (lower case), in either case: Windows tools write DATA.PARQUET."""
+    return name.lower().endswith(endings)
+
+
 def stem(name: str) -> str:
     """``a/b.jpg`` -> ``a/b``: what an image and its companions share."""
     return name.removesuffix(suffix(name))

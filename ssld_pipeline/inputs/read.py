@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from ssld_pipeline.errors import BadImage
 from ssld_pipeline.inputs.location import filesystem, is_local
+from ssld_pipeline.inputs.names import has_suffix
 from ssld_pipeline.inputs.parquet import find_columns, image_array, image_batches, open_parquet
 from ssld_pipeline.kernels.ahead import ahead
 
@@ -65,7 +66,7 @@ class ImageReader:
             raise BadImage("unreadable", error.strerror or str(error)) from None
 
     def _read(self, uri: str, offset: int, size_bytes: int) -> bytes:
-        if uri.endswith(".parquet"):
+        if has_suffix(uri, ".parquet"):
             return self._parquet(uri).row(offset)
         data = self._read_range(uri, offset, size_bytes)
         if len(data) != size_bytes:
@@ -92,7 +93,7 @@ class ImageReader:
                 if type(error).__module__ == "builtins":
                     raise
                 raise OSError(f"{type(error).__name__}: {error}") from error
-        file = self._tar(uri) if uri.endswith(".tar") else _OpenFile(uri)
+        file = self._tar(uri) if has_suffix(uri, ".tar") else _OpenFile(uri)
         return file.read(offset, size_bytes)
 
     def _forget(self, uri: str) -> None:

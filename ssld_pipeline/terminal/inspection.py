@@ -136,7 +136,9 @@ def _print_picture(rows: Sequence[dict[str, Any]], image_id: str) -> None:
 
 
 def _within(row: dict[str, Any]) -> str:
-    if row["uri"].endswith(".parquet"):
+    from ssld_pipeline.inputs.names import has_suffix
+
+    if has_suffix(row["uri"], ".parquet"):
         return f"{row['uri']}, row {row['offset']}"
     return f"{row['uri']}, {row['size_bytes']:,} bytes from byte {row['offset']:,}"
 
