@@ -24,6 +24,9 @@ REJECT_REASONS = {
     "too_many_pixels": "the header announces more pixels than the limit (decompression bomb)",
     "too_small": "the shorter side is below the limit",
     "truncated_archive": "a tar or Parquet file ends early or is damaged; what precedes the damage is used",
+    "unsupported_member": "a tar member without bytes of its own in one piece: sparse, a link to no member, a device",
+    "nested_archive": "an archive within a tar: its images are not read before the outer one is unpacked",
+    "companion": "an image of a webdataset sample that is not its picture, such as a mask or a thumbnail; not lost",
     "unsafe_name": "a tar member's name is absolute or leaves its folder",
     "duplicate_name": "an earlier image of the same input has this name; the first is used",
     "undecodable_name": "the name is not UTF-8; shown with replacement characters",
@@ -51,6 +54,22 @@ class Reject:
     image_id: str
     reason: str
     detail: str = ""
+
+    @property
+    def num_lost(self) -> int:
+        """Images that are lost with it."""
+        return 1
+
+
+@dataclass(frozen=True)
+class RejectOfMany(Reject):
+    """``num_images``: estimated, of an archive or a folder; 0 for a companion, which is no image of the catalog."""
+
+    num_images: int = 0
+
+    @property
+    def num_lost(self) -> int:
+        return self.num_images
 
 
 @dataclass(frozen=True)

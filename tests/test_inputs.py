@@ -262,17 +262,6 @@ def test_damage_in_the_middle_of_a_tar_does_not_pass_for_its_end(tmp_path: Path)
     assert (rows.num_rows, rejects) == (2, {"pool/a.tar": "truncated_archive"})
 
 
-def test_links_and_folders_in_a_tar_are_passed_over(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w") as archive:
-        bad_inputs.add(archive, "a.jpg", JPEG)
-        for name, kind in (("b.jpg", tarfile.SYMTYPE), ("c.jpg", tarfile.LNKTYPE), ("d.jpg", tarfile.DIRTYPE)):
-            member = tarfile.TarInfo(name)
-            member.type, member.linkname = kind, "a.jpg"
-            archive.addfile(member)
-    rows, rejects = catalogue(tmp_path, "tar")
-    assert (ids(rows), rejects) == ({"pool/a.tar/a.jpg"}, {})
-
-
 def test_webdataset_labels(tmp_path: Path) -> None:
     bad_inputs.write_tar(
         tmp_path / "a.tar",

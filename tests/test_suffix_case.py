@@ -9,7 +9,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_inputs import catalogue, num_open_files
+from test_inputs import catalogue, classes_of, num_open_files
 
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.inputs.listing import list_shards
@@ -43,6 +43,13 @@ def test_tars_are_listed_and_read_and_stay_open(tmp_path: Path, name: str) -> No
     before = num_open_files()
     assert list(reader.read_many(rows)) == IMAGES
     assert num_open_files() == before + 1
+
+
+@pytest.mark.parametrize("label", [("0.CLS", b"1"), ("0.JSON", b'{"label": "dog"}'), ("0.Json", b'{"cls": 1}')])
+def test_labels_of_a_tar_are_read(tmp_path: Path, label: tuple[str, bytes]) -> None:
+    bad_inputs.write_tar(tmp_path / "a.tar", [("0.JPG", IMAGES[0]), label])
+    rows, rejects = catalogue(tmp_path, "tar", "labeled")
+    assert (classes_of(rows), rejects) == ({"labeled/a.tar/0.JPG": 1}, {})
 
 
 @pytest.mark.parametrize("name", ["A.TAR.GZ", "a.Tgz", "a.tar.Z", "a.TZST"])

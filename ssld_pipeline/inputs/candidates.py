@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from ssld_pipeline.contracts import CATALOG, Reject
+from ssld_pipeline.contracts import CATALOG, Reject, RejectOfMany
 from ssld_pipeline.inputs.labels import ClassList, Label, count_in_words
 from ssld_pipeline.inputs.names import Ids
 from ssld_pipeline.inputs.shard import Shard
@@ -18,7 +18,8 @@ LABELLED_ROLES = frozenset({"labeled", "protected", "teacher"})
 
 class Candidate(NamedTuple):
     """An image a reader found. ``labels``: what may name its class, the most telling first; ``are_written``: as labels
-    (a cls file, a column), where a number counts; names of folders and archives are names alone, whatever they are."""
+    (a cls file, a column), where a number counts; names of folders and archives are names alone, whatever they are.
+    ``unlabelled``: why there is no label."""
 
     image_id: str
     uri: str
@@ -27,6 +28,7 @@ class Candidate(NamedTuple):
     stamp: str
     labels: tuple[str, ...] = ()
     are_written: bool = True
+    unlabelled: str = ""
 
 
 def labels_of(candidate: Candidate, shard: Shard) -> tuple[Label, ...]:
@@ -65,7 +67,8 @@ def catalogue(
         if repeated:
             rejects.append(Reject(image_id, "duplicate_name", f"{candidate.image_id} comes twice; the first is used"))
         elif class_id is None and shard.role in ("labeled", "teacher"):
-            rejects.append(Reject(image_id, "unknown_class", classes.says(meant) if meant else "no label"))
+            why = classes.says(meant) if meant else candidate.unlabelled or "no label"
+            rejects.append(Reject(image_id, "unknown_class", why))
         else:
             if meant:
                 unknown[meant].append(image_id)
@@ -82,7 +85,7 @@ def catalogue(
                 )
             )
     if unknown:
-        rejects.append(Reject(ids.unique(shard.name), "unknown_class", count_in_words(unknown, classes)))
+        rejects.append(RejectOfMany(ids.unique(shard.name), "unknown_class", count_in_words(unknown, classes), 0))
     return _table(kept), rejects, ids
 
 

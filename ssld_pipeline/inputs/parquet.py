@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ssld_pipeline.contracts import Reject
+from ssld_pipeline.contracts import Reject, RejectOfMany
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.inputs.candidates import Candidate
 from ssld_pipeline.inputs.labels import label_text, number
@@ -118,8 +118,10 @@ def scan(shard: Shard) -> tuple[list[Candidate], list[Reject]]:
     """Candidates in the order of the rows; a row without bytes has size 0, which the stage that reads it rejects."""
     listed = shard.listing.to_pylist()[0]
     candidates: list[Candidate] = []
+    num_rows = 0
     try:
         with open_parquet(listed["path"]) as file:
+            num_rows = file.metadata.num_rows
             columns = find_columns(file.schema_arrow)
             if columns is None:
                 return [], [Reject(shard.name, "unreadable", "no column of images")]
@@ -129,10 +131,12 @@ def scan(shard: Shard) -> tuple[list[Candidate], list[Reject]]:
                 row = len(candidates)
                 candidates.append(Candidate(f"{shard.name}/{row}", listed["path"], row, size, listed["stamp"], labels))
     except pa.ArrowInvalid as error:
-        return candidates, [Reject(shard.name, "truncated_archive", str(error))]
+        return candidates, [
+            RejectOfMany(shard.name, "truncated_archive", str(error), max(1, num_rows - len(candidates)))
+        ]
     except OSError as error:
         reason = "unreadable" if error.errno else "truncated_archive"  # Arrow reports broken pages as bare OSError
-        return candidates, [Reject(shard.name, reason, str(error))]
+        return candidates, [RejectOfMany(shard.name, reason, str(error), max(1, num_rows - len(candidates)))]
     return candidates, []
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pyarrow as pa
 
 from ssld_pipeline.contracts import Reject
@@ -20,7 +22,7 @@ def scan(shard: Shard, classes: tuple[str, ...], images_per_part: int) -> tuple[
     """
     candidates, found = _read(shard)
     rows, rejects, ids = catalogue(shard, candidates, ClassList(classes, shard.labels), images_per_part)
-    return rows, rejects + [Reject(ids.unique(r.image_id), r.reason, r.detail) for r in found]
+    return rows, rejects + [replace(r, image_id=ids.unique(r.image_id)) for r in found]
 
 
 def _read(shard: Shard) -> tuple[list[Candidate], list[Reject]]:
