@@ -26,6 +26,7 @@ REJECT_REASONS = {
     "truncated_archive": "a tar or Parquet file ends early or is damaged; what precedes the damage is used",
     "unsupported_member": "a tar member without bytes of its own in one piece: sparse, a link to no member, a device",
     "nested_archive": "an archive within a tar: its images are not read before the outer one is unpacked",
+    "other_format": "an image or archive in a folder of tars or of Parquet files, which is read as neither",
     "companion": "an image of a webdataset sample that is not its picture, such as a mask or a thumbnail; not lost",
     "unsafe_name": "a tar member's name is absolute or leaves its folder",
     "duplicate_name": "an earlier image of the same input has this name; the first is used",
@@ -63,13 +64,14 @@ class Reject:
 
 @dataclass(frozen=True)
 class RejectOfMany(Reject):
-    """``num_images``: estimated, of an archive or a folder; 0 for a companion, which is no image of the catalog."""
+    """``num_images``: estimated, of an archive; None for a folder that cannot be listed, where it is unknown; 0 for a
+    companion, which is no image of the catalog."""
 
-    num_images: int = 0
+    num_images: int | None = None
 
     @property
     def num_lost(self) -> int:
-        return self.num_images
+        return 1 if self.num_images is None else self.num_images
 
 
 @dataclass(frozen=True)

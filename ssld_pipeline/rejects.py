@@ -9,6 +9,11 @@ from ssld_pipeline.errors import UserError
 
 FEW = 10  # a share means nothing among thirty images
 _UNREAD = ("unreadable", "truncated_archive")
+NOT_WHOLE = (*_UNREAD, "unsupported_member", "nested_archive")
+"""Reasons for which images of an input are unknown, and guard nothing."""
+
+NOT_LOST = ("companion", "duplicate_name", "empty_class")
+"""Reasons of the listing, and of companions, for which no image is lost."""
 _EXAMPLES = 3
 
 
@@ -19,6 +24,17 @@ def are_too_many(num_lost: int, num_unread: int, allowed: float) -> bool:
     however few images there are.
     """
     return num_lost > max(FEW, allowed) or num_unread > allowed
+
+
+def may_be_too_many(num_rejects: int, num_images: int, share: float) -> bool:
+    """Whether the share may be exceeded, if each reject is a lost image besides ``num_images`` that are not lost."""
+    return are_too_many(num_rejects, 0, share * (num_images + num_rejects))
+
+
+def worst(rejects: Sequence[Reject]) -> tuple[Reject, ...]:
+    """The few that explain most: what is lost, whole archives first."""
+    lost = [reject for reject in rejects if reject.num_lost]
+    return tuple(sorted(lost, key=lambda reject: reject.reason not in NOT_WHOLE)[:_EXAMPLES])
 
 
 def examples(rejects: Sequence[Reject]) -> str:

@@ -19,8 +19,9 @@ class InputConfig(Settings):
     uri: str
     """Folder, file or glob that holds the images; local, or any fsspec location such as s3://."""
     format: Format
-    """folder: class folders or flat. tar: plain or webdataset. parquet: bytes column or Hugging Face image struct.
-    list: a text file of `path label` lines, paths relative to the file."""
+    """folder: class folders or flat. tar: plain or webdataset (0001.jpg is the image, 0001.seg.png a companion).
+    parquet: bytes column or Hugging Face image struct. list: a text file of `path label` lines, paths relative to the
+    file."""
     name: str | None = None
     """First part of every image_id of this input; default: the role. Needed where a role has several inputs."""
 

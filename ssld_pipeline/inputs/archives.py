@@ -5,7 +5,7 @@ from __future__ import annotations
 from ssld_pipeline.contracts import Reject
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.inputs.location import filesystem
-from ssld_pipeline.inputs.names import has_suffix
+from ssld_pipeline.inputs.names import IMAGE_SUFFIXES, has_suffix, stem
 from ssld_pipeline.inputs.shard import Listed, Shard, Source
 from ssld_pipeline.inputs.walk import Found, look_up, match, walk
 
@@ -13,6 +13,7 @@ COMPRESSED_TARS = (
     *(".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4", ".tar.lzma"),
     ".tar.z",
 )
+ARCHIVES = (".tar", *COMPRESSED_TARS, ".zip", ".7z", ".rar", ".parquet")
 
 
 def list_shards(source: Source, uri: str, suffix: str) -> tuple[list[Shard], list[Reject]]:
@@ -25,7 +26,26 @@ def list_shards(source: Source, uri: str, suffix: str) -> tuple[list[Shard], lis
             " at an offset within their tar, which a compressed one does not allow: unpack it to a plain .tar"
         )
     wanted = [f for f in found.files if has_suffix(f.relative, suffix)]
-    return [Shard.of(source, f.relative, [f]) for f in wanted], found.rejects
+    shards = [Shard.of(source, f.relative, [f]) for f in wanted]
+    return shards, found.rejects + _of_other_formats(source, found.files, wanted)
+
+
+def _of_other_formats(source: Source, files: list[Listed], shards: list[Listed]) -> list[Reject]:
+    """Loose images and other archives in the folders of shards. Not what belongs to a shard: img2dataset writes
+    00000.parquet, the metadata, for 00000.tar. Other folders may be other inputs."""
+    names, own = {f.relative for f in shards}, {stem(f.relative) for f in shards}
+    folders = {name.rpartition("/")[0] for name in names}
+    found = [
+        f.relative
+        for f in files
+        if has_suffix(f.relative, *ARCHIVES, *IMAGE_SUFFIXES)
+        and f.relative not in names
+        and stem(f.relative) not in own
+        and f.relative.rpartition("/")[0] in folders
+        and not f.relative.rpartition("/")[2].startswith(".")
+    ]
+    why = f"the input has format: {source.format}, which does not read it: give it an input of its own"
+    return [Reject(name, "other_format", why) for name in found]
 
 
 def _find(source: Source, uri: str) -> Found:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ssld_pipeline.contracts import Reject
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.inputs import archives, folder, parquet, pathlist
@@ -35,17 +37,14 @@ def list_shards(name: str, role: str, uri: str, format: str, images_per_part: in
             " correct the uri, or the permissions"
         ) from None
     if not shards:
+        first = f"the first: {rejects[0].image_id}: {rejects[0].reason} ({rejects[0].detail})" if rejects else ""
+        got = f"{len(rejects)} unusable entries, {first}" if rejects else "none"
         raise UserError(
-            f"inputs.{role}: {uri} holds nothing to read. Expected {_EXPECTED[format]} (format: {format}), got "
-            + (
-                f"{len(rejects)} unusable entries, the first: {rejects[0].image_id}: {rejects[0].reason}"
-                if rejects
-                else "none"
-            )
-            + ". Correct the uri or the format"
+            f"inputs.{role}: {uri} holds nothing to read. Expected {_EXPECTED[format]} (format: {format}), got {got}. "
+            "Correct the uri or the format"
         )
     ids = Ids()
-    return shards, [Reject(ids.unique(f"{name}/{r.image_id}"), r.reason, r.detail) for r in rejects]
+    return shards, [replace(r, image_id=ids.unique(f"{name}/{r.image_id}")) for r in rejects]
 
 
 def class_folders(uri: str) -> tuple[str, ...]:

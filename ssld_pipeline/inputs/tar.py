@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ssld_pipeline.contracts import Reject, RejectOfMany
-from ssld_pipeline.inputs.archives import COMPRESSED_TARS
+from ssld_pipeline.inputs.archives import ARCHIVES
 from ssld_pipeline.inputs.candidates import Candidate
 from ssld_pipeline.inputs.folder import no_image_by_name
 from ssld_pipeline.inputs.location import filesystem
@@ -18,7 +18,6 @@ from ssld_pipeline.inputs.shard import Shard
 from ssld_pipeline.inputs.tar_members import Contents, Member, read_contents
 
 _READ_AHEAD_BYTES = 64 * 1024
-_ARCHIVES = (".tar", *COMPRESSED_TARS, ".zip", ".7z", ".rar", ".parquet")
 
 
 class _Label(NamedTuple):
@@ -74,7 +73,7 @@ def _rejects(
         elif member.problem and member.name in wanted:
             yield Reject(member.name, "unsupported_member", member.problem)
     for name in doubtful:
-        if has_suffix(name, *_ARCHIVES):
+        if has_suffix(name, *ARCHIVES):
             yield Reject(
                 name, "nested_archive", "unpack the outer tar, and name the folder of what was in it as the input"
             )

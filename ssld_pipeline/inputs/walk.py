@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ssld_pipeline.contracts import Reject
+from ssld_pipeline.contracts import Reject, RejectOfMany
 from ssld_pipeline.inputs.location import filesystem, full_uri, is_local, join
 from ssld_pipeline.inputs.names import escaped, is_utf8, printable
 from ssld_pipeline.inputs.shard import Listed
@@ -147,4 +147,4 @@ def _with_identity(path: str, ancestors: tuple[tuple[int, int], ...]) -> tuple[t
 
 
 def _cannot(folder: str, what: str, error: OSError) -> Reject:
-    return Reject(printable(folder), "unreadable", f"{what}: {error.strerror or error}")
+    return RejectOfMany(printable(folder), "unreadable", f"{what}: {error.strerror or error}")

@@ -13,6 +13,7 @@ from ssld_pipeline.runner.class_guard import accept_classes
 from ssld_pipeline.runner.context import RunContext
 from ssld_pipeline.runner.label_check import count_labels, require_labels
 from ssld_pipeline.runner.label_check import figures as label_figures
+from ssld_pipeline.runner.lossy_inputs import refuse_lossy_inputs
 from ssld_pipeline.runner.plan import plan_run
 from ssld_pipeline.runner.progress import Progress, StageReport
 from ssld_pipeline.runner.shapes.table import plan_stage, shape_of
@@ -134,6 +135,8 @@ def _require_upstream(stage: Stage, context: RunContext, asked: str) -> None:
                 f"{asked} depends on {other.name}, which is out of date ({why}). "
                 f"Bring it up to date first: ssld run CONFIG --until {asked}"
             )
+        if other.name == "catalog":
+            refuse_lossy_inputs(context.state())
 
 
 def upstream_of(stage: Stage, config: RunConfig) -> list[Stage]:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.contracts import CATALOG, REJECT_REASONS
 from ssld_pipeline.pipeline import stage_named, stage_of
+from ssld_pipeline.rejects import worst
 from ssld_pipeline.runner.units import Unit, same_but_config
 from ssld_pipeline.stages.stage import ArtifactStage, PartStage, Reject, Setup
 from ssld_pipeline.store import files
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What was written for a unit and awaits its commit. ``num_images``: rows and rejects together."""
+    """What was written for a unit and awaits its commit. ``num_images``: those used and those lost together;
+    ``examples``: a few rejects, those of whole archives first."""
 
     unit: str
     parts: tuple[Part, ...]
@@ -37,6 +39,8 @@ class Receipt:
     num_images: int
     reasons: Mapping[str, int]
     seconds: float
+    num_lost: int
+    examples: tuple[Reject, ...]
 
     @property
     def num_rejects(self) -> int:
@@ -100,9 +104,10 @@ class PartWorker:
         lost = deadly + result.rejects
         rejects = write_rejects(self._workspace, self._stage.name, unit, lost)
         if self._stage.per == "shard":
-            num_images = result.rows.num_rows + len(lost)
+            num_images = result.rows.num_rows + sum(reject.num_lost for reject in lost)
         reasons = Counter(reject.reason for reject in lost)
-        return Receipt(unit.name, parts, rejects, num_images, reasons, time.monotonic() - started)
+        seconds, num_lost = time.monotonic() - started, sum(reject.num_lost for reject in lost)
+        return Receipt(unit.name, parts, rejects, num_images, reasons, seconds, num_lost, worst(lost))
 
     def _kept(self, unit: Unit, rows: pa.Table) -> pa.Table | None:
         """Rows of the stale part that still hold: made alike but for settings that the stage knows how to judge, of the

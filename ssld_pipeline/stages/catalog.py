@@ -33,11 +33,12 @@ def _open(setup: Setup) -> Callable[[pa.Table], PartResult]:
 
 STAGE = PartStage(
     name="catalog",
-    version=1,
+    version=2,
     table="catalog",
     reads=(),
     settings=_settings,
     open=_open,
     per="shard",
+    section="catalog",
     uses_classes=True,
 )

@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.pipeline import stages
-from ssld_pipeline.rejects import are_too_many
+from ssld_pipeline.rejects import NOT_WHOLE, are_too_many, examples
 from ssld_pipeline.runner.context import RunContext
+from ssld_pipeline.runner.lossy_inputs import refuse_lossy_inputs
 from ssld_pipeline.runner.planned import StagePlan, UnitPlan
 from ssld_pipeline.runner.progress import StageReport
 from ssld_pipeline.runner.shapes.shape import Shape, changes_of, plan_unit
@@ -106,6 +107,7 @@ def bring(stage: PartStage, plan: StagePlan, state: State, context: RunContext, 
     run.do(work, {u.name: u.committed for u in plan.units})
     if stage.per == "shard":
         run.commit_listing_rejects()
+        refuse_lossy_inputs(context.state())
     context.workspace.record_roots(stage.table, context.survey.roots)
     if run.notes:
         run.table.describe(run.notes)
@@ -190,26 +192,40 @@ class _PartRun:
                 self.context.commit_rejects(stage, {name: part})
 
     def _loses_too_much(self, receipt: Receipt) -> bool:
-        """Where a protected archive breaks off, the images behind the break would guard nothing."""
-        config, section = self.context.config, self.stage.section
-        limit = getattr(config, section).max_reject_share if section else 1.0
-        share = limit * receipt.num_images
-        num_unread = receipt.reasons.get("unreadable", 0)
-        guards = receipt.unit.split("/", 1)[0] in config.inputs_of(config.dedupe.against)
-        if self.stage.per == "shard" and guards:
+        limit = self._limit()
+        num_unread = receipt.reasons.get("unreadable", 0) + receipt.reasons.get("nested_archive", 0)
+        if not limit:
             num_unread += receipt.reasons.get("truncated_archive", 0)
-            share = min(share, 0) if num_unread else share
-        return are_too_many(receipt.num_rejects, num_unread, share)
+        too_many = are_too_many(receipt.num_lost, num_unread, limit * receipt.num_images)
+        return too_many or self._breaks_a_guard(receipt)
+
+    def _limit(self) -> float:
+        section = self.stage.section
+        return float(getattr(self.context.config, section).max_reject_share) if section else 1.0
+
+    def _breaks_a_guard(self, receipt: Receipt) -> bool:
+        """Where a protected archive is not whole, the images that cannot be read would guard nothing."""
+        config = self.context.config
+        guards = config.inputs_of(("protected", *config.dedupe.against))
+        is_guard = self.stage.per == "shard" and receipt.unit.split("/", 1)[0] in guards
+        return is_guard and any(reason in receipt.reasons for reason in NOT_WHOLE)
 
     def _explain_refusal(self, refused: Sequence[Receipt]) -> str:
+        broken = [receipt for receipt in refused if self._breaks_a_guard(receipt)]
+        if broken:
+            return (
+                f"{self.stage.name}: protected images cannot be read, so copies of them would stay in the pool: "
+                f"{examples([e for receipt in broken for e in receipt.examples])}. Repair the input"
+            )
         reasons: Counter[str] = Counter()
         for receipt in refused:
-            reasons.update(receipt.reasons)
-        worst = ", ".join(f"{r.unit} ({r.num_rejects} of {r.num_images})" for r in refused[:5])
+            reasons.update({k: n for k, n in receipt.reasons.items() if k != "companion"})
+        worst = ", ".join(f"{r.unit} ({r.num_lost} of {r.num_images})" for r in refused[:5])
         limit = f"{self.stage.section}.max_reject_share"
         return (
-            f"{self.stage.name}: {len(refused)} part(s) lost more images than {limit} allows and were not committed: "
-            f"{worst}. Reasons: {dict(reasons.most_common())}. Repair the input, or raise {limit}"
+            f"{self.stage.name}: {len(refused)} part(s) lost more images than {limit} ({self._limit():g}) allows and "
+            f"were not committed: {worst}. Reasons: {dict(reasons.most_common())}. The first: "
+            f"{examples(refused[0].examples[:1])}. Repair the input, or raise {limit}"
         )
 
 
