@@ -108,6 +108,14 @@ def test_zeros_to_the_end_are_the_end(tmp_path: Path) -> None:
         assert (rows.num_rows, rejects) == (1, {})
 
 
+def test_a_download_that_is_zeros_from_some_byte_on_is_truncated(tmp_path: Path) -> None:
+    """Tools that reserve the whole file first leave zeros, which would pass for the end of the archive."""
+    (tmp_path / "a.tar").write_bytes(tar_of(("0.jpg", IMAGES[0]), ("1.jpg", IMAGES[1])) + bytes(5_000_000))
+    rows, rejects = catalogue(tmp_path, "tar")
+    assert (rows.num_rows, rejects) == (2, {"pool/a.tar": "truncated_archive"})
+    assert "a download that is not complete" in details(tmp_path / "a.tar")[""]
+
+
 # Sparse members
 
 needs_tar = pytest.mark.skipif(shutil.which("tar") is None, reason="needs GNU tar")

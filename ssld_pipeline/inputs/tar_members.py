@@ -17,6 +17,7 @@ _LABEL_SUFFIXES = (".cls", ".json")
 _LABEL_KEYS = ("label", "cls", "class")
 _LONGEST_CHAIN = 40  # of links, as Linux follows them
 _READ_BYTES = 1024 * 1024
+_MOST_PADDING_BYTES = 4 * 1024 * 1024  # the largest records of tape drives; GNU tar pads to 10 kB
 _NO_FILES = (b"V", b"D")  # GNU tar: the volume's label, the list of a folder's names
 # tarfile checks neither the numbers in extended headers nor that they are whole.
 _HEADER_FAILURES = (
@@ -159,8 +160,11 @@ def _check_end(stream: IO[bytes], end: int, start: int, size_bytes: int, content
         contents.num_unread_bytes = size_bytes - end
     elif len(block) < tarfile.BLOCKSIZE:
         contents.damage = "the end-of-archive mark is missing"
-    else:
-        return _skip_zeros(stream, end + tarfile.BLOCKSIZE)
+    elif (following := _skip_zeros(stream, end + tarfile.BLOCKSIZE)) is not None:
+        return following
+    elif size_bytes - end > _MOST_PADDING_BYTES:
+        contents.damage = f"{size_bytes - end} bytes of zeros follow byte {end}, as in a download that is not complete"
+        contents.num_unread_bytes = size_bytes - end
     return None
 
 
