@@ -10,10 +10,10 @@ from ssld_pipeline.errors import UserError
 FEW = 10  # a share means nothing among thirty images
 _UNREAD = ("unreadable", "truncated_archive")
 NOT_WHOLE = (*_UNREAD, "unsupported_member", "nested_archive")
-"""Reasons for which images of an input are unknown, and guard nothing."""
+"""Reasons that leave images of an input unread: they guard nothing, and their number is unknown."""
 
-NOT_LOST = ("companion", "duplicate_name", "empty_class")
-"""Reasons of the listing, and of companions, for which no image is lost."""
+NOT_LOST = ("duplicate_name", "empty_class")
+"""Reasons of a listing for which no image is lost."""
 _EXAMPLES = 3
 
 

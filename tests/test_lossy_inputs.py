@@ -245,6 +245,18 @@ def test_later_stages_do_not_start_on_a_refused_input(inputs: Path) -> None:
         bring(load_config(inputs.parent / "config.yaml"), only=("index_protected",))
 
 
+def test_a_pool_of_which_no_image_can_be_decoded_is_refused(inputs: Path) -> None:
+    mini.write_tar(inputs / "pool/pool-0.tar", {f"{k}.jpg": b"no image" for k in range(5)})
+    config = load_config(inputs.parent / "config.yaml", ("dedupe.max_reject_share=1",))
+    mini.write_teacher(inputs.parent / "teacher.safetensors")
+    messages = []
+    for options in ({"until": "find_copies"}, {"until": "find_copies"}, {"only": ("dedupe",)}):
+        with pytest.raises(UserError, match="find_copies: none of the 5 images of the input 'pool'") as refused:
+            bring(config, **options)
+        messages.append(str(refused.value))
+    assert len(set(messages)) == 1 and "pool/pool-0.tar/0.jpg (not_an_image" in messages[0]
+
+
 # What may not be read
 
 
@@ -347,6 +359,18 @@ def test_a_protected_tar_that_is_not_whole_stops_the_run(inputs: Path, spoil: An
     message = refusal(inputs, protected, f"dedupe.against={against}", "catalog.max_reject_share=1")
     assert message.startswith("catalog: protected images cannot be read") and "protected/v.tar" in message
     assert "raise" not in message
+
+
+def test_a_pool_that_becomes_a_guard_must_be_whole(inputs: Path) -> None:
+    """The parts of the catalog are committed already."""
+    os.truncate(inputs / "pool/pool-0.tar", (inputs / "pool/pool-0.tar").stat().st_size // 2)
+    mini.write_tar(inputs / "more/a.tar", mini.pool_tar(1))
+    pools = [
+        f"{{uri: {inputs / place}, format: tar, name: {name}}}" for place, name in (("pool", "old"), ("more", "new"))
+    ]
+    both = f"inputs.pool=[{', '.join(pools)}]"
+    assert [r["reason"] for r in catalog(inputs, both)] == ["truncated_archive"]
+    assert "old/pool-0.tar (truncated_archive" in refusal(inputs, both, "dedupe.against=[protected, old]")
 
 
 def test_protected_tars_that_were_joined_are_whole(inputs: Path) -> None:

@@ -44,7 +44,7 @@ def _of_other_formats(source: Source, files: list[Listed], shards: list[Listed])
         and f.relative.rpartition("/")[0] in folders
         and not f.relative.rpartition("/")[2].startswith(".")
     ]
-    why = f"the input has format: {source.format}, which does not read it: give it an input of its own"
+    why = f"the input has format: {source.format}, which does not read it: name it as another input"
     return [Reject(name, "other_format", why) for name in found]
 
 

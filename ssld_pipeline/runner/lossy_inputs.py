@@ -1,16 +1,20 @@
-"""Refuse an input of which too few images can be used, whatever its single parts have lost."""
+"""Refuse an input of which too few images can be used, and a protected one that is not whole."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ssld_pipeline.contracts import Reject, RejectOfMany
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.rejects import NOT_LOST, NOT_WHOLE, are_too_many, examples, may_be_too_many
 from ssld_pipeline.runner.state import State
 from ssld_pipeline.sql_text import literals
+from ssld_pipeline.stages.stage import PartStage
 from ssld_pipeline.store.tables import Part
+
+if TYPE_CHECKING:
+    from ssld_pipeline.config.run import RunConfig
 
 
 class _Losses(NamedTuple):
@@ -19,14 +23,39 @@ class _Losses(NamedTuple):
     first: tuple[Reject, ...]
 
 
-def refuse_lossy_inputs(state: State) -> None:
-    """Judge each input by the committed catalog and its rejects. Raises UserError for an input without a usable image,
-    and for one that loses more of its images than ``catalog.max_reject_share`` (and more than 10)."""
+def refuse_lossy_inputs(stage: PartStage, state: State) -> None:
+    """Raises UserError for an input of which the stage, which is up to date, can use no image or too few."""
+    if stage.per == "shard":
+        _judge_catalog(state)
+    elif stage.per == "part" and stage.section:
+        _judge_images(stage, state)
+
+
+def _judge_images(stage: PartStage, state: State) -> None:
+    """An input without an image that the stage could use may be small: its parts lose ten or fewer."""
+    rejected = [p for (name, _), p in state.workspace.tables["rejects"].parts().items() if name == stage.name]
+    for name in state.survey.inputs_of(stage.roles(state.config)):
+        parts = [part for part in rejected if _input_of(part) == name]
+        num_images = sum(part.num_rows for part in state.catalog.values() if _input_of(part) == name)
+        if num_images and sum(part.num_rows for part in parts) >= num_images:
+            lost = _losses(state, parts, {})
+            raise UserError(
+                f"{stage.name}: none of the {num_images} images of the input {name!r} "
+                f"({state.config.named_inputs()[name][1].uri}) can be used. Reasons: {lost.reasons}. "
+                f"The first: {examples(lost.first)}. Correct the input"
+            )
+
+
+def _judge_catalog(state: State) -> None:
+    """By the committed catalog and its rejects: an input needs a usable image, and may lose ten images or a share of
+    ``catalog.max_reject_share``."""
     share = state.config.catalog.max_reject_share
     rejected = [p for (stage, _), p in state.workspace.tables["rejects"].parts().items() if stage == "catalog"]
     for name, (role, item) in state.config.named_inputs().items():
         num_used = sum(part.num_rows for part in state.catalog.values() if _input_of(part) == name)
         parts = [part for part in rejected if _input_of(part) == name and part.name != name]
+        if parts and name in guards(state.config):
+            _require_whole(state, parts)
         unlisted = _unlisted(name, state, num_used)
         num_rejects = sum(part.num_rows for part in parts) + sum(unlisted.values())
         if num_used and not may_be_too_many(num_rejects, num_used, share):
@@ -47,13 +76,34 @@ def refuse_lossy_inputs(state: State) -> None:
             )
 
 
+def guards(config: RunConfig) -> tuple[str, ...]:
+    """Names of the inputs that the others are compared with, or networks are measured on."""
+    return config.inputs_of(("protected", *config.dedupe.against))
+
+
+def _require_whole(state: State, parts: Sequence[Part]) -> None:
+    """Also of parts that were committed before ``dedupe.against`` named their input."""
+    query = f"SELECT image_id, reason, detail FROM rejects WHERE reason IN ({literals(NOT_WHOLE)}) ORDER BY 1 LIMIT 3"
+    with state.workspace.connect("rejects", only=parts) as connection:
+        found = [Reject(*row) for row in connection.execute(query).fetchall()]
+    if found:
+        raise UserError(explain_gaps(found))
+
+
+def explain_gaps(found: Sequence[Reject]) -> str:
+    return (
+        f"catalog: protected images cannot be read, so copies of them would stay in the pool: {examples(found)}. "
+        "Repair the input"
+    )
+
+
 def _input_of(part: Part) -> str:
     return part.name.split("/", 1)[0]
 
 
 def _unlisted(name: str, state: State, num_used: int) -> dict[Reject, int]:
-    """Rejects of the listing, and how many images are lost with each. A folder that cannot be listed stands for as
-    many as the other folders have on average; for none where the catalog still has its images."""
+    """Rejects of the listing, and how many images are lost with each. A folder that cannot be listed counts as many as
+    the other folders have on average, and none where the catalog still has its images."""
     found: dict[Reject, int] = {}
     for reject in state.survey.listing_rejects.get(name, ()):
         if reject.reason in NOT_LOST:

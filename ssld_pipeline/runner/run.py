@@ -20,7 +20,7 @@ from ssld_pipeline.runner.shapes.table import plan_stage, shape_of
 from ssld_pipeline.runner.shapes.trainings import require_batches, require_guarded
 from ssld_pipeline.runner.survey import Survey
 from ssld_pipeline.stages.networks import check_networks
-from ssld_pipeline.stages.stage import Setup, Stage, TrainStage
+from ssld_pipeline.stages.stage import PartStage, Setup, Stage, TrainStage
 
 if TYPE_CHECKING:
     from ssld_pipeline.config.run import RunConfig
@@ -135,8 +135,8 @@ def _require_upstream(stage: Stage, context: RunContext, asked: str) -> None:
                 f"{asked} depends on {other.name}, which is out of date ({why}). "
                 f"Bring it up to date first: ssld run CONFIG --until {asked}"
             )
-        if other.name == "catalog":
-            refuse_lossy_inputs(context.state())
+        if isinstance(other, PartStage):
+            refuse_lossy_inputs(other, context.state())
 
 
 def upstream_of(stage: Stage, config: RunConfig) -> list[Stage]:

@@ -15,7 +15,7 @@ from ssld_pipeline.errors import UserError
 from ssld_pipeline.pipeline import stages
 from ssld_pipeline.rejects import NOT_WHOLE, are_too_many, examples
 from ssld_pipeline.runner.context import RunContext
-from ssld_pipeline.runner.lossy_inputs import refuse_lossy_inputs
+from ssld_pipeline.runner.lossy_inputs import explain_gaps, guards, refuse_lossy_inputs
 from ssld_pipeline.runner.planned import StagePlan, UnitPlan
 from ssld_pipeline.runner.progress import StageReport
 from ssld_pipeline.runner.shapes.shape import Shape, changes_of, plan_unit
@@ -107,10 +107,10 @@ def bring(stage: PartStage, plan: StagePlan, state: State, context: RunContext, 
     run.do(work, {u.name: u.committed for u in plan.units})
     if stage.per == "shard":
         run.commit_listing_rejects()
-        refuse_lossy_inputs(context.state())
     context.workspace.record_roots(stage.table, context.survey.roots)
     if run.notes:
         run.table.describe(run.notes)
+    refuse_lossy_inputs(stage, context.state())
 
 
 @dataclass(frozen=True)
@@ -205,18 +205,13 @@ class _PartRun:
 
     def _breaks_a_guard(self, receipt: Receipt) -> bool:
         """Where a protected archive is not whole, the images that cannot be read would guard nothing."""
-        config = self.context.config
-        guards = config.inputs_of(("protected", *config.dedupe.against))
-        is_guard = self.stage.per == "shard" and receipt.unit.split("/", 1)[0] in guards
+        is_guard = self.stage.per == "shard" and receipt.unit.split("/", 1)[0] in guards(self.context.config)
         return is_guard and any(reason in receipt.reasons for reason in NOT_WHOLE)
 
     def _explain_refusal(self, refused: Sequence[Receipt]) -> str:
         broken = [receipt for receipt in refused if self._breaks_a_guard(receipt)]
         if broken:
-            return (
-                f"{self.stage.name}: protected images cannot be read, so copies of them would stay in the pool: "
-                f"{examples([e for receipt in broken for e in receipt.examples])}. Repair the input"
-            )
+            return explain_gaps([example for receipt in broken for example in receipt.examples])
         reasons: Counter[str] = Counter()
         for receipt in refused:
             reasons.update({k: n for k, n in receipt.reasons.items() if k != "companion"})
