@@ -7,10 +7,21 @@ import os
 import posixpath
 import shutil
 import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
+
+from ssld_pipeline.sealed import seal, unseal
+from ssld_pipeline.store.damage import REMOVE_AND_RUN, DamagedFile
+
+
+class Stamp(NamedTuple):
+    """``changed``: time of the last change, or an object store's tag of the bytes; equal as long as they are."""
+
+    size_bytes: int
+    changed: str
 
 
 def is_local(uri: str) -> bool:
@@ -56,15 +67,31 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 
 def read_json(uri: str) -> Any:
-    """None where there is no such file."""
+    """None where there is no such file. Raises DamagedFile if it holds no JSON."""
     try:
         return json.loads(read_bytes(uri))
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise DamagedFile(uri, f"it holds no whole JSON ({error})") from None
 
 
 def write_json(uri: str, value: Any) -> None:
     write_bytes(uri, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def read_sealed(uri: str, heal: str = REMOVE_AND_RUN) -> dict[str, Any] | None:
+    """What ``write_sealed`` wrote; None where there is no such file. Raises DamagedFile if it was changed or cut."""
+    try:
+        return unseal(json.loads(read_bytes(uri)))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise DamagedFile(uri, str(error), heal) from None
+
+
+def write_sealed(uri: str, value: Mapping[str, Any]) -> None:
+    write_json(uri, seal(value))
 
 
 def copy(source: str, target: str) -> None:
@@ -79,6 +106,53 @@ def copy(source: str, target: str) -> None:
     with fsspec.open(source, "rb") as reader, temporary.open("wb") as writer:
         shutil.copyfileobj(reader, writer, 16 << 20)
     temporary.replace(path)
+
+
+def stamp(uri: str) -> Stamp | None:
+    """None where there is no such file."""
+    if is_local(uri):
+        try:
+            status = local_path(uri).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return Stamp(status.st_size, str(status.st_mtime_ns))
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    try:
+        return _remote_stamp(filesystem.info(path))
+    except FileNotFoundError:
+        return None
+
+
+def stamps(folder: str) -> dict[str, Stamp]:
+    """Of the files below ``folder``, by path relative to it; empty where there is no folder. One listing, no reading:
+    20,000 files take 0.1 s on a local disk."""
+    if is_local(folder):
+        return dict(_walk(str(local_path(folder)), ""))
+    filesystem, path = fsspec.core.url_to_fs(folder)
+    filesystem.invalidate_cache()
+    if not filesystem.exists(path):
+        return {}
+    found = filesystem.find(path, detail=True)
+    return {posixpath.relpath(name, path): _remote_stamp(info) for name, info in found.items()}
+
+
+def _walk(folder: str, prefix: str) -> Iterator[tuple[str, Stamp]]:
+    try:
+        entries = os.scandir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    with entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _walk(entry.path, f"{prefix}{entry.name}/")
+            elif entry.is_file():
+                status = entry.stat()
+                yield prefix + entry.name, Stamp(status.st_size, str(status.st_mtime_ns))
+
+
+def _remote_stamp(info: Mapping[str, Any]) -> Stamp:
+    changed = info.get("ETag") or info.get("mtime") or info.get("LastModified") or info.get("created")
+    return Stamp(int(info.get("size") or 0), str(changed))
 
 
 def list_files(folder: str) -> list[str]:

@@ -21,6 +21,11 @@ def digest(value: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=NUM_HEX // 2).hexdigest()
 
 
+def digest_bytes(data: bytes) -> str:
+    """16 hex digits, equal to ``digest_file`` of a file with these bytes."""
+    return hashlib.blake2b(data, digest_size=NUM_HEX // 2).hexdigest()
+
+
 def digest_file(uri: str) -> str:
     """16 hex digits of the bytes at ``uri``."""
     state = hashlib.blake2b(digest_size=NUM_HEX // 2)

@@ -1,8 +1,9 @@
 """A table: Parquet parts that a Delta log lists. Workers write parts, one driver commits them.
 
-A part's file is named ``<settings>-<inputs>-<content>-<nonce>.parquet``: the two digests of its fingerprint, the
-digest of its rows, and a nonce, so that no name is ever used twice and the log alone tells what is computed. Which
-unit of work a file holds stands in its Delta statistics (the columns of ``Table.unit`` are constant within a part).
+A part's file is named ``<settings>-<inputs>-<content>-<bytes>-<nonce>.parquet``: the two digests of its fingerprint,
+the digests of its rows and of its bytes, and a nonce, so that no name is ever used twice and the log alone tells what
+is computed. Names by older programs have no digest of the bytes; such a part is checked by its rows. Which unit of work
+a file holds stands in its Delta statistics (the columns of ``Table.unit`` are constant within a part).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import re
 import time
 import uuid
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
@@ -26,10 +28,14 @@ import pyarrow.parquet as pq
 from ssld_pipeline.contracts import Table
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.store import files
-from ssld_pipeline.store.fingerprints import Fingerprint, digest_rows
+from ssld_pipeline.store.damage import DamagedFile, require_known_format
+from ssld_pipeline.store.fingerprints import Fingerprint, digest, digest_bytes, digest_file, digest_rows
+from ssld_pipeline.store.last_commit import FORMAT, LastCommit, digest_parts
+from ssld_pipeline.store.log_files import damaged_log, log_damage
 
 _NAME = re.compile(
-    r"(?P<settings>[0-9a-f]{16})-(?P<inputs>[0-9a-f]{16})-(?P<content>[0-9a-f]{16})-[0-9a-f]{12}\.parquet"
+    r"(?P<settings>[0-9a-f]{16})-(?P<inputs>[0-9a-f]{16})-(?P<content>[0-9a-f]{16})(-(?P<bytes>[0-9a-f]{16}))?"
+    r"-[0-9a-f]{12}\.parquet"
 )
 _LOCATION_COLUMNS = ("uri",)  # where bytes lie is not what they are: moving an input changes no content digest
 _ANOTHER_RUN = (
@@ -40,6 +46,9 @@ _MOST_PIECES = 50_000
 _SETTINGS_KEY = b"ssld.settings"
 _INPUTS_KEY = b"ssld.inputs"
 _ROOTS_KEY = b"ssld.roots"
+_FORMAT_KEY = b"ssld.format"
+_READERS = 4  # of parts to check: reading a remote one is waiting, and BLAKE2b lets other threads run
+_whole: set[tuple[str, files.Stamp]] = set()  # parts that this process has read and found whole
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,11 @@ class Part:
     def name(self) -> str:
         return self.unit[-1]
 
+    @property
+    def file_digest(self) -> str | None:
+        """Digest of the file's bytes; None where an older program wrote it."""
+        return _file_digest(self.file)
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -71,25 +85,76 @@ class TableStore:
     def __init__(self, workspace: str, contract: Table) -> None:
         self.contract = contract
         self.uri = files.join(workspace, contract.name)
+        self._workspace = workspace
 
     def version(self) -> int | None:
         """Version of the Delta log, None where there is no table yet."""
-        table = self._open()
+        table, _ = self._open()
         return None if table is None else int(table.version())
 
     def parts(self, version: int | None = None) -> dict[tuple[str, ...], Part]:
         """Committed parts by unit, now or as of a version of the Delta log.
 
-        UserError for a version that is not there, and for a file in the log that is not of this pipeline.
+        UserError for a version that is not there, and for a file in the log that is not of this pipeline. DamagedFile
+        if the log does not list what was committed last.
         """
-        table = self._open()
+        table, last = self._open()
         if table is None:
             return {}
         if version is not None and not 0 <= version <= table.version():
             raise UserError(f"{self.uri} has no version {version}; versions are 0 to {table.version()}")
         if version is not None:
             table.load_as_version(version)
-        return self._parts_of(table)
+        parts = self._parts_of(table)
+        if last and table.version() == last.version and digest_parts(parts.values()) != last.parts:
+            raise damaged_log(self._workspace, self.contract.name, last, "it does not list what was committed")
+        return parts
+
+    def unreadable(self, parts: Iterable[Part]) -> dict[str, str]:
+        """By name of the part's file: why it cannot be read, as one listing of the folder tells: missing, or cut."""
+        parts = list(parts)
+        present = files.stamps(self.uri) if parts else {}
+        return {part.file: why for part in parts if (why := _size_problem(part, present.get(part.file)))}
+
+    def damaged(self, parts: Iterable[Part], again: bool = False) -> Iterator[tuple[Part, str]]:
+        """Damaged parts, each with what is wrong. Reads every byte, 840 MB/s a core; of a part by an older program, whose
+        rows are compared, 120 MB/s.
+
+        A process reads a part once, and again when its size or time changed; ``again``: always.
+        """
+        parts = list(parts)
+        present = files.stamps(self.uri) if parts else {}
+        waiting: list[Part] = []
+        for part in parts:
+            stamp = present.get(part.file)
+            if why := _size_problem(part, stamp):
+                yield part, why
+            elif again or (self._uri(part), stamp) not in _whole:
+                waiting.append(part)
+        with ThreadPoolExecutor(_READERS) as pool:
+            for part, why in zip(waiting, pool.map(self._byte_problem, waiting), strict=True):
+                if why:
+                    yield part, why
+                elif stamp := present.get(part.file):
+                    _whole.add((self._uri(part), stamp))
+
+    def check(self, parts: Iterable[Part]) -> None:
+        """Raises DamagedFile if one of the parts is not what was written. What it costs: see ``damaged``."""
+        for part, why in self.damaged(parts):
+            raise DamagedFile(self._uri(part), why)
+
+    def _byte_problem(self, part: Part) -> str:
+        """Empty where the file is whole."""
+        if part.file_digest:
+            return "" if digest_file(self._uri(part)) == part.file_digest else _OTHER_BYTES
+        try:
+            rows = read_parquet(self._uri(part))
+        except DamagedFile as damage:
+            return damage.why
+        return "" if _content(rows) == part.content else _OTHER_ROWS
+
+    def _uri(self, part: Part) -> str:
+        return files.join(self.uri, part.file)
 
     def uris(self, parts: Iterable[Part] | None = None) -> list[str]:
         return [files.join(self.uri, p.file) for p in (self.parts().values() if parts is None else parts)]
@@ -101,19 +166,32 @@ class TableStore:
         return any(not names <= set(self._schema(part).names) for part in one_of_each.values())
 
     def read(self, part: Part) -> pa.Table:
-        return read_parquet(files.join(self.uri, part.file)).cast(self.contract.schema())
+        """Raises DamagedFile if the file is not what was written."""
+        rows = read_parquet(self._uri(part))
+        if not part.file_digest and _content(rows) != part.content:
+            raise DamagedFile(self._uri(part), _OTHER_ROWS)
+        return rows.cast(self.contract.schema())
 
     def settings_of(self, part: Part) -> dict[str, Any]:
-        """The payload behind ``part.fingerprint.settings``."""
-        return dict(json.loads(self._metadata(part)[_SETTINGS_KEY]))
+        """The payload behind ``part.fingerprint.settings``. Raises DamagedFile if the file does not hold it."""
+        settings = self._payload(part, _SETTINGS_KEY)
+        if settings and digest(settings) != part.fingerprint.settings:
+            raise DamagedFile(self._uri(part), "the settings in it are not those that it was made with")
+        return settings
 
     def inputs_of(self, part: Part) -> dict[str, Any]:
         """The payload behind ``part.fingerprint.inputs``; empty where the part was written without."""
-        return dict(json.loads(self._metadata(part).get(_INPUTS_KEY, b"{}")))
+        return self._payload(part, _INPUTS_KEY)
 
     def roots_of(self, part: Part) -> dict[str, str]:
         """Where the inputs lay when the part was written: input name -> root."""
-        return dict(json.loads(self._metadata(part)[_ROOTS_KEY]))
+        return self._payload(part, _ROOTS_KEY)
+
+    def _payload(self, part: Part, key: bytes) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self._metadata(part).get(key, b"{}")))
+        except ValueError as error:
+            raise DamagedFile(self._uri(part), f"its metadata are no whole JSON ({error})") from None
 
     def write(
         self,
@@ -136,13 +214,15 @@ class TableStore:
                 rows = rows.append_column(name, pa.array([value] * rows.num_rows, pa.string()))
         schema = self.contract.schema()
         rows = in_order(rows.select(schema.names).cast(schema), self.contract.key)
-        content = digest_rows(rows, without=_LOCATION_COLUMNS)
-        name = f"{fingerprint}-{content}-{uuid.uuid4().hex[:12]}.parquet"
+        content = _content(rows)
         payloads: dict[bytes, Any] = {f"ssld.{name}".encode(): note for name, note in (notes or {}).items()}
         payloads |= {_SETTINGS_KEY: settings, _ROOTS_KEY: roots, _INPUTS_KEY: inputs or {}}
+        payloads[_FORMAT_KEY] = FORMAT
         metadata = {key: json.dumps(payload, sort_keys=True) for key, payload in payloads.items()}
-        size = _write_parquet(rows.replace_schema_metadata(metadata), files.join(self.uri, name), self.contract)
-        return Part(tuple(unit[c] for c in self.contract.unit), fingerprint, content, name, rows.num_rows, size)
+        data = _parquet_bytes(rows.replace_schema_metadata(metadata), self.contract)
+        name = f"{fingerprint}-{content}-{digest_bytes(data)}-{uuid.uuid4().hex[:12]}.parquet"
+        files.write_bytes(files.join(self.uri, name), data)
+        return Part(tuple(unit[c] for c in self.contract.unit), fingerprint, content, name, rows.num_rows, len(data))
 
     def commit(
         self, added: Iterable[Part], removed: Iterable[Part] = (), note: Mapping[str, Any] | None = None
@@ -151,7 +231,7 @@ class TableStore:
 
         Whatever is committed of an added part's unit must be among ``removed``, so that no unit is ever there twice.
         """
-        from deltalake import CommitProperties, DeltaTable
+        from deltalake import CommitProperties
         from deltalake import Schema as DeltaSchema
         from deltalake.exceptions import CommitFailedError, DeltaError
         from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
@@ -165,9 +245,10 @@ class TableStore:
         schema = DeltaSchema.from_arrow(self.contract.schema())
         # No retries: between the look at what is live and the commit nobody else may have changed it.
         properties = CommitProperties(custom_metadata=dict(note or {}), max_commit_retries=0)
+        table, last = self._open()
+        live: dict[tuple[str, ...], Part] = {}
         try:
-            if DeltaTable.is_deltatable(self.uri):
-                table = DeltaTable(self.uri)
+            if table is not None:
                 live = self._parts_of(table)
                 self._refuse_foreign_changes(live, added, removed)
                 # The log's schema is its first one until a transaction replaces every part, or adds columns to it.
@@ -189,7 +270,33 @@ class TableStore:
                     commit_properties=properties,
                 )
         except (CommitFailedError, DeltaError) as error:
-            raise UserError(_ANOTHER_RUN.format(uri=self.uri, detail=error)) from error
+            raise UserError(_ANOTHER_RUN.format(uri=self.uri, detail=_one_line(error))) from error
+        going = {part.file for part in removed}
+        kept = [part for part in live.values() if part.file not in going]
+        self._note_commit(table, last, [*kept, *added])
+
+    def _note_commit(self, table: Any, last: LastCommit | None, parts: Iterable[Part]) -> None:
+        """After a commit; ``table``: the log before it, None where it made the first entry."""
+        if table is not None:
+            table.update_incremental()
+        version = 0 if table is None else int(table.version())
+        first = last.version + 1 if last else version
+        names = [f"{number:020d}.json" for number in range(max(first, version - 1), version + 1)]
+        log = files.join(self.uri, "_delta_log")
+        digests = {name: digest_file(files.join(log, name)) for name in names}
+        logs = {**(last.logs if last and table is not None else {}), **digests}
+        LastCommit(version, digest_parts(parts), logs).write(self._workspace, self.contract.name)
+
+    def note_last_commit(self) -> None:
+        """Note the newest commit of a table that an older program wrote, or whose run was killed before the note."""
+        table, last = self._open()
+        if table is not None and (last is None or last.version < table.version()):
+            self._note_commit(table, last, self._parts_of(table).values())
+
+    def log_damage(self) -> Iterator[DamagedFile]:
+        """One error for each damaged file of the log; reads all of them."""
+        last = LastCommit.read(self._workspace, self.contract.name)
+        yield from log_damage(self._workspace, self.contract.name, last)
 
     def _name_all_columns(self, table: Any, schema: Any) -> None:
         """Adds to the log's schema the columns that it lacks, once every part has them: parts are replaced over many
@@ -205,7 +312,7 @@ class TableStore:
         already, or where there is no table yet. UserError when another run committed in between."""
         from deltalake.exceptions import CommitFailedError, DeltaError
 
-        table = self._open()
+        table, last = self._open()
         if table is None:
             return
         properties = {f"ssld.{name}": json.dumps(note, sort_keys=True) for name, note in notes.items()}
@@ -214,11 +321,12 @@ class TableStore:
         try:  # delta-rs takes properties of other names than its own here, but not while it creates a table
             table.alter.set_table_properties(properties, raise_if_not_exists=False)
         except (CommitFailedError, DeltaError) as error:
-            raise UserError(_ANOTHER_RUN.format(uri=self.uri, detail=error)) from error
+            raise UserError(_ANOTHER_RUN.format(uri=self.uri, detail=_one_line(error))) from error
+        self._note_commit(table, last, self._parts_of(table).values())
 
     def notes_of(self, part: Part) -> dict[str, Any]:
         """The notes that a part was written with, by name."""
-        known = (_SETTINGS_KEY, _INPUTS_KEY, _ROOTS_KEY)
+        known = (_SETTINGS_KEY, _INPUTS_KEY, _ROOTS_KEY, _FORMAT_KEY)
         found = {key.decode(): value for key, value in self._metadata(part).items() if key not in known}
         return {k.removeprefix("ssld."): json.loads(v) for k, v in found.items() if k.startswith("ssld.")}
 
@@ -234,10 +342,14 @@ class TableStore:
             )
 
     def num_orphans_removed(self, older_than_hours: float) -> int:
-        """Delete part files that no version of the log names, and too old to be somebody's work in progress."""
+        """Delete part files that no version of the log names, and too old to be somebody's work in progress. None where
+        an entry of the log cannot be read: it may name them."""
         if not files.is_local(self.uri) or not files.local_path(self.uri).is_dir():
             return 0
-        named = self._files_ever_added()
+        try:
+            named = self._files_ever_added()
+        except ValueError:
+            return 0
         limit = time.time() - older_than_hours * 3600
         orphans = [
             f for f in files.local_path(self.uri).glob("*.parquet") if f.name not in named and f.stat().st_mtime < limit
@@ -254,13 +366,31 @@ class TableStore:
                     names.add(path)
         return names
 
-    def _open(self) -> Any:
+    def _open(self) -> tuple[Any, LastCommit | None]:
+        """The log, None where there is none, and the note on its last commit. DamagedFile if the log lacks that commit.
+
+        The note is read first: a commit in between makes the log newer than it, never older.
+        """
+        name = self.contract.name
+        last = LastCommit.read(self._workspace, name)
+        table = self._open_log(last)
+        if last and table is None and (name == "rejects" or any(f.endswith(".parquet") for f in files.stamps(self.uri))):
+            raise damaged_log(self._workspace, name, last, "it is missing")
+        if last and table is not None and table.version() < last.version:
+            why = f"it ends at version {table.version()}, version {last.version} was committed"
+            raise damaged_log(self._workspace, name, last, why)
+        return table, last
+
+    def _open_log(self, last: LastCommit | None) -> Any:
         from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError
 
         try:
             return DeltaTable(self.uri) if DeltaTable.is_deltatable(self.uri) else None
         except OSError as error:
-            raise UserError(f"the workspace cannot be read: {self.uri}: {' '.join(str(error).split())}") from None
+            raise UserError(f"the workspace cannot be read: {self.uri}: {_one_line(error)}") from None
+        except DeltaError as error:
+            raise damaged_log(self._workspace, self.contract.name, last, _one_line(error)) from None
 
     def _parts_of(self, table: Any) -> dict[tuple[str, ...], Part]:
         parts: dict[tuple[str, ...], Part] = {}
@@ -298,17 +428,63 @@ class TableStore:
         )
 
     def _metadata(self, part: Part) -> dict[bytes, bytes]:
-        return dict(self._schema(part).metadata or {})
+        metadata = dict(self._schema(part).metadata or {})
+        require_known_format(self._uri(part), int(metadata.get(_FORMAT_KEY, 1)), FORMAT)
+        return metadata
 
     def _schema(self, part: Part) -> pa.Schema:
-        with fsspec.open(files.join(self.uri, part.file), "rb") as file:
-            return pq.read_schema(file)
+        try:
+            with fsspec.open(self._uri(part), "rb") as file:
+                return pq.read_schema(file)
+        except FileNotFoundError:
+            raise DamagedFile(self._uri(part), _MISSING) from None
+        except (pa.ArrowException, OSError) as error:
+            raise DamagedFile(self._uri(part), f"it is no whole Parquet file ({_one_line(error)})") from None
+
+
+_MISSING = "it is missing"
+_OTHER_BYTES = "its bytes are not those that were written"
+_OTHER_ROWS = "its rows are not those that were written"
+
+
+def _size_problem(part: Part, stamp: files.Stamp | None) -> str:
+    """Empty where the file has its size."""
+    if stamp is None:
+        return _MISSING
+    if stamp.size_bytes != part.size_bytes:
+        return f"it has {stamp.size_bytes:,} bytes, {part.size_bytes:,} were written"
+    return ""
+
+
+def _content(rows: pa.Table) -> str:
+    """The digest of a part's rows: 120 MB/s. Arrow names the items of a list otherwise when they come from Parquet."""
+    fields = [f.with_type(pa.list_(f.type.value_type)) if pa.types.is_list(f.type) else f for f in rows.schema]
+    return digest_rows(rows.cast(pa.schema(fields)), without=_LOCATION_COLUMNS)
+
+
+def _file_digest(name: str) -> str | None:
+    match = _NAME.fullmatch(name)
+    return match["bytes"] if match else None
+
+
+def _one_line(error: Exception) -> str:
+    """The message without the backtrace that delta-rs adds."""
+    return " ".join(str(error).split(" 0: <unknown>")[0].split())
 
 
 def read_parquet(uri: str) -> pa.Table:
-    """The rows of one Parquet file, without its schema metadata."""
-    with fsspec.open(uri, "rb") as file:
-        return pq.read_table(file).replace_schema_metadata(None)
+    """The rows of one Parquet file, without its schema metadata. Raises DamagedFile if it is not what was written."""
+    try:
+        data = files.read_bytes(uri)
+    except FileNotFoundError:
+        raise DamagedFile(uri, _MISSING) from None
+    written = _file_digest(uri.rsplit("/", 1)[-1])
+    if written and digest_bytes(data) != written:
+        raise DamagedFile(uri, _OTHER_BYTES)
+    try:
+        return pq.read_table(pa.BufferReader(data)).replace_schema_metadata(None)
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedFile(uri, f"it is no whole Parquet file ({_one_line(error)})") from None
 
 
 def in_order(rows: pa.Table, key: tuple[str, ...]) -> pa.Table:
@@ -342,8 +518,8 @@ def _merged_runs(column: pa.ChunkedArray) -> list[tuple[int, int]] | None:
     return pieces
 
 
-def _write_parquet(rows: pa.Table, uri: str, contract: Table) -> int:
-    """Size in bytes. Floats are split by byte before zstd, so that rounded mantissas cost little; of an image_id, which
+def _parquet_bytes(rows: pa.Table, contract: Table) -> bytes:
+    """A Parquet file. Floats are split by byte before zstd, so that rounded mantissas cost little; of an image_id, which
     is another in every row or a few, a dictionary would be a second copy."""
     columns = {f.name: f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in rows.schema}
     floats = [columns[f.name] for f in rows.schema if pa.types.is_floating(getattr(f.type, "value_type", f.type))]
@@ -357,6 +533,5 @@ def _write_parquet(rows: pa.Table, uri: str, contract: Table) -> int:
         use_dictionary=others,
         use_byte_stream_split=floats or False,
     )
-    data = sink.getvalue()
-    files.write_bytes(uri, data.to_pybytes())
-    return int(data.size)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
