@@ -66,7 +66,8 @@ def fit(
     All processes of an initialised torch.distributed group call it with the same arguments; each returns the final
     metrics: ``steps``, ``num_images``, ``images_per_process`` of a batch, the last ``loss``, ``validation_top1`` and
     ``validation_top5`` where there is validation, and ``rejects`` (image_id, reason, detail of images that could not be
-    used). Goes on from the newest checkpoint of ``fingerprint`` in ``folder``; a run that is done is not done again.
+    used). Goes on from the newest whole checkpoint of ``fingerprint`` in ``folder``; a run that is done, and whose files
+    are what was written, is not done again.
     ``report`` is given every row of metrics. UserError where the job cannot be trained, or was begun with another
     number of images per process and batch norm would make that another training.
     """
@@ -75,9 +76,9 @@ def fit(
     if execution.device == "cpu":
         keep_freed_memory()
     group, place = Group.current(execution.device), TrialFolder(folder)
-    done = group.broadcast_from_rank0(place.read("final.json"))
-    if done is not None and json.loads(done)["fingerprint"] == fingerprint:
-        return dict(json.loads(done)["metrics"])
+    done = group.broadcast_from_rank0(place.finished(fingerprint) if group.rank == 0 else None)
+    if done is not None:
+        return dict(done)
     return _Trial(job, place, fingerprint, execution, group, report or (lambda row: None)).run()
 
 
@@ -117,8 +118,7 @@ class _Trial:
         if self.group.rank == 0:
             self._save_model()
             self.log.flush()
-            self.folder.write("final.json", json.dumps({"fingerprint": self.fingerprint, "metrics": metrics}).encode())
-            self.folder.remove_checkpoints()
+            self.folder.finish(self.fingerprint, metrics)
         return metrics
 
     def _train(self, first: int) -> None:

@@ -9,6 +9,10 @@ from ssld_pipeline.models.spec import ModelSpec
 from ssld_pipeline.training.recipe import Recipe
 
 
+MODEL_FILES = ("student.safetensors", "config.json", "metrics.jsonl")
+"""What a training leaves in its folder."""
+
+
 @dataclass(frozen=True)
 class StoredTeacher:
     """Soft labels in place of a teacher. ``tables``: URIs of parts of soft_labels; of them the views 1 .. ``num_views``

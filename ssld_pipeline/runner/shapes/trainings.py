@@ -17,10 +17,8 @@ from ssld_pipeline.runner.work import write_reject_rows
 from ssld_pipeline.stages.guard_training import refuse_leaks
 from ssld_pipeline.stages.stage import Reject, TrainStage
 from ssld_pipeline.store import files
-from ssld_pipeline.training.job import TrainJob
+from ssld_pipeline.training.job import MODEL_FILES, TrainJob
 from ssld_pipeline.training.schedule import num_steps, require_a_batch
-
-_MODEL_FILES = ("student.safetensors", "config.json", "metrics.jsonl")
 
 
 def units(stage: TrainStage, state: State) -> list[Unit]:
@@ -52,7 +50,7 @@ def bring(stage: TrainStage, plan: StagePlan, state: State, context: RunContext,
         part = write_reject_rows(context.workspace, stage.name, unit.name, unit.fingerprint, unit.settings, bad)
         context.commit_rejects(stage.name, {unit.name: part})
         metrics["num_left_out"] = _num_left_out(stage, state)
-        context.commit_artifact(stage, unit, metrics, _MODEL_FILES, time.monotonic() - started)
+        context.commit_artifact(stage, unit, metrics, MODEL_FILES, time.monotonic() - started)
         report.ran, report.figures, report.num_rejects = report.ran + 1, metrics, len(bad)
         report.num_rows = metrics.get("num_images", 0)
 
