@@ -64,8 +64,11 @@ def _labels_of_other_lists(workspace: Workspace, classes: Sequence[str]) -> dict
     """By the digest of its class list: parts of soft_labels that were made with another one than ``classes``."""
     table = workspace.tables["soft_labels"]
     by_settings: dict[str, list[Part]] = {}
-    for part in table.parts().values():
-        by_settings.setdefault(part.fingerprint.settings, []).append(part)
+    live = table.parts().values()
+    lost = table.unreadable(live)  # these are labelled again
+    for part in live:
+        if part.file not in lost:
+            by_settings.setdefault(part.fingerprint.settings, []).append(part)
     found: dict[str, list[Part]] = {}
     for parts in by_settings.values():
         found.setdefault(str(table.settings_of(parts[0]).get("classes")), []).extend(parts)

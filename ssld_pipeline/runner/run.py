@@ -63,6 +63,7 @@ def run_pipeline(
         if stage.name == "guard_training" and trainings:
             require_guarded(context.state())
     for table in context.workspace.tables.values():
+        table.note_last_commit()
         table.num_orphans_removed(_ORPHAN_HOURS)
     return reports
 

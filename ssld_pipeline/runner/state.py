@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ssld_pipeline.contracts import PAIRS
 from ssld_pipeline.pipeline import stage_named, stages
 from ssld_pipeline.runner.survey import FileDigests, Survey
 from ssld_pipeline.stages.guard_training import copies
-from ssld_pipeline.stages.stage import Setup, TrainData
+from ssld_pipeline.stages.stage import Setup, Stage, TrainData
 from ssld_pipeline.store.class_lists import ClassLists
 from ssld_pipeline.store.tables import Part
 from ssld_pipeline.store.workspace import Workspace
@@ -28,6 +28,8 @@ class State:
         self.survey, self.workspace, self.digests = survey, workspace, digests
         self.config = survey.config
         self._settings: dict[tuple[str, str], dict[str, Any]] = {}
+        self._lost: dict[str, dict[str, str]] = {}
+        self._roots: dict[str, dict[str, str]] = {}
 
     @cached_property
     def catalog(self) -> dict[str, Part]:
@@ -44,15 +46,60 @@ class State:
     def class_lists(self) -> ClassLists:
         return ClassLists(self.workspace.uri)
 
+    def lost(self, stage: Stage, unit: str, committed: Iterable[Part]) -> str:
+        """What is missing or cut of a unit's parts, its part of rejects included: then the unit is done again. Empty
+        where all are there."""
+        rejects = self._rejects.get((stage.name, unit))
+        lost = {name: self._unreadable(name) for name in (stage.table, "rejects") if name}
+        found = [(stage.table, part) for part in committed] + ([("rejects", rejects)] if rejects else [])
+        for table, part in found:
+            if table and (why := lost[table].get(part.file)):
+                return f"{table}/{part.file}: {why}"
+        return ""
+
+    @cached_property
+    def _rejects(self) -> dict[tuple[str, ...], Part]:
+        return self.workspace.tables["rejects"].parts()
+
+    def _unreadable(self, table: str) -> dict[str, str]:
+        """By name of the part's file; one listing of each table."""
+        if table not in self._lost:
+            store = self.workspace.tables[table]
+            self._lost[table] = store.unreadable(store.parts().values())
+        return self._lost[table]
+
+    def whole(self, table: str, parts: Iterable[Part]) -> list[Part]:
+        """Those of a table's ``parts`` that are there, with all their bytes."""
+        lost = self._unreadable(table)
+        return [part for part in parts if part.file not in lost]
+
+    def recorded_roots(self, table: str) -> dict[str, str]:
+        if table not in self._roots:
+            self._roots[table] = self.workspace.recorded_roots(table)
+        return self._roots[table]
+
+    @cached_property
+    def knows_excluded(self) -> bool:
+        """Whether ``excluded`` can be asked. Not where parts of its tables are missing: then the stages that make them
+        run first."""
+        searched = [part for (stage, _), part in self._rejects.items() if stage == "find_copies"]
+        wanted = {name: list(self.workspace.tables[name].parts().values()) for name in ("catalog", "duplicates")}
+        return all(
+            len(self.whole(name, parts)) == len(parts) for name, parts in {**wanted, "rejects": searched}.items()
+        )
+
     @cached_property
     def excluded(self) -> dict[str, tuple[str, ...]]:
-        """Catalog part -> image_ids that are not labelled: duplicates, and images that could not be decoded."""
+        """Catalog part -> image_ids that are not labelled: duplicates, and images that could not be searched for
+        copies. Raises DamagedFile if a part that says so is not what was written."""
         query = """SELECT c.part, image_id FROM catalog c SEMI JOIN
                    (SELECT image_id FROM duplicates WHERE is_duplicate
                     UNION SELECT image_id FROM rejects WHERE stage IN ('find_copies', 'guard_training'))
                    USING (image_id) ORDER BY ALL"""
         found = defaultdict(list)
-        with self.workspace.connect("catalog", "duplicates", "rejects") as connection:
+        searched = [part for (stage, _), part in self._rejects.items() if stage == "find_copies"]
+        with self.workspace.connect("catalog", "duplicates", is_checked=True) as connection:
+            self.workspace.add_view(connection, "rejects", only=searched, is_checked=True)
             for part, image_id in connection.execute(query).fetchall():
                 found[part].append(image_id)
         return {part: tuple(ids) for part, ids in found.items()}
@@ -87,6 +134,13 @@ class State:
         if key not in self._settings:
             self._settings[key] = self.workspace.tables[table].settings_of(part)
         return self._settings[key]
+
+    def check_train_data(self, stage: Stage) -> None:
+        """Raises DamagedFile if a part that a training reads is not what was written. The processes that train read
+        the parts by themselves, so that this is done once, before they start."""
+        read = {name: self.workspace.tables[name].parts().values() for name in stage.tables_read(self.config)}
+        for name, parts in {**read, "catalog": self.catalog.values()}.items():
+            self.workspace.tables[name].check(parts)
 
     def train_data(self) -> TrainData:
         manifest = self.workspace.tables["manifest"]

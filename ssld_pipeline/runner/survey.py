@@ -5,6 +5,7 @@ Reads listings and file stamps only, never an image; raises UserError for what m
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.inputs.labels import composed
 from ssld_pipeline.store import files
+from ssld_pipeline.store.damage import DamagedFile
 from ssld_pipeline.store.fingerprints import digest, digest_file
 
 if TYPE_CHECKING:
     from ssld_pipeline.config.run import RunConfig
     from ssld_pipeline.inputs.listing import Shard
     from ssld_pipeline.stages.stage import Reject
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -129,8 +133,15 @@ class FileDigests:
 
     def __init__(self, workspace: str) -> None:
         self._uri = files.join(workspace, ".digests.json")
-        self._known: dict[str, str] = files.read_json(self._uri) or {}
+        self._known = self._read()
         self._found: dict[str, str] = {}
+
+    def _read(self) -> dict[str, str]:
+        try:
+            return files.read_sealed(self._uri) or {}
+        except DamagedFile as damage:
+            _log.warning("%s is damaged (%s), so the digests are computed again", damage.uri, damage.why)
+            return {}
 
     def of(self, uri: str, setting: str) -> str:
         """UserError when there is no such file; ``setting`` is the dotted name of the setting that names it."""
@@ -141,7 +152,7 @@ class FileDigests:
 
     def remember(self) -> None:
         if self._found.items() - self._known.items():
-            files.write_json(self._uri, self._found)
+            files.write_sealed(self._uri, self._found)
 
     def _key(self, uri: str, setting: str) -> str:
         if not files.is_local(uri):

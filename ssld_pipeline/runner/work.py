@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections import Counter
@@ -20,12 +21,15 @@ from ssld_pipeline.rejects import worst
 from ssld_pipeline.runner.units import Unit, same_but_config
 from ssld_pipeline.stages.stage import ArtifactStage, PartStage, Reject, Setup
 from ssld_pipeline.store import files
+from ssld_pipeline.store.damage import DamagedFile
 from ssld_pipeline.store.fingerprints import Fingerprint
 from ssld_pipeline.store.tables import Part, TableStore, read_parquet
 from ssld_pipeline.store.workspace import Workspace
 
 if TYPE_CHECKING:
     from ssld_pipeline.training.predictions import MapAhead
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -113,9 +117,15 @@ class PartWorker:
         """Rows of the stale part that still hold: made alike but for settings that the stage knows how to judge, of the
         same catalog rows, and of images that are still wanted."""
         table = self._workspace.tables[self._stage.table]
-        if unit.previous is None or table.inputs_of(unit.previous).get("catalog") != unit.inputs["catalog"]:
+        if unit.previous is None:
             return None
-        kept = rows_that_hold(self._stage, unit, table, table.read(unit.previous))
+        try:
+            if table.inputs_of(unit.previous).get("catalog") != unit.inputs["catalog"]:
+                return None
+            kept = rows_that_hold(self._stage, unit, table, table.read(unit.previous))
+        except DamagedFile as damage:
+            _log.warning("%s is damaged (%s), so none of its rows are kept", damage.uri, damage.why)
+            return None
         return None if kept is None else of_images(kept, rows)
 
 

@@ -6,10 +6,16 @@ Line i names class i, so that the class numbers in the tables can be read when t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 
 from ssld_pipeline.store import files
+from ssld_pipeline.store.damage import DamagedFile
 from ssld_pipeline.store.fingerprints import digest
+
+_log = logging.getLogger(__name__)
+_OTHER_NAMES = "its names are not those whose digest is its name"
+_HEAL = "Remove this file: a run with the same class list writes it again"
 
 
 class ClassLists:
@@ -21,24 +27,51 @@ class ClassLists:
         return files.join(self._folder, f"{list_digest}.txt")
 
     def names(self, list_digest: str) -> tuple[str, ...] | None:
-        """None where a list of this digest was never kept."""
+        """None where a list of this digest was never kept, or its file is damaged, as the log then says."""
         if list_digest not in self._names:
-            try:
-                text = files.read_bytes(self.uri(list_digest)).decode()
-                self._names[list_digest] = tuple(text.removesuffix("\n").split("\n"))
-            except FileNotFoundError:
-                self._names[list_digest] = None
+            self._names[list_digest] = self._read(list_digest)
         return self._names[list_digest]
 
+    def _read(self, list_digest: str) -> tuple[str, ...] | None:
+        try:
+            data = files.read_bytes(self.uri(list_digest))
+        except FileNotFoundError:
+            return None
+        names = tuple(data.decode(errors="replace").removesuffix("\n").split("\n"))
+        if digest(list(names)) != list_digest:
+            _log.warning("%s", DamagedFile(self.uri(list_digest), _OTHER_NAMES, _HEAL))
+            return None
+        return names
+
     def accepted(self) -> str | None:
-        """Digest of the list that runs go on with; None before the first run."""
-        found = files.read_json(files.join(self._folder, "accepted.json"))
+        """Digest of the list that runs continue with; None before the first run, and where the note of it is damaged:
+        then a changed list is refused, as if nobody had accepted it."""
+        try:
+            found = files.read_sealed(self._accepted_uri)
+        except DamagedFile as damage:
+            _log.warning("%s is damaged (%s) and not used", damage.uri, damage.why)
+            return None
         return None if found is None else str(found["classes"])
 
+    def damaged(self) -> Iterator[DamagedFile]:
+        """One error for each damaged file."""
+        for name in sorted(files.stamps(self._folder)):
+            if name.endswith(".txt") and self._read(name.removesuffix(".txt")) is None:
+                yield DamagedFile(files.join(self._folder, name), _OTHER_NAMES, _HEAL)
+        try:
+            files.read_sealed(self._accepted_uri)
+        except DamagedFile as damage:
+            yield damage
+
+    @property
+    def _accepted_uri(self) -> str:
+        return files.join(self._folder, "accepted.json")
+
     def accept(self, names: Sequence[str]) -> None:
-        """Keep the list and go on with it."""
+        """Keep the list and continue with it. Writes files that are missing or damaged."""
         own = digest(list(names))
-        if self.accepted() == own:
-            return
-        files.write_bytes(self.uri(own), "".join(f"{name}\n" for name in names).encode())
-        files.write_json(files.join(self._folder, "accepted.json"), {"classes": own, "count": len(names)})
+        if self._read(own) is None:
+            files.write_bytes(self.uri(own), "".join(f"{name}\n" for name in names).encode())
+            self._names.pop(own, None)
+        if self.accepted() != own:
+            files.write_sealed(self._accepted_uri, {"classes": own, "count": len(names)})

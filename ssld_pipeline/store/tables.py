@@ -116,8 +116,13 @@ class TableStore:
         present = files.stamps(self.uri) if parts else {}
         return {part.file: why for part in parts if (why := _size_problem(part, present.get(part.file)))}
 
+    def require_readable(self, parts: Iterable[Part]) -> None:
+        """Raises DamagedFile if a part is missing or cut."""
+        for name, why in self.unreadable(parts).items():
+            raise DamagedFile(files.join(self.uri, name), why)
+
     def damaged(self, parts: Iterable[Part], again: bool = False) -> Iterator[tuple[Part, str]]:
-        """Damaged parts, each with what is wrong. Reads every byte, 840 MB/s a core; of a part by an older program, whose
+        """Damaged parts, each with what is wrong. Reads every byte, 840 MB/s a core; of parts by older programs, whose
         rows are compared, 120 MB/s.
 
         A process reads a part once, and again when its size or time changed; ``again``: always.
@@ -374,7 +379,11 @@ class TableStore:
         name = self.contract.name
         last = LastCommit.read(self._workspace, name)
         table = self._open_log(last)
-        if last and table is None and (name == "rejects" or any(f.endswith(".parquet") for f in files.stamps(self.uri))):
+        if (
+            last
+            and table is None
+            and (name == "rejects" or any(f.endswith(".parquet") for f in files.stamps(self.uri)))
+        ):
             raise damaged_log(self._workspace, name, last, "it is missing")
         if last and table is not None and table.version() < last.version:
             why = f"it ends at version {table.version()}, version {last.version} was committed"
@@ -519,8 +528,8 @@ def _merged_runs(column: pa.ChunkedArray) -> list[tuple[int, int]] | None:
 
 
 def _parquet_bytes(rows: pa.Table, contract: Table) -> bytes:
-    """A Parquet file. Floats are split by byte before zstd, so that rounded mantissas cost little; of an image_id, which
-    is another in every row or a few, a dictionary would be a second copy."""
+    """A Parquet file. Floats are split by byte before zstd, so that rounded mantissas cost little; of an image_id,
+    which is another in every row or a few, a dictionary would be a second copy."""
     columns = {f.name: f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in rows.schema}
     floats = [columns[f.name] for f in rows.schema if pa.types.is_floating(getattr(f.type, "value_type", f.type))]
     others = [c for c in columns.values() if c not in floats and c != contract.key[0]]

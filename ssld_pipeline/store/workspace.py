@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.contracts import TABLES
 from ssld_pipeline.sql_text import literals
 from ssld_pipeline.store import files
 from ssld_pipeline.store.artifacts import ArtifactStore
+from ssld_pipeline.store.damage import DamagedFile
 from ssld_pipeline.store.tables import Part, TableStore
 
 if TYPE_CHECKING:
     import duckdb
+
+_log = logging.getLogger(__name__)
 
 MODEL_STAGES = ("fit_teacher", "baseline", "train", "finetune")
 
@@ -26,21 +30,50 @@ class Workspace:
         return ArtifactStore(files.join(self.uri, "models" if stage in MODEL_STAGES else "artifacts"), stage)
 
     def recorded_roots(self, table: str) -> dict[str, str]:
-        """Where the inputs lay when ``table`` was last brought up to date: input name -> root."""
-        return dict((files.read_json(files.join(self.uri, ".roots.json")) or {}).get(table, {}))
+        """Where the inputs lay when ``table`` was last brought up to date: input name -> root. Where nothing recorded
+        it, the parts are asked, which opens all of them."""
+        recorded = self._read_roots().get(table)
+        return self._roots_of_parts(table) if recorded is None else dict(recorded)
 
     def record_roots(self, table: str, roots: dict[str, str]) -> None:
-        if self.recorded_roots(table) != roots:
-            uri = files.join(self.uri, ".roots.json")
-            files.write_json(uri, {**(files.read_json(uri) or {}), table: roots})
+        recorded = self._read_roots()
+        if recorded.get(table) != roots:
+            files.write_sealed(self._roots_uri, {**recorded, table: roots})
+
+    @property
+    def _roots_uri(self) -> str:
+        return files.join(self.uri, ".roots.json")
+
+    def _read_roots(self) -> dict[str, Any]:
+        """Empty where the file is missing or damaged: what it holds is in the parts, too."""
+        try:
+            return files.read_sealed(self._roots_uri) or {}
+        except DamagedFile as damage:
+            _log.warning("%s is damaged (%s), so the roots are read from the parts", damage.uri, damage.why)
+            return {}
+
+    def _roots_of_parts(self, table: str) -> dict[str, str]:
+        """Of a table with addresses. A part of the catalog, ``<input>/...``, tells of its own input; a part that was
+        made of all inputs tells of them all."""
+        store, found = self.tables[table], dict[str, str]()
+        if "uri" in store.contract.schema().names:
+            for part in store.parts().values():
+                roots, own = store.roots_of(part), part.name.split("/", 1)[0]
+                found |= {own: roots[own]} if own in roots else roots
+        return found
 
     def connect(
-        self, *names: str, memory_limit: str | None = None, only: Iterable[Part] | None = None
+        self,
+        *names: str,
+        memory_limit: str | None = None,
+        only: Iterable[Part] | None = None,
+        is_checked: bool = False,
     ) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection on which the named tables (default: all) are views of their committed parts.
 
         ``only``: of these parts of the one table that is named. A table without parts is an empty view with the
-        contract's columns.
+        contract's columns. Raises DamagedFile for a part that is missing or cut; ``is_checked``: every byte of the
+        parts is compared first, for results that are stored (``TableStore.damaged`` says what it costs).
         """
         import duckdb
 
@@ -49,7 +82,7 @@ class Workspace:
         if memory_limit:
             connection.execute(f"SET memory_limit = '{memory_limit}'")
         for name in names or tuple(TABLES):
-            self.add_view(connection, name, only=only)
+            self.add_view(connection, name, only=only, is_checked=is_checked)
         return connection
 
     def add_view(
@@ -59,13 +92,18 @@ class Workspace:
         version: int | None = None,
         view: str | None = None,
         only: Iterable[Part] | None = None,
+        is_checked: bool = False,
     ) -> None:
         """The table ``name``, as of ``version`` of its Delta log, as the view ``view``; default: as it is, by its name.
 
-        ``only``: of these parts. UserError for a version that is not there.
+        ``only``, ``is_checked``: see ``connect``. UserError for a version that is not there.
         """
         table, view = self.tables[name], view or name
         parts = table.parts(version) if only is None else {part.unit: part for part in only}
+        if is_checked:
+            table.check(parts.values())
+        elif files.is_local(self.uri):  # a remote table would be listed for every question; its readers name the file
+            table.require_readable(parts.values())
         uris = table.uris(parts[unit] for unit in sorted(parts))  # rows of sorted parts come sorted by image_id
         if not uris:
             connection.register(view, table.contract.schema().empty_table())

@@ -66,8 +66,8 @@ def fit(
     All processes of an initialised torch.distributed group call it with the same arguments; each returns the final
     metrics: ``steps``, ``num_images``, ``images_per_process`` of a batch, the last ``loss``, ``validation_top1`` and
     ``validation_top5`` where there is validation, and ``rejects`` (image_id, reason, detail of images that could not be
-    used). Goes on from the newest whole checkpoint of ``fingerprint`` in ``folder``; a run that is done, and whose files
-    are what was written, is not done again.
+    used). Goes on from the newest whole checkpoint of ``fingerprint`` in ``folder``; a run that is done is not done
+    again, unless its files are damaged.
     ``report`` is given every row of metrics. UserError where the job cannot be trained, or was begun with another
     number of images per process and batch norm would make that another training.
     """

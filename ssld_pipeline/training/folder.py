@@ -81,8 +81,8 @@ class TrialFolder:
         return self._names(_prefix(fingerprint) if fingerprint else _PREFIX)[::-1]
 
     def checkpoint(self, name: str) -> Checkpoint:
-        """Raises one of ``_DAMAGE`` if the file is not what was written. Files of older programs have no digest: of them
-        a cut is noticed."""
+        """Raises one of ``_DAMAGE`` if the file is not what was written. Of files by older programs, which have no
+        digest, a cut is noticed."""
         data = self.read(name) or b""
         _require_digest(data)
         tensors = load(data)

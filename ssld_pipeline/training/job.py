@@ -8,7 +8,6 @@ from ssld_pipeline.config.train import TrainSettings
 from ssld_pipeline.models.spec import ModelSpec
 from ssld_pipeline.training.recipe import Recipe
 
-
 MODEL_FILES = ("student.safetensors", "config.json", "metrics.jsonl")
 """What a training leaves in its folder."""
 

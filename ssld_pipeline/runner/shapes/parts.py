@@ -46,7 +46,7 @@ def units(stage: PartStage, state: State) -> list[Unit]:
 
 def _unit(stage: PartStage, state: State, part: Part, settings: Mapping[str, Any]) -> Unit:
     inputs: dict[str, Any] = {"catalog": part.content}
-    excluded = state.excluded.get(part.name, ()) if "duplicates" in stage.reads else ()
+    excluded = state.excluded.get(part.name, ()) if "duplicates" in stage.reads and state.knows_excluded else ()
     if "duplicates" in stage.reads:
         inputs["excluded"] = digest(excluded)
     uris = tuple(state.workspace.tables["catalog"].uris([part]))
@@ -80,7 +80,9 @@ def _committed_units(stage: PartStage, state: State) -> dict[str, list[Part]]:
 
 def _plan_unit(stage: PartStage, unit: Unit, committed: list[Part], state: State) -> UnitPlan:
     planned = plan_unit(stage, unit, committed, state)
-    if stage.keep and committed and planned.action == "run":
+    if planned.reasons == ("input changed",) and "duplicates" in stage.reads and not state.knows_excluded:
+        return replace(planned, action="reuse", reasons=())  # dedupe runs first, and may exclude the same images
+    if stage.keep and committed and planned.action == "run" and state.whole(stage.table, committed[:1]):
         return replace(planned, unit=replace(unit, previous=committed[0]))
     return planned
 
@@ -100,6 +102,8 @@ def _holds_unasked(stage: PartStage, name: str, committed: list[Part], state: St
 
 def bring(stage: PartStage, plan: StagePlan, state: State, context: RunContext, report: StageReport) -> None:
     work = [u.unit for u in plan.of("run") if u.unit]
+    if work and "duplicates" in stage.reads and not state.knows_excluded:
+        context.workspace.connect("catalog", "duplicates", "rejects", is_checked=True)  # names the file
     context.progress.started(plan, sum(unit.num_rows for unit in work))
     run = _PartRun(stage, context, report, notes_of(stage, state))
     run.move(plan.of("move"))
@@ -182,12 +186,14 @@ class _PartRun:
     def commit_listing_rejects(self) -> None:
         """What could not even be listed, one part of rejects per input, replaced when it changes."""
         workspace, stage = self.context.workspace, self.stage.name
-        committed = workspace.tables["rejects"].parts()
+        table = workspace.tables["rejects"]
+        committed = table.parts()
         for name, rejects in self.context.survey.listing_rejects.items():
             rows = [[r.image_id, r.reason, r.detail] for r in rejects]
             fingerprint = Fingerprint.of({"stage": stage, "input": name}, {"rejects": rows})
             present = committed.get((stage, name))
-            if (present is None and rows) or (present is not None and present.fingerprint != fingerprint):
+            is_stale = present is not None and (present.fingerprint != fingerprint or table.unreadable([present]))
+            if is_stale or (present is None and rows):
                 part = write_reject_rows(workspace, stage, name, fingerprint, {}, list(rejects))
                 self.context.commit_rejects(stage, {name: part})
 

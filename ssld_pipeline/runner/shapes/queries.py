@@ -25,7 +25,7 @@ def bring(stage: QueryStage, plan: StagePlan, state: State, context: RunContext,
     for planned in [*work, *plan.of("move")]:
         assert planned.unit is not None
         unit = planned.unit
-        with context.workspace.connect(*stage.reads) as connection:
+        with context.workspace.connect(*stage.reads, is_checked=True) as connection:
             if stage.is_guarded:
                 left_out = state.left_out_of(stage.roles(state.config))
                 connection.register("left_out", pa.table({"image_id": pa.array(left_out, pa.string())}))

@@ -13,6 +13,7 @@ from ssld_pipeline.runner.progress import StageReport
 from ssld_pipeline.runner.state import State
 from ssld_pipeline.runner.units import Unit, same_but_config, settings_payload, whole_unit
 from ssld_pipeline.stages.stage import Stage
+from ssld_pipeline.store.damage import DamagedFile
 from ssld_pipeline.store.fingerprints import digest, explain_change
 from ssld_pipeline.store.tables import Part
 
@@ -39,6 +40,8 @@ def plan_unit(stage: Stage, unit: Unit, committed: list[Part], state: State) -> 
     """Of a stage that writes a table."""
     if not committed:
         return UnitPlan(unit.name, "run", ("part missing",), unit)
+    if lost := state.lost(stage, unit.name, committed):
+        return UnitPlan(unit.name, "run", (lost,), unit, tuple(committed))
     if changes := changes_of(stage, unit, committed, state):
         return UnitPlan(unit.name, "run", tuple(changes), unit, tuple(committed))
     if _is_moved(stage, unit, state):
@@ -48,11 +51,16 @@ def plan_unit(stage: Stage, unit: Unit, committed: list[Part], state: State) -> 
 
 def plan_artifact(stage: Stage, unit: Unit, state: State) -> UnitPlan:
     """Of a stage that writes a folder."""
-    record = state.workspace.artifact(stage.name).record()
+    artifact = state.workspace.artifact(stage.name)
+    try:
+        record = artifact.record()
+    except DamagedFile as damage:
+        return UnitPlan(unit.name, "run", (f"{damage.uri}: {damage.why}",), unit)
     if record is None:
         return UnitPlan(unit.name, "run", ("not made yet",), unit)
     if record.fingerprint == unit.fingerprint:
-        return UnitPlan(unit.name, "reuse", (), unit)
+        lost = artifact.lost(record) or state.lost(stage, unit.name, ())
+        return UnitPlan(unit.name, "run", (lost,), unit) if lost else UnitPlan(unit.name, "reuse", (), unit)
     changes = _explain(stage, record.settings, unit, state)
     if record.fingerprint.inputs != unit.fingerprint.inputs:
         changes.append("its input rows changed")
@@ -64,8 +72,13 @@ def changes_of(stage: Stage, unit: Unit, committed: list[Part], state: State) ->
     assert stage.table is not None
     wanted, changes = unit.fingerprint, []
     stale = next((p for p in committed if p.fingerprint.settings != wanted.settings), None)
-    if stale and not _covers(stage, settings := state.settings_of(stage.table, stale), unit.settings):
-        changes += _explain(stage, settings, unit, state)
+    if stale:
+        try:
+            settings = state.settings_of(stage.table, stale)
+        except DamagedFile as damage:
+            return [f"{damage.uri}: {damage.why}"]
+        if not _covers(stage, settings, unit.settings):
+            changes += _explain(stage, settings, unit, state)
     if any(p.fingerprint.inputs != wanted.inputs for p in committed):
         changes.append("input changed")
     return changes
@@ -92,7 +105,7 @@ def _is_moved(stage: Stage, unit: Unit, state: State) -> bool:
     assert stage.table is not None
     if "uri" not in state.workspace.tables[stage.table].contract.schema().names:
         return False
-    recorded = state.workspace.recorded_roots(stage.table)
+    recorded = state.recorded_roots(stage.table)
     own = unit.name.split("/", 1)[0]
     return any(
         recorded.get(name, root) != root

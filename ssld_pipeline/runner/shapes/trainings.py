@@ -41,6 +41,7 @@ def bring(stage: TrainStage, plan: StagePlan, state: State, context: RunContext,
         unit = planned.unit
         assert unit is not None
         started = time.monotonic()
+        state.check_train_data(stage)
         folder = context.workspace.artifact(stage.name).folder(unit.fingerprint)
         context.progress.started(StagePlan(stage.name, (planned,)), _num_steps(stage, unit, state))
         metrics = context.engine.fit(
