@@ -34,6 +34,9 @@ NewClasses = Annotated[bool, typer.Option("--new-classes", help="accept a change
 Address = Annotated[str | None, typer.Option(help="Ray cluster to connect to; default: RAY_ADDRESS, else this machine")]
 
 
+_READERS = ("duckdb", "_duckdb", "pyarrow", "deltalake", "_internal", "json", "safetensors_rust")  # of their errors
+_loaded: list[RunConfig] = []  # the configs of this process
+
 # Set before torch is loaded, here and in every worker.
 ENVIRONMENT = {
     # Threads that wait must sleep, not spin: where decoding and a network share cores, a training step with two
@@ -53,6 +56,23 @@ def main() -> None:
     except UserError as error:
         print(f"ssld: {error}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        damage = _damage_behind(error)
+        if damage is None:
+            raise
+        print(f"ssld: {damage}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _damage_behind(error: Exception) -> UserError | None:
+    """The damaged file that made a library fail. None where it is no library's error, or every file is whole: then it
+    is a bug."""
+    room = type(error).__module__.split(".")[0]
+    if not (room in _READERS or isinstance(error, OSError)):
+        return None
+    from ssld_pipeline.verify.files import first_damage
+
+    return next((found for loaded in _loaded if (found := first_damage(_workspace(loaded), loaded))), None)
 
 
 def _print_version(asked: bool) -> None:
@@ -247,6 +267,7 @@ def sql(
 @app.command()
 def verify(
     config: ConfigPath,
+    deep: Annotated[bool, typer.Option("--deep", help="read every file: compare it with its digest")] = False,
     recompute: Annotated[
         int, typer.Option(min=0, metavar="N", help="label N rows of soft_labels again and compare")
     ] = 0,
@@ -261,14 +282,18 @@ def verify(
     overrides: Overrides = None,
     json: AsJson = False,
 ) -> None:
-    """Check the laws of the tables, and stored labels against new ones; exit 1 when one is broken or differs."""
+    """Check the laws of the tables, every byte, stored labels against new ones; exit 1 if one is broken or differs."""
     from ssld_pipeline.terminal import console
+    from ssld_pipeline.verify.files import verify_files
     from ssld_pipeline.verify.laws import verify_laws
 
     loaded = _load(config, overrides)
-    verdicts = verify_laws(_workspace(loaded), loaded)
+    verdicts = list(verify_files(_workspace(loaded), loaded)) if deep else []
+    is_whole = not any(v.num_broken for v in verdicts)  # of damaged tables the other laws say nothing
+    if is_whole:
+        verdicts += verify_laws(_workspace(loaded), loaded)
     found = None
-    if recompute:
+    if recompute and is_whole:
         from ssld_pipeline.verify.recompute import recompute_labels
 
         found = recompute_labels(loaded, recompute, seed, tolerance)
@@ -455,7 +480,9 @@ def demo(
 def _load(path: Path, overrides: Sequence[str] | None) -> RunConfig:
     from ssld_pipeline.config.load import load_config
 
-    return load_config(path, tuple(overrides or ()))
+    loaded = load_config(path, tuple(overrides or ()))
+    _loaded.append(loaded)
+    return loaded
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

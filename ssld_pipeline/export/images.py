@@ -49,7 +49,7 @@ def write_paddleclas(workspace: Workspace, out: Path) -> Path:
 
     UserError for images that are not plain local files, and for paths with white space, which would end the path.
     """
-    with workspace.connect("manifest") as tables:
+    with workspace.connect("manifest", is_checked=True) as tables:
         for broken, what in (
             ("\"offset\" <> 0 OR lower(uri) LIKE '%.parquet'", "lies packed in a tar or Parquet file"),
             ("contains(uri, '://')", "does not lie on a local disk"),
@@ -100,7 +100,7 @@ def pack(
 
 
 def _shuffled(workspace: Workspace, seed: int) -> pa.Table:
-    with workspace.connect("manifest") as tables:
+    with workspace.connect("manifest", is_checked=True) as tables:
         query = f"SELECT * EXCLUDE (part) FROM manifest ORDER BY md5('{seed}/' || image_id), image_id"
         return tables.sql(query).to_arrow_table()
 

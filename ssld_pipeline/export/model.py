@@ -76,7 +76,7 @@ def _one_of(given: str | None, known: tuple[str, ...]) -> str:
 def _export_table(workspace: Workspace, name: str, out: Path, format: str) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     options = "HEADER, DELIMITER ','" if format == "csv" else "FORMAT parquet, COMPRESSION zstd"
-    with workspace.connect(name) as tables:
+    with workspace.connect(name, is_checked=True) as tables:
         tables.execute(f'COPY (SELECT * FROM "{name}" ORDER BY ALL) TO {literal(str(out))} ({options})')
     return out
 
@@ -90,7 +90,7 @@ def _export_model(config: RunConfig, stage: str, out: Path, format: str) -> list
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for source, target in (("student.safetensors", WEIGHTS_FILE), ("config.json", "config.json")):
-        files.copy(files.join(artifact.folder(record.fingerprint), source), str(out / target))
+        files.write_bytes(str(out / target), artifact.read(record, source))
         written.append(out / target)
     card = files.read_json(str(out / "config.json"))
     provenance = {

@@ -30,7 +30,7 @@ def write_removals(workspace: Workspace, out: Path, format: str) -> Path:
     if workspace.tables["duplicates"].version() is None:
         raise UserError(f"export removals: {workspace.uri} has no duplicates yet; ssld run CONFIG --until dedupe")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with workspace.connect("duplicates") as tables:
+    with workspace.connect("duplicates", is_checked=True) as tables:
         if format == "txt":  # as it is: a quoted image_id would be another one
             ids = tables.execute(f"SELECT image_id FROM ({_REMOVALS}) ORDER BY image_id").fetchall()
             out.write_text("".join(f"{image_id}\n" for (image_id,) in ids), encoding="utf-8")

@@ -43,10 +43,9 @@ def write_report(config: RunConfig, classes: tuple[str, ...], out: Path | None) 
 def _metrics(workspace: Workspace) -> dict[str, str]:
     found = {}
     for stage in MODEL_STAGES:
-        record = workspace.artifact(stage).record()
-        if record:
-            folder = workspace.artifact(stage).folder(record.fingerprint)
-            found[stage] = files.read_bytes(files.join(folder, "metrics.jsonl")).decode()
+        artifact = workspace.artifact(stage)
+        if record := artifact.record():
+            found[stage] = artifact.read(record, "metrics.jsonl").decode()
     return found
 
 
@@ -62,8 +61,8 @@ def _missed(workspace: Workspace) -> list[Address]:
     if not record:
         return []
     names = sorted(name for name in record.files if name.endswith(".jpg"))[:MAX_MISSED]
-    uris = [files.join(artifact.folder(record.fingerprint), name) for name in names]
-    return [Address(Path(uri).stem, uri, 0, len(files.read_bytes(uri))) for uri in uris]
+    folder = artifact.folder(record.fingerprint)
+    return [Address(Path(name).stem, files.join(folder, name), 0, len(artifact.read(record, name))) for name in names]
 
 
 def stage_rows(workspace: Workspace, config: RunConfig) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.stages.teacher import network_settings, networks_of
-from ssld_pipeline.store.damage import DamagedFile
 from ssld_pipeline.store.fingerprints import digest
 
 if TYPE_CHECKING:
@@ -45,9 +44,6 @@ def _network(place: str, state: State) -> dict[str, Any]:
         uri = getattr(network, name)
         found[name] = None if uri is None else state.digests.of(uri, f"{place}.{name}")
     if place == "teacher" and state.config.teacher.fit:
-        try:
-            record = state.workspace.artifact("fit_teacher").record()
-        except DamagedFile:  # fit_teacher runs first
-            record = None
+        record = state.workspace.artifact("fit_teacher").usable_record()
         found["weights"] = record and record.files.get("student.safetensors")
     return found

@@ -82,11 +82,13 @@ class State:
     def knows_excluded(self) -> bool:
         """Whether ``excluded`` can be asked. Not where parts of its tables are missing: then the stages that make them
         run first."""
-        searched = [part for (stage, _), part in self._rejects.items() if stage == "find_copies"]
         wanted = {name: list(self.workspace.tables[name].parts().values()) for name in ("catalog", "duplicates")}
-        return all(
-            len(self.whole(name, parts)) == len(parts) for name, parts in {**wanted, "rejects": searched}.items()
-        )
+        wanted["rejects"] = self._unsearched("find_copies", "guard_training")
+        return all(len(self.whole(name, parts)) == len(parts) for name, parts in wanted.items())
+
+    def _unsearched(self, *stages: str) -> list[Part]:
+        """Parts of rejects that say which images these stages could not search for copies."""
+        return [part for (stage, _), part in self._rejects.items() if stage in stages]
 
     @cached_property
     def excluded(self) -> dict[str, tuple[str, ...]]:
@@ -97,27 +99,36 @@ class State:
                     UNION SELECT image_id FROM rejects WHERE stage IN ('find_copies', 'guard_training'))
                    USING (image_id) ORDER BY ALL"""
         found = defaultdict(list)
-        searched = [part for (stage, _), part in self._rejects.items() if stage == "find_copies"]
+        unsearched = self._unsearched("find_copies", "guard_training")
         with self.workspace.connect("catalog", "duplicates", is_checked=True) as connection:
-            self.workspace.add_view(connection, "rejects", only=searched, is_checked=True)
+            self.workspace.add_view(connection, "rejects", only=unsearched, is_checked=True)
             for part, image_id in connection.execute(query).fetchall():
                 found[part].append(image_id)
         return {part: tuple(ids) for part, ids in found.items()}
 
     @cached_property
     def leaks(self) -> dict[str, str]:
-        """image_id -> protected_id of images that networks would be trained on, and that copy a protected image."""
-        inputs = self.survey.inputs_of(TRAINED_ON_ROLES)
+        """image_id -> protected_id of images that networks would be trained on, and that copy a protected image. Parts
+        that are missing tell nothing: guard_training makes them again, and ``require_searched`` insists on them."""
         table = self.workspace.tables["pairs"]
-        own = [part for part in table.parts().values() if part.name.split("/", 1)[0] in inputs]
-        rows = [table.read(part) for part in own if part.num_rows]
+        rows = [table.read(part) for part in self.whole("pairs", self._pairs_of_trained_on()) if part.num_rows]
         return copies(pa.concat_tables([PAIRS.schema().empty_table(), *rows]), self.config)
+
+    def _pairs_of_trained_on(self) -> list[Part]:
+        inputs = self.survey.inputs_of(TRAINED_ON_ROLES)
+        parts = self.workspace.tables["pairs"].parts().values()
+        return [part for part in parts if part.name.split("/", 1)[0] in inputs]
+
+    def require_searched(self) -> None:
+        """Raises DamagedFile if a part that says what no network may be trained on is not what was written."""
+        self.workspace.tables["pairs"].check(self._pairs_of_trained_on())
+        self.workspace.tables["rejects"].check(self._unsearched("guard_training"))
 
     @cached_property
     def left_out(self) -> dict[str, tuple[str, ...]]:
         """Input name -> image_ids that no network is trained on: leaks, and what could not be searched for them."""
         table = self.workspace.tables["rejects"]
-        parts = [part for (stage, _), part in table.parts().items() if stage == "guard_training"]
+        parts = self.whole("rejects", self._unsearched("guard_training"))
         unsearched = [image_id for part in parts for image_id in table.read(part)["image_id"].to_pylist()]
         found: dict[str, list[str]] = defaultdict(list)
         for image_id in sorted({*self.leaks, *unsearched}):
@@ -138,6 +149,7 @@ class State:
     def check_train_data(self, stage: Stage) -> None:
         """Raises DamagedFile if a part that a training reads is not what was written. The processes that train read
         the parts by themselves, so that this is done once, before they start."""
+        self.require_searched()
         read = {name: self.workspace.tables[name].parts().values() for name in stage.tables_read(self.config)}
         for name, parts in {**read, "catalog": self.catalog.values()}.items():
             self.workspace.tables[name].check(parts)

@@ -11,7 +11,6 @@ from ssld_pipeline.runner.provenance import teacher_note
 from ssld_pipeline.runner.state import State
 from ssld_pipeline.stages.stage import Stage
 from ssld_pipeline.stages.teacher import teacher_files
-from ssld_pipeline.store.damage import DamagedFile
 from ssld_pipeline.store.fingerprints import Fingerprint, digest
 from ssld_pipeline.store.tables import Part
 
@@ -87,11 +86,7 @@ def same_but_config(committed: Mapping[str, Any], wanted: Mapping[str, Any]) -> 
 
 
 def _artifact_content(name: str, state: State) -> str | None:
-    """None where it is not made, or its record is damaged, so that its own stage runs first."""
-    try:
-        record = state.workspace.artifact(name).record()
-    except DamagedFile:
-        return None
+    record = state.workspace.artifact(name).usable_record()
     return record.content if record else None
 
 

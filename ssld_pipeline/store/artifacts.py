@@ -60,6 +60,13 @@ class ArtifactStore:
             raise DamagedFile(self._record_uri, "its digests do not belong together")
         return record
 
+    def usable_record(self) -> Record | None:
+        """The same, None where the record is damaged: then the stage that writes it runs first."""
+        try:
+            return self.record()
+        except DamagedFile:
+            return None
+
     @property
     def _record_uri(self) -> str:
         return files.join(self.uri, "record.json")

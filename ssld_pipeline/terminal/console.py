@@ -146,10 +146,14 @@ def _marked(value: float, present: float) -> str:
 
 def print_verdicts(verdicts: Sequence[Verdict]) -> None:
     for verdict in verdicts:
+        if verdict.num_open:
+            out.print(f"not complete: {'; '.join(verdict.examples)}", markup=False)
+            continue
         mark = "ok    " if not verdict.num_broken else "BROKEN"
         out.print(f"{mark} {verdict.law.name:20} {verdict.law.says}", markup=False)
         if verdict.num_broken:
-            out.print(f"       {verdict.num_broken:,} row(s), for example: {'; '.join(verdict.examples)}", markup=False)
+            noun = "file(s)" if verdict.law.name.startswith("files_") else "row(s)"
+            out.print(f"       {verdict.num_broken:,} {noun}, for example: {'; '.join(verdict.examples)}", markup=False)
 
 
 def print_recomputed(found: Recomputed) -> None:

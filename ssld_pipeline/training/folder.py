@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 _KEEP = 2
 _PREFIX = "checkpoint-"
 _FINAL = "final.json"
-_DAMAGE = (SafetensorError, ValueError, KeyError, TypeError, AttributeError)  # what reading a damaged file may raise
+DAMAGE = (SafetensorError, ValueError, KeyError, TypeError, AttributeError)  # what reading a damaged file may raise
 _NO_DIGEST = b'"digest":"0000000000000000"'
 
 
@@ -72,7 +72,7 @@ class TrialFolder:
         for name in self.checkpoints(fingerprint):
             try:
                 return self.checkpoint(name)
-            except _DAMAGE as error:
+            except DAMAGE as error:
                 _log.warning("checkpoint %s/%s is damaged and not used: %s", self.uri, name, error)
         return None
 
@@ -81,7 +81,7 @@ class TrialFolder:
         return self._names(_prefix(fingerprint) if fingerprint else _PREFIX)[::-1]
 
     def checkpoint(self, name: str) -> Checkpoint:
-        """Raises one of ``_DAMAGE`` if the file is not what was written. Of files by older programs, which have no
+        """Raises one of ``DAMAGE`` if the file is not what was written. Of files by older programs, which have no
         digest, a cut is noticed."""
         data = self.read(name) or b""
         _require_digest(data)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ssld_pipeline.contracts import REJECT_REASONS, REMOVED, ROLES, VERDICTS
 from ssld_pipeline.stages.dedupe import register_lists
 from ssld_pipeline.stages.mining import pairs, prepare
+from ssld_pipeline.verify.complete import unfinished
 
 if TYPE_CHECKING:
     from ssld_pipeline.config.run import RunConfig
@@ -30,17 +31,20 @@ class Law:
 
 @dataclass(frozen=True)
 class Verdict:
-    """``examples``: up to five rows that break the law."""
+    """``examples``: up to five rows that break the law. ``num_open``: of the law "complete", how many stages have work
+    left; the examples name them, and nothing is broken."""
 
     law: Law
     num_broken: int
     examples: list[str]
+    num_open: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {
             "law": self.law.name,
             "says": self.law.says,
             "num_broken": self.num_broken,
+            "num_open": self.num_open,
             "examples": self.examples,
         }
 
@@ -233,8 +237,8 @@ def _of_manifest(workspace: Workspace, config: RunConfig) -> SelectConfig:
 
 
 def verify_laws(workspace: Workspace, config: RunConfig) -> Sequence[Verdict]:
-    """One verdict per law, in order. The manifest is judged by what it was made with, lists of image_ids are those of
-    ``config``. duckdb.Error when a table does not have its contract's columns."""
+    """One verdict per law, in order, and one on whether every stage has run. The manifest is judged by what it was made
+    with, lists of image_ids are those of ``config``. duckdb.Error when a table does not have its contract's columns."""
     verdicts = []
     select = _of_manifest(workspace, config)
     with workspace.connect() as tables:
@@ -244,4 +248,5 @@ def verify_laws(workspace: Workspace, config: RunConfig) -> Sequence[Verdict]:
             total = tables.execute(f"SELECT count(*) FROM ({law.broken})").fetchone()
             examples = tables.execute(f"SELECT * FROM ({law.broken}) LIMIT 5").fetchall() if total and total[0] else []
             verdicts.append(Verdict(law, total[0] if total else 0, [" ".join(map(str, row)) for row in examples]))
-    return verdicts
+    left = unfinished(workspace, config)
+    return [*verdicts, Verdict(Law("complete", "every stage has run", ""), 0, left, len(left))]

@@ -27,6 +27,7 @@ def bring(stage: QueryStage, plan: StagePlan, state: State, context: RunContext,
         unit = planned.unit
         with context.workspace.connect(*stage.reads, is_checked=True) as connection:
             if stage.is_guarded:
+                state.require_searched()
                 left_out = state.left_out_of(stage.roles(state.config))
                 connection.register("left_out", pa.table({"image_id": pa.array(left_out, pa.string())}))
             rows = stage.query(connection, context.config)

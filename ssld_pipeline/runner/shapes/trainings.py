@@ -85,7 +85,7 @@ def _num_steps(stage: TrainStage, unit: Unit, state: State) -> int:
 
 def _num_left_out(stage: TrainStage, state: State) -> int:
     """Copies of protected images, and images that are held out."""
-    held_out = state.workspace.artifact("hold_out").record() if "hold_out" in stage.artifacts else None
+    held_out = state.workspace.artifact("hold_out").usable_record() if "hold_out" in stage.artifacts else None
     num_held_out = held_out.figures["num_left_out"] if held_out and state.is_enabled("hold_out") else 0
     return len(state.left_out_of(stage.roles(state.config) or ("labeled",))) + int(num_held_out)
 
