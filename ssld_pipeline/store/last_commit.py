@@ -25,11 +25,13 @@ _HEAL = "Remove this file: the next run writes it again, and trusts the table's 
 
 @dataclass(frozen=True)
 class LastCommit:
-    """``parts``: digest of the live parts. ``logs``: digests of the newest files of the log, by name."""
+    """``parts``: digest of the live parts. ``logs``: digests of the newest files of the log, by name. ``sample``: names
+    of a few live parts: where they are there and the log is not, the log was lost, and the table not removed."""
 
     version: int
     parts: str
     logs: dict[str, str]
+    sample: list[str]
 
     @staticmethod
     def uri(workspace: str, table: str) -> str:
@@ -43,7 +45,7 @@ class LastCommit:
         if value is None:
             return None
         require_known_format(uri, value.get("format", 1), FORMAT)
-        return cls(value["version"], value["parts"], value["logs"])
+        return cls(value["version"], value["parts"], value["logs"], value["sample"])
 
     def write(self, workspace: str, table: str) -> None:
         logs = dict(sorted(self.logs.items())[-_LOGS_KEPT:])

@@ -16,12 +16,14 @@ from ssld_pipeline.store.damage import DamagedFile
 from ssld_pipeline.store.fingerprints import digest_bytes
 from ssld_pipeline.store.last_commit import LastCommit
 
+_OTHER_BYTES = "its bytes are not those that were committed"
 _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint.*\.parquet")
 _HEAL = (
     "Put it back from a backup, or compute the table again: remove the folder {folder} and run again (ssld run CONFIG)"
 )
-_HEAL_CHECKPOINT = "Remove this file and {folder}/_delta_log/_last_checkpoint: the log is whole without them"
+_HINT = "_last_checkpoint"
+_HEAL_CHECKPOINT = "Remove it and {folder}/_delta_log/_last_checkpoint: the log is whole without them"
 # What a stage could not use is known from here only: with rejects gone, images that were not searched for copies would
 # count as searched. So everything that writes to the table is made again with it.
 _HEAL_REJECTS = (
@@ -57,12 +59,15 @@ def log_damage(workspace: str, table: str, last: LastCommit | None) -> Iterator[
     for version in sorted(_missing(versions, first, bool(checkpoints), last)):
         yield DamagedFile(files.join(log, f"{version:020d}.json"), "it is missing", heal)
     is_complete = versions == list(range(len(versions))) and bool(versions)
+    heal_checkpoint = _HEAL_CHECKPOINT.format(folder=folder) if is_complete else heal
+    if _HINT in names and (hinted := _hinted_checkpoint(files.join(log, _HINT))) not in (None, *checkpoints):
+        yield DamagedFile(files.join(log, f"{hinted:020d}.checkpoint.parquet"), "it is missing", heal_checkpoint)
     for name in names:
         uri = files.join(log, name)
         if _ENTRY.fullmatch(name) and (why := _entry_problem(uri, noted.get(name))):
             yield DamagedFile(uri, why, heal)
-        elif _CHECKPOINT.fullmatch(name) and (why := _parquet_problem(uri)):
-            yield DamagedFile(uri, why, _HEAL_CHECKPOINT.format(folder=folder) if is_complete else heal)
+        elif _CHECKPOINT.fullmatch(name) and (why := _checkpoint_problem(uri, noted.get(name))):
+            yield DamagedFile(uri, why, heal_checkpoint)
 
 
 def _missing(versions: list[int], first: int, has_checkpoint: bool, last: LastCommit | None) -> set[int]:
@@ -78,7 +83,7 @@ def _entry_problem(uri: str, noted: str | None) -> str:
     """Empty where the file is whole."""
     data = files.read_bytes(uri)
     if noted:
-        return "" if digest_bytes(data) == noted else "its bytes are not those that were committed"
+        return "" if digest_bytes(data) == noted else _OTHER_BYTES
     try:
         lines = [json.loads(line) for line in data.decode().splitlines()]
     except ValueError as error:
@@ -86,9 +91,22 @@ def _entry_problem(uri: str, noted: str | None) -> str:
     return "" if lines else "it is empty"
 
 
-def _parquet_problem(uri: str) -> str:
+def _hinted_checkpoint(uri: str) -> int | None:
+    """Delta Lake passes over a hint that it cannot read."""
     try:
-        pq.read_table(BytesIO(files.read_bytes(uri)))
+        return int(json.loads(files.read_bytes(uri))["version"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _checkpoint_problem(uri: str, noted: str | None) -> str:
+    """Empty where the file is whole, as far as is known: of a checkpoint that another program wrote there is no
+    digest."""
+    data = files.read_bytes(uri)
+    if noted and digest_bytes(data) != noted:
+        return _OTHER_BYTES
+    try:
+        pq.read_table(BytesIO(data))
     except (pa.ArrowException, OSError, ValueError) as error:
         return f"it is no whole Parquet file ({' '.join(str(error).split())})"
     return ""

@@ -47,6 +47,7 @@ _SETTINGS_KEY = b"ssld.settings"
 _INPUTS_KEY = b"ssld.inputs"
 _ROOTS_KEY = b"ssld.roots"
 _FORMAT_KEY = b"ssld.format"
+_SAMPLE = 3
 _READERS = 4  # of parts to check: reading a remote one is waiting, and BLAKE2b lets other threads run
 _whole: set[tuple[str, files.Stamp]] = set()  # parts that this process has read and found whole
 
@@ -105,10 +106,7 @@ class TableStore:
             raise UserError(f"{self.uri} has no version {version}; versions are 0 to {table.version()}")
         if version is not None:
             table.load_as_version(version)
-        parts = self._parts_of(table)
-        if last and table.version() == last.version and digest_parts(parts.values()) != last.parts:
-            raise damaged_log(self._workspace, self.contract.name, last, "it does not list what was committed")
-        return parts
+        return self._parts_of(table, last)
 
     def unreadable(self, parts: Iterable[Part]) -> dict[str, str]:
         """By name of the part's file: why it cannot be read, as one listing of the folder tells: missing, or cut."""
@@ -254,7 +252,7 @@ class TableStore:
         live: dict[tuple[str, ...], Part] = {}
         try:
             if table is not None:
-                live = self._parts_of(table)
+                live = self._parts_of(table, last)
                 self._refuse_foreign_changes(live, added, removed)
                 # The log's schema is its first one until a transaction replaces every part, or adds columns to it.
                 if table.schema() != schema and len(removed) == len(live):
@@ -288,15 +286,19 @@ class TableStore:
         first = last.version + 1 if last else version
         names = [f"{number:020d}.json" for number in range(max(first, version - 1), version + 1)]
         log = files.join(self.uri, "_delta_log")
+        checkpoint = f"{version:020d}.checkpoint.parquet"  # delta-rs writes one now and then, right after the commit
+        names += [checkpoint] if files.stamp(files.join(log, checkpoint)) else []
         digests = {name: digest_file(files.join(log, name)) for name in names}
         logs = {**(last.logs if last and table is not None else {}), **digests}
-        LastCommit(version, digest_parts(parts), logs).write(self._workspace, self.contract.name)
+        parts = list(parts)
+        sample = sorted(part.file for part in parts)[:_SAMPLE]
+        LastCommit(version, digest_parts(parts), logs, sample).write(self._workspace, self.contract.name)
 
     def note_last_commit(self) -> None:
         """Note the newest commit of a table that an older program wrote, or whose run was killed before the note."""
         table, last = self._open()
         if table is not None and (last is None or last.version < table.version()):
-            self._note_commit(table, last, self._parts_of(table).values())
+            self._note_commit(table, last, self._parts_of(table, last).values())
 
     def log_damage(self) -> Iterator[DamagedFile]:
         """One error for each damaged file of the log; reads all of them."""
@@ -327,7 +329,7 @@ class TableStore:
             table.alter.set_table_properties(properties, raise_if_not_exists=False)
         except (CommitFailedError, DeltaError) as error:
             raise UserError(_ANOTHER_RUN.format(uri=self.uri, detail=_one_line(error))) from error
-        self._note_commit(table, last, self._parts_of(table).values())
+        self._note_commit(table, last, self._parts_of(table, last).values())
 
     def notes_of(self, part: Part) -> dict[str, Any]:
         """The notes that a part was written with, by name."""
@@ -379,16 +381,15 @@ class TableStore:
         name = self.contract.name
         last = LastCommit.read(self._workspace, name)
         table = self._open_log(last)
-        if (
-            last
-            and table is None
-            and (name == "rejects" or any(f.endswith(".parquet") for f in files.stamps(self.uri)))
-        ):
+        if last and table is None and (name == "rejects" or any(self._is_there(file) for file in last.sample)):
             raise damaged_log(self._workspace, name, last, "it is missing")
         if last and table is not None and table.version() < last.version:
             why = f"it ends at version {table.version()}, version {last.version} was committed"
             raise damaged_log(self._workspace, name, last, why)
         return table, last
+
+    def _is_there(self, file: str) -> bool:
+        return files.exists(files.join(self.uri, file))
 
     def _open_log(self, last: LastCommit | None) -> Any:
         from deltalake import DeltaTable
@@ -401,7 +402,13 @@ class TableStore:
         except DeltaError as error:
             raise damaged_log(self._workspace, self.contract.name, last, _one_line(error)) from None
 
-    def _parts_of(self, table: Any) -> dict[tuple[str, ...], Part]:
+    def _parts_of(self, table: Any, last: LastCommit | None) -> dict[tuple[str, ...], Part]:
+        parts = self._listed(table)
+        if last and table.version() == last.version and digest_parts(parts.values()) != last.parts:
+            raise damaged_log(self._workspace, self.contract.name, last, "it does not list what was committed")
+        return parts
+
+    def _listed(self, table: Any) -> dict[tuple[str, ...], Part]:
         parts: dict[tuple[str, ...], Part] = {}
         for row in pa.table(table.get_add_actions(flatten=True)).to_pylist():
             match = _NAME.fullmatch(row["path"])
