@@ -51,6 +51,7 @@ ENVIRONMENT = {
 def main() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    _loaded.clear()
     try:
         app()
     except UserError as error:
