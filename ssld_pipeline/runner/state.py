@@ -28,12 +28,13 @@ class State:
         self.survey, self.workspace, self.digests = survey, workspace, digests
         self.config = survey.config
         self._settings: dict[tuple[str, str], dict[str, Any]] = {}
+        self._committed: dict[str, dict[tuple[str, ...], Part]] = {}
         self._lost: dict[str, dict[str, str]] = {}
         self._roots: dict[str, dict[str, str]] = {}
 
     @cached_property
     def catalog(self) -> dict[str, Part]:
-        return {p.name: p for p in self.workspace.tables["catalog"].parts().values()}
+        return {p.name: p for p in self._parts("catalog").values()}
 
     def catalog_parts(self, roles: tuple[str, ...]) -> list[Part]:
         inputs = self.survey.inputs_of(roles)
@@ -49,7 +50,7 @@ class State:
     def lost(self, stage: Stage, unit: str, committed: Iterable[Part]) -> str:
         """What is missing or cut of a unit's parts, its part of rejects included: then the unit is done again. Empty
         where all are there."""
-        rejects = self._rejects.get((stage.name, unit))
+        rejects = self._parts("rejects").get((stage.name, unit))
         lost = {name: self._unreadable(name) for name in (stage.table, "rejects") if name}
         found = [(stage.table, part) for part in committed] + ([("rejects", rejects)] if rejects else [])
         for table, part in found:
@@ -57,16 +58,16 @@ class State:
                 return f"{table}/{part.file}: {why}"
         return ""
 
-    @cached_property
-    def _rejects(self) -> dict[tuple[str, ...], Part]:
-        return self.workspace.tables["rejects"].parts()
-
     def _unreadable(self, table: str) -> dict[str, str]:
         """By name of the part's file; one listing of each table."""
         if table not in self._lost:
-            store = self.workspace.tables[table]
-            self._lost[table] = store.unreadable(store.parts().values())
+            self._lost[table] = self.workspace.tables[table].unreadable(self._parts(table).values())
         return self._lost[table]
+
+    def _parts(self, table: str) -> dict[tuple[str, ...], Part]:
+        if table not in self._committed:
+            self._committed[table] = self.workspace.tables[table].parts()
+        return self._committed[table]
 
     def whole(self, table: str, parts: Iterable[Part]) -> list[Part]:
         """Those of a table's ``parts`` that are there, with all their bytes."""
@@ -82,13 +83,13 @@ class State:
     def knows_excluded(self) -> bool:
         """Whether ``excluded`` can be asked. Not where parts of its tables are missing: then the stages that make them
         run first."""
-        wanted = {name: list(self.workspace.tables[name].parts().values()) for name in ("catalog", "duplicates")}
+        wanted = {name: list(self._parts(name).values()) for name in ("catalog", "duplicates")}
         wanted["rejects"] = self._unsearched("find_copies", "guard_training")
         return all(len(self.whole(name, parts)) == len(parts) for name, parts in wanted.items())
 
     def _unsearched(self, *stages: str) -> list[Part]:
         """Parts of rejects that say which images these stages could not search for copies."""
-        return [part for (stage, _), part in self._rejects.items() if stage in stages]
+        return [part for (stage, _), part in self._parts("rejects").items() if stage in stages]
 
     @cached_property
     def excluded(self) -> dict[str, tuple[str, ...]]:
@@ -116,8 +117,7 @@ class State:
 
     def _pairs_of_trained_on(self) -> list[Part]:
         inputs = self.survey.inputs_of(TRAINED_ON_ROLES)
-        parts = self.workspace.tables["pairs"].parts().values()
-        return [part for part in parts if part.name.split("/", 1)[0] in inputs]
+        return [part for part in self._parts("pairs").values() if part.name.split("/", 1)[0] in inputs]
 
     def require_searched(self) -> None:
         """Raises DamagedFile if a part that says what no network may be trained on is not what was written."""

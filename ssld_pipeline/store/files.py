@@ -46,8 +46,8 @@ def exists(uri: str) -> bool:
 def read_bytes(uri: str) -> bytes:
     if is_local(uri):
         return local_path(uri).read_bytes()
-    with fsspec.open(uri, "rb") as file:
-        return bytes(file.read())
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    return bytes(filesystem.cat_file(path))  # opening it would trust a listing that may be old for its size
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -117,6 +117,7 @@ def stamp(uri: str) -> Stamp | None:
             return None
         return Stamp(status.st_size, str(status.st_mtime_ns))
     filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem.invalidate_cache()
     try:
         return _remote_stamp(filesystem.info(path))
     except FileNotFoundError:
