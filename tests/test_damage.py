@@ -8,6 +8,7 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -117,6 +118,23 @@ def test_another_programs_commit_and_a_killed_run_are_no_damage(table: TableStor
     assert len(table.parts()) == 3
     table.note_last_commit()
     assert note.read_bytes() != before and len(table.parts()) == 3
+
+
+def test_two_runs_that_commit_at_once_note_no_damage(table: TableStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one commits after this one, before this one has written its note."""
+    other, mine = write(table, "s", "b"), write(table, "r", "a")
+    note = TableStore._note_commit
+
+    def late(store: TableStore, *noted: Any) -> None:
+        monkeypatch.setattr(TableStore, "_note_commit", note)
+        TableStore(str(Path(table.uri).parent), REJECTS).commit([other])
+        note(store, *noted)
+
+    monkeypatch.setattr(TableStore, "_note_commit", late)
+    table.commit([mine])
+    assert len(table.parts()) == 4
+    table.note_last_commit()
+    assert len(table.parts()) == 4 and not list(table.log_damage())
 
 
 def test_a_table_whose_folder_was_removed_is_made_again(table: TableStore, tmp_path: Path) -> None:

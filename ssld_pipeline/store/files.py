@@ -73,7 +73,8 @@ def read_json(uri: str) -> Any:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise DamagedFile(uri, f"it holds no whole JSON ({error})") from None
+        heal = "Remove it and give the same command again"
+        raise DamagedFile(uri, f"it holds no whole JSON ({error})", heal) from None
 
 
 def write_json(uri: str, value: Any) -> None:

@@ -249,6 +249,7 @@ class TableStore:
         # No retries: between the look at what is live and the commit nobody else may have changed it.
         properties = CommitProperties(custom_metadata=dict(note or {}), max_commit_retries=0)
         table, last = self._open()
+        version = 0 if table is None else int(table.version()) + 1  # no retries: this one, or an error
         live: dict[tuple[str, ...], Part] = {}
         try:
             if table is not None:
@@ -276,20 +277,17 @@ class TableStore:
             raise UserError(_ANOTHER_RUN.format(uri=self.uri, detail=_one_line(error))) from error
         going = {part.file for part in removed}
         kept = [part for part in live.values() if part.file not in going]
-        self._note_commit(table, last, [*kept, *added])
+        self._note_commit(version, last if table is not None else None, [*kept, *added])
 
-    def _note_commit(self, table: Any, last: LastCommit | None, parts: Iterable[Part]) -> None:
-        """After a commit; ``table``: the log before it, None where it made the first entry."""
-        if table is not None:
-            table.update_incremental()
-        version = 0 if table is None else int(table.version())
+    def _note_commit(self, version: int, last: LastCommit | None, parts: Iterable[Part]) -> None:
+        """``parts``: those that are live as of ``version``, whatever another run has committed since."""
         first = last.version + 1 if last else version
         names = [f"{number:020d}.json" for number in range(max(first, version - 1), version + 1)]
         log = files.join(self.uri, "_delta_log")
         checkpoint = f"{version:020d}.checkpoint.parquet"  # delta-rs writes one now and then, right after the commit
         names += [checkpoint] if files.stamp(files.join(log, checkpoint)) else []
         digests = {name: digest_file(files.join(log, name)) for name in names}
-        logs = {**(last.logs if last and table is not None else {}), **digests}
+        logs = {**(last.logs if last else {}), **digests}
         parts = list(parts)
         sample = sorted(part.file for part in parts)[:_SAMPLE]
         LastCommit(version, digest_parts(parts), logs, sample).write(self._workspace, self.contract.name)
@@ -298,7 +296,7 @@ class TableStore:
         """Note the newest commit of a table that an older program wrote, or whose run was killed before the note."""
         table, last = self._open()
         if table is not None and (last is None or last.version < table.version()):
-            self._note_commit(table, last, self._parts_of(table, last).values())
+            self._note_commit(int(table.version()), last, self._parts_of(table, last).values())
 
     def log_damage(self) -> Iterator[DamagedFile]:
         """One error for each damaged file of the log; reads all of them."""
@@ -319,7 +317,7 @@ class TableStore:
         already, or where there is no table yet. UserError when another run committed in between."""
         from deltalake.exceptions import CommitFailedError, DeltaError
 
-        table, last = self._open()
+        table, _ = self._open()
         if table is None:
             return
         properties = {f"ssld.{name}": json.dumps(note, sort_keys=True) for name, note in notes.items()}
@@ -329,7 +327,6 @@ class TableStore:
             table.alter.set_table_properties(properties, raise_if_not_exists=False)
         except (CommitFailedError, DeltaError) as error:
             raise UserError(_ANOTHER_RUN.format(uri=self.uri, detail=_one_line(error))) from error
-        self._note_commit(table, last, self._parts_of(table, last).values())
 
     def notes_of(self, part: Part) -> dict[str, Any]:
         """The notes that a part was written with, by name."""
