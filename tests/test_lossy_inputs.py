@@ -69,9 +69,9 @@ def test_a_class_that_the_list_lacks_is_refused(inputs: Path) -> None:
     classes = f"classes={inputs / 'classes.txt'}"
     message = refusal(inputs, classes, "catalog.images_per_part=5000")
     assert "catalog.max_reject_share (0.05)" in message and "labeled/disc#0 (20 of 20)" in message
-    assert "'disc' names no class of the run" in message
-    found = catalog(inputs, classes, "catalog.max_reject_share=0.6")
-    assert [r["reason"] for r in found] == ["unknown_class"] * 20
+    assert 'folder "disc" names no class of the run' in message
+    found = catalog(inputs, classes, "catalog.max_reject_share=0.6", "catalog.max_unknown_labels=1")
+    assert [r["reason"] for r in found if r["image_id"].startswith("labeled/")] == ["unknown_class"] * 20
 
 
 def test_many_small_losses_of_an_input_are_summed(inputs: Path) -> None:
@@ -224,8 +224,9 @@ def test_a_pool_without_a_usable_image_is_refused_at_any_share(
 
 def test_a_labelled_input_of_unknown_classes_is_refused_at_any_share(inputs: Path) -> None:
     (inputs / "classes.txt").write_text("red\ngreen\n")
-    message = refusal(inputs, f"classes={inputs / 'classes.txt'}", "catalog.max_reject_share=1")
-    assert message.startswith("inputs.labeled: no image of ") and "names no class of the run" in message
+    shares = ("catalog.max_reject_share=1", "catalog.max_unknown_labels=1")
+    message = refusal(inputs, f"classes={inputs / 'classes.txt'}", *shares)
+    assert message.startswith("inputs.labeled") and "none of the 24 images has a class of the run" in message
 
 
 def test_a_compressed_tar_under_another_name_is_refused(inputs: Path) -> None:

@@ -68,9 +68,10 @@ def _judge_catalog(state: State) -> None:
                 f"inputs.{role}: no image of {item.uri} (format: {item.format}) can be used. {why}. "
                 "Correct the input, its format or the classes"
             )
-        if are_too_many(lost.num_lost, 0, share * total):
+        num_lost = lost.num_lost - lost.reasons.get("unknown_class", 0)  # held to catalog.max_unknown_labels
+        if are_too_many(num_lost, 0, share * total):
             raise UserError(
-                f"catalog: {lost.num_lost} of {total} images of the input {name!r} ({item.uri}) cannot be used, more "
+                f"catalog: {num_lost} of {total} images of the input {name!r} ({item.uri}) cannot be used, more "
                 f"than catalog.max_reject_share ({share:g}) allows. {why}. "
                 "Repair the input, or raise catalog.max_reject_share"
             )

@@ -54,6 +54,9 @@ def run_pipeline(
             _require_upstream(stage, context, checked.get(stage.name, stage.name))
         if not reports and stage.name != "catalog":  # a run that was refused may have committed its catalog
             require_labels(context.config, survey.classes, count_labels(context.workspace, context.config))
+        for other in upstream_of(stage, context.config) if only else ():
+            if isinstance(other, PartStage):
+                refuse_lossy_inputs(other, context.state())
         reports.append(_bring(stage, context))
         trainings = [s for s in chosen if isinstance(s, TrainStage)]
         if stage.name == "catalog":
@@ -118,6 +121,8 @@ def _bring(stage: Stage, context: RunContext) -> StageReport:
     report.seconds = time.monotonic() - started
     context.progress.finished(report)
     require_labels(context.config, context.survey.classes, labels)
+    if isinstance(stage, PartStage):
+        refuse_lossy_inputs(stage, context.state())
     return report
 
 
@@ -136,8 +141,6 @@ def _require_upstream(stage: Stage, context: RunContext, asked: str) -> None:
                 f"{asked} depends on {other.name}, which is out of date ({why}). "
                 f"Bring it up to date first: ssld run CONFIG --until {asked}"
             )
-        if isinstance(other, PartStage):
-            refuse_lossy_inputs(other, context.state())
 
 
 def upstream_of(stage: Stage, config: RunConfig) -> list[Stage]:

@@ -15,7 +15,7 @@ from ssld_pipeline.errors import UserError
 from ssld_pipeline.pipeline import stages
 from ssld_pipeline.rejects import NOT_WHOLE, are_too_many, examples
 from ssld_pipeline.runner.context import RunContext
-from ssld_pipeline.runner.lossy_inputs import explain_gaps, guards, refuse_lossy_inputs
+from ssld_pipeline.runner.lossy_inputs import explain_gaps, guards
 from ssld_pipeline.runner.planned import StagePlan, UnitPlan
 from ssld_pipeline.runner.progress import StageReport
 from ssld_pipeline.runner.shapes.shape import Shape, changes_of, plan_unit
@@ -114,7 +114,6 @@ def bring(stage: PartStage, plan: StagePlan, state: State, context: RunContext, 
     context.workspace.record_roots(stage.table, context.survey.roots)
     if run.notes:
         run.table.describe(run.notes)
-    refuse_lossy_inputs(stage, context.state())
 
 
 @dataclass(frozen=True)
