@@ -58,7 +58,7 @@ def laws(select: SelectConfig) -> tuple[Law, ...]:
     return (
         Law(
             "catalog_ids",
-            "no image_id stands twice in catalog",
+            "every image_id is in catalog once",
             "SELECT image_id, count(*) FROM catalog GROUP BY 1 HAVING count(*) > 1",
         ),
         Law(
@@ -68,8 +68,8 @@ def laws(select: SelectConfig) -> tuple[Law, ...]:
         ),
         Law(
             "pool_complete",
-            "of each labelled part every pool image is in one of soft_labels, duplicates and rejects, and in one alone "
-            "unless it is removed for another reason than being a copy",
+            "of each labelled part every pool image is in exactly one of soft_labels, duplicates and rejects; one that "
+            "is removed for another reason than being a copy may be a reject, too",
             """WITH reached AS (SELECT DISTINCT part FROM soft_labels),
                fate AS (SELECT image_id FROM soft_labels WHERE view = 0
                         UNION ALL SELECT DISTINCT image_id FROM duplicates WHERE is_duplicate
@@ -159,18 +159,18 @@ def laws(select: SelectConfig) -> tuple[Law, ...]:
         ),
         Law(
             "manifest_ids",
-            "no image_id stands twice in manifest",
+            "every image_id is in manifest once",
             "SELECT image_id, count(*) FROM manifest GROUP BY 1 HAVING count(*) > 1",
         ),
         Law(
             "manifest_roles",
-            "the manifest holds labeled and pool images alone, as the catalog knows them",
+            "the manifest holds only labeled and pool images, with the roles of the catalog",
             """SELECT m.image_id, m.role FROM manifest m LEFT JOIN catalog c USING (image_id)
                WHERE m.role NOT IN ('labeled', 'pool') OR c.role IS DISTINCT FROM m.role""",
         ),
         Law(
             "manifest_address",
-            "the manifest's images lie where the catalog says",
+            "the manifest and the catalog give the same address of an image",
             """SELECT m.image_id FROM manifest m JOIN catalog c USING (image_id)
                WHERE (m.uri, m."offset", m.size_bytes) IS DISTINCT FROM (c.uri, c."offset", c.size_bytes)""",
         ),
