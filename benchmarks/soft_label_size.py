@@ -30,7 +30,8 @@ from ssld_pipeline.kernels.divergences import objective
 from ssld_pipeline.models.predict import open_predictor
 from ssld_pipeline.models.spec import ModelSpec
 from ssld_pipeline.store.fingerprints import Fingerprint
-from ssld_pipeline.store.tables import Part, TableStore
+from ssld_pipeline.store.part import Part
+from ssld_pipeline.store.tables import TableStore
 from ssld_pipeline.training.recipe import Recipe
 from ssld_pipeline.training.stored_labels import SoftLabel, logits_of
 from ssld_pipeline.training.views import REPLAY_COLUMNS, Replay, SourceImage

@@ -21,7 +21,8 @@ from ssld_pipeline.store.artifacts import ArtifactStore, Record
 from ssld_pipeline.store.class_lists import ClassLists
 from ssld_pipeline.store.damage import DamagedFile
 from ssld_pipeline.store.fingerprints import Fingerprint, digest
-from ssld_pipeline.store.tables import Part, TableStore
+from ssld_pipeline.store.part import Part
+from ssld_pipeline.store.tables import TableStore
 from ssld_pipeline.store.workspace import Workspace
 
 FIRST = Fingerprint.of({"a": 1}, {"b": 1})

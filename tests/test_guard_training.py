@@ -15,26 +15,13 @@ from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.queries.sql import rows_of
 from ssld_pipeline.queries.status import workspace_status
-from ssld_pipeline.runner.local_engine import LocalEngine
 from ssld_pipeline.runner.plan import plan_run
 from ssld_pipeline.runner.progress import StageReport
-from ssld_pipeline.runner.run import run_pipeline
 from ssld_pipeline.runner.survey import survey
 from ssld_pipeline.store.workspace import Workspace
 from ssld_pipeline.verify.laws import verify_laws
 
 pytestmark = pytest.mark.slow
-
-
-class Silent:
-    def started(self, plan: Any, total: int) -> None: ...
-    def advanced(self, amount: int) -> None: ...
-    def reached(self, amount: int) -> None: ...
-    def finished(self, report: StageReport) -> None: ...
-
-
-def bring(config: RunConfig, **options: Any) -> dict[str, StageReport]:
-    return {r.stage: r for r in run_pipeline(survey(config), LocalEngine, Silent(), **options)}
 
 
 def plant(folder: Path, count: int) -> list[str]:
@@ -55,7 +42,7 @@ def leaky(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, list[str
     path = mini.write_world(folder)
     planted = plant(folder, 3)
     config = load_config(path)
-    return config, planted, bring(config)
+    return config, planted, mini.bring(config)
 
 
 def ids(config: RunConfig, query: str) -> list[str]:
@@ -97,7 +84,7 @@ def test_an_image_that_is_allowed_is_trained_on(leaky: Any, tmp_path: Path) -> N
     allowing = load_config(tmp_path / "runs" / "config.yaml", ("dedupe.allow=allow.txt",))
     foreseen = {made.stage for made in plan_run(survey(allowing)) if made.changes}
     assert {"dedupe", "select", "finetune"} <= foreseen and "guard_training" not in foreseen
-    bring(allowing)
+    mini.bring(allowing)
     assert set(ids(allowing, "SELECT image_id FROM manifest")) & set(planted) == {planted[0]}
     assert not [v.law.name for v in verify_laws(Workspace(allowing.workspace), allowing) if v.num_broken]
 
@@ -112,18 +99,18 @@ def test_too_many_copies_stop_the_run_before_the_pool_is_read(
     with pytest.raises(
         UserError, match=f"guard_training: {says} images of the input 'labeled' are copies of protected"
     ):
-        bring(config)
+        mini.bring(config)
     assert Workspace(config.workspace).artifact("train").record() is None
     assert not ids(config, "SELECT image_id FROM pairs WHERE role = 'pool'")
     with pytest.raises(UserError, match=says):
-        bring(config, only=("baseline",) if config.baseline else ("train",))
+        mini.bring(config, only=("baseline",) if config.baseline else ("train",))
 
 
 def test_reported_copies_are_trained_on(tmp_path: Path) -> None:
     path = mini.write_world(tmp_path)
     planted = plant(tmp_path, 12)
     config = load_config(path, ("dedupe.trained_on=report_only",))
-    reports = bring(config, until="select")
+    reports = mini.bring(config, until="select")
     assert reports["dedupe"].figures["labeled reported"] == 12
     assert set(planted) <= set(ids(config, "SELECT image_id FROM manifest"))
     assert not [v.law.name for v in verify_laws(Workspace(config.workspace), config) if v.num_broken]
@@ -144,7 +131,7 @@ def test_what_the_teacher_is_fitted_on_is_guarded_too(tmp_path: Path) -> None:
     data = "{uri: inputs/teacher, format: folder}"
     fit = f"teacher.fit={{data: {data}, steps: 2, batch_size: 4, validations: 0, held_out: 0}}"
     config = load_config(path, (fit,))
-    reports = bring(config, only=("catalog", "index_protected", "fit_teacher"))
+    reports = mini.bring(config, only=("catalog", "index_protected", "fit_teacher"))
     assert "guard_training" in reports and "check_dedupe" in reports and "find_copies" not in reports
     assert reports["fit_teacher"].figures["num_left_out"] == 1
     assert reports["fit_teacher"].figures["num_images"] == 24

@@ -13,10 +13,8 @@ import pytest
 
 from ssld_pipeline.config.load import load_config
 from ssld_pipeline.queries.sql import rows_of
-from ssld_pipeline.runner.local_engine import LocalEngine
 from ssld_pipeline.runner.plan import plan_run
 from ssld_pipeline.runner.progress import StageReport
-from ssld_pipeline.runner.run import run_pipeline
 from ssld_pipeline.runner.survey import survey
 from ssld_pipeline.stages import fit_teacher, hold_out
 from ssld_pipeline.stages.stage import Setup, TrainData
@@ -26,21 +24,13 @@ from ssld_pipeline.training.data import left_out_of, read_rows
 ONLY = ("catalog", "index_protected", "hold_out", "fit_teacher", "check_teacher")
 
 
-class Silent:
-    def started(self, plan: Any, total: int) -> None: ...
-    def advanced(self, amount: int) -> None: ...
-    def reached(self, amount: int) -> None: ...
-    def finished(self, report: StageReport) -> None: ...
-
-
 def fit(**changes: Any) -> dict[str, Any]:
     section = {"steps": 2, "batch_size": 4, "validations": 0, "held_out": 0.25, **changes}
     return {**mini.settings()["teacher"], "fit": section}
 
 
 def bring(path: Path, *overrides: str) -> dict[str, StageReport]:
-    reports = run_pipeline(survey(load_config(path, overrides)), LocalEngine, Silent(), only=ONLY)
-    return {report.stage: report for report in reports}
+    return mini.bring(load_config(path, overrides), only=ONLY)
 
 
 @pytest.mark.slow

@@ -15,7 +15,9 @@ from ssld_pipeline.contracts import REJECTS, TABLES
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.store.artifacts import ArtifactStore
 from ssld_pipeline.store.fingerprints import Fingerprint, digest, digest_rows, explain_change
-from ssld_pipeline.store.tables import Part, TableStore, in_order
+from ssld_pipeline.store.parquet_files import in_order
+from ssld_pipeline.store.part import Part
+from ssld_pipeline.store.tables import TableStore
 from ssld_pipeline.store.workspace import Workspace
 
 FIRST = Fingerprint.of({"a": 1}, {"b": 1})

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ssld_pipeline.contracts import TABLES
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.sql_text import literals
-from ssld_pipeline.store.tables import Part
+from ssld_pipeline.store.part import Part
 
 if TYPE_CHECKING:
     import duckdb

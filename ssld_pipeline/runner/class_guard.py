@@ -10,7 +10,7 @@ from ssld_pipeline.runner.survey import class_names
 from ssld_pipeline.store import files
 from ssld_pipeline.store.class_lists import ClassLists
 from ssld_pipeline.store.fingerprints import digest
-from ssld_pipeline.store.tables import Part
+from ssld_pipeline.store.part import Part
 from ssld_pipeline.store.workspace import Workspace
 
 

@@ -14,7 +14,7 @@ from ssld_pipeline.runner.units import Unit
 from ssld_pipeline.runner.work import WorkerSpec
 from ssld_pipeline.stages.stage import Stage
 from ssld_pipeline.store import files
-from ssld_pipeline.store.tables import Part
+from ssld_pipeline.store.part import Part
 from ssld_pipeline.store.workspace import Workspace
 
 if TYPE_CHECKING:

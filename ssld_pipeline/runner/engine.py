@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from ssld_pipeline.runner.units import Unit
 from ssld_pipeline.runner.work import Receipt, WorkerSpec
 from ssld_pipeline.stages.stage import TrainData
-from ssld_pipeline.store.tables import Part
+from ssld_pipeline.store.part import Part
 
 
 class Engine(Protocol):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ssld_pipeline.config.inputs import InputConfig
     from ssld_pipeline.config.run import RunConfig
     from ssld_pipeline.runner.survey import Survey
-    from ssld_pipeline.store.tables import Part
+    from ssld_pipeline.store.part import Part
     from ssld_pipeline.store.workspace import Workspace
 
 _ROLES = (*TRAINED_ON_ROLES, "protected")

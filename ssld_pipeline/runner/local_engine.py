@@ -9,7 +9,7 @@ from ssld_pipeline.pipeline import stage_of
 from ssld_pipeline.runner.units import Unit
 from ssld_pipeline.runner.work import PartWorker, Receipt, WorkerSpec, build_artifact
 from ssld_pipeline.stages.stage import TrainData, TrainStage
-from ssld_pipeline.store.tables import Part
+from ssld_pipeline.store.part import Part
 
 
 class LocalEngine:

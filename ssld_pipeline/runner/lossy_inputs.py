@@ -11,7 +11,7 @@ from ssld_pipeline.rejects import NOT_LOST, NOT_WHOLE, are_too_many, examples, m
 from ssld_pipeline.runner.state import State
 from ssld_pipeline.sql_text import literals
 from ssld_pipeline.stages.stage import PartStage
-from ssld_pipeline.store.tables import Part
+from ssld_pipeline.store.part import Part
 
 if TYPE_CHECKING:
     from ssld_pipeline.config.run import RunConfig

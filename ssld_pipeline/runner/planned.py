@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from ssld_pipeline.runner.units import Unit
-from ssld_pipeline.store.tables import Part
+from ssld_pipeline.store.part import Part
 
 Action = Literal["run", "reuse", "remove", "move"]
 ACTIONS: tuple[Action, ...] = get_args(Action)

@@ -17,7 +17,7 @@ from ssld_pipeline.runner.survey import FileDigests, Survey
 from ssld_pipeline.stages.guard_training import copies
 from ssld_pipeline.stages.stage import Setup, Stage, TrainData
 from ssld_pipeline.store.class_lists import ClassLists
-from ssld_pipeline.store.tables import Part
+from ssld_pipeline.store.part import Part
 from ssld_pipeline.store.workspace import Workspace
 
 

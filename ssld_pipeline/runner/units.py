@@ -12,7 +12,7 @@ from ssld_pipeline.runner.state import State
 from ssld_pipeline.stages.stage import Stage
 from ssld_pipeline.stages.teacher import teacher_files
 from ssld_pipeline.store.fingerprints import Fingerprint, digest
-from ssld_pipeline.store.tables import Part
+from ssld_pipeline.store.part import Part
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -23,7 +23,9 @@ from ssld_pipeline.stages.stage import ArtifactStage, PartStage, Reject, Setup
 from ssld_pipeline.store import files
 from ssld_pipeline.store.damage import DamagedFile
 from ssld_pipeline.store.fingerprints import Fingerprint
-from ssld_pipeline.store.tables import Part, TableStore, read_parquet
+from ssld_pipeline.store.parquet_files import read_parquet
+from ssld_pipeline.store.part import Part
+from ssld_pipeline.store.tables import TableStore
 from ssld_pipeline.store.workspace import Workspace
 
 if TYPE_CHECKING:

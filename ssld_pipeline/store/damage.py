@@ -7,6 +7,10 @@ from ssld_pipeline.errors import UserError
 REMOVE_AND_RUN = "Remove this file and run again (ssld run CONFIG): what it held is computed again"
 
 
+MISSING = "it is missing"
+OTHER_BYTES = "its bytes are not those that were written"
+
+
 class DamagedFile(UserError):
     """``uri``: the file. ``why``: what was expected and found. ``heal``: what the user can do."""
 
@@ -25,3 +29,8 @@ def require_known_format(uri: str, found: int, known: int) -> None:
             f"{uri} was written by a newer version of ssld_pipeline: format {found}, this version reads up to {known}. "
             f"Install the newer version, or use another workspace"
         )
+
+
+def one_line(error: Exception) -> str:
+    """The message without the backtrace that delta-rs adds."""
+    return " ".join(str(error).split(" 0: <unknown>")[0].split())

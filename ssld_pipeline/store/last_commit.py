@@ -15,7 +15,7 @@ from ssld_pipeline.store.damage import require_known_format
 from ssld_pipeline.store.fingerprints import digest
 
 if TYPE_CHECKING:
-    from ssld_pipeline.store.tables import Part
+    from ssld_pipeline.store.part import Part
 
 FORMAT = 1
 """Of the tables and of this note: raised when an older program would misread them."""

@@ -9,40 +9,31 @@ a file holds stands in its Delta statistics (the columns of ``Table.unit`` are c
 from __future__ import annotations
 
 import json
-import re
 import time
 import uuid
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from heapq import heapify, heappop, heappush
-from itertools import pairwise
 from typing import Any
 
 import fsspec
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ssld_pipeline.contracts import Table
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.store import files
-from ssld_pipeline.store.damage import DamagedFile, require_known_format
+from ssld_pipeline.store.damage import MISSING, OTHER_BYTES, DamagedFile, one_line, require_known_format
 from ssld_pipeline.store.fingerprints import Fingerprint, digest, digest_bytes, digest_file, digest_rows
 from ssld_pipeline.store.last_commit import FORMAT, LastCommit, digest_parts
 from ssld_pipeline.store.log_files import damaged_log, log_damage
+from ssld_pipeline.store.parquet_files import in_order, parquet_bytes, read_parquet
+from ssld_pipeline.store.part import NAME, Part
 
-_NAME = re.compile(
-    r"(?P<settings>[0-9a-f]{16})-(?P<inputs>[0-9a-f]{16})-(?P<content>[0-9a-f]{16})(-(?P<bytes>[0-9a-f]{16}))?"
-    r"-[0-9a-f]{12}\.parquet"
-)
 _LOCATION_COLUMNS = ("uri",)  # where bytes lie is not what they are: moving an input changes no content digest
 _ANOTHER_RUN = (
     "{uri}: the commit was refused, most likely because another run works on this workspace. "
     "Let one of them end, then run again: finished parts are kept. ({detail})"
 )
-_MOST_PIECES = 50_000
 _SETTINGS_KEY = b"ssld.settings"
 _INPUTS_KEY = b"ssld.inputs"
 _ROOTS_KEY = b"ssld.roots"
@@ -50,34 +41,6 @@ _FORMAT_KEY = b"ssld.format"
 _SAMPLE = 3
 _READERS = 4  # of parts to check: reading a remote one is waiting, and BLAKE2b lets other threads run
 _whole: set[tuple[str, files.Stamp]] = set()  # parts that this process has read and found whole
-
-
-@dataclass(frozen=True)
-class Part:
-    """A Parquet file of a table, committed or about to be. ``unit``: the values of ``Table.unit``, in its order."""
-
-    unit: tuple[str, ...]
-    fingerprint: Fingerprint
-    content: str
-    file: str
-    num_rows: int
-    size_bytes: int
-
-    @property
-    def name(self) -> str:
-        return self.unit[-1]
-
-    @property
-    def file_digest(self) -> str | None:
-        """Digest of the file's bytes; None where an older program wrote it."""
-        return _file_digest(self.file)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Part:
-        return cls(**{**value, "unit": tuple(value["unit"]), "fingerprint": Fingerprint(**value["fingerprint"])})
 
 
 class TableStore:
@@ -149,7 +112,7 @@ class TableStore:
     def _byte_problem(self, part: Part) -> str:
         """Empty where the file is whole."""
         if part.file_digest:
-            return "" if digest_file(self._uri(part)) == part.file_digest else _OTHER_BYTES
+            return "" if digest_file(self._uri(part)) == part.file_digest else OTHER_BYTES
         try:
             rows = read_parquet(self._uri(part))
         except DamagedFile as damage:
@@ -222,7 +185,7 @@ class TableStore:
         payloads |= {_SETTINGS_KEY: settings, _ROOTS_KEY: roots, _INPUTS_KEY: inputs or {}}
         payloads[_FORMAT_KEY] = FORMAT
         metadata = {key: json.dumps(payload, sort_keys=True) for key, payload in payloads.items()}
-        data = _parquet_bytes(rows.replace_schema_metadata(metadata), self.contract)
+        data = parquet_bytes(rows.replace_schema_metadata(metadata), self.contract)
         name = f"{fingerprint}-{content}-{digest_bytes(data)}-{uuid.uuid4().hex[:12]}.parquet"
         files.write_bytes(files.join(self.uri, name), data)
         return Part(tuple(unit[c] for c in self.contract.unit), fingerprint, content, name, rows.num_rows, len(data))
@@ -274,7 +237,7 @@ class TableStore:
                     commit_properties=properties,
                 )
         except (CommitFailedError, DeltaError) as error:
-            raise UserError(_ANOTHER_RUN.format(uri=self.uri, detail=_one_line(error))) from error
+            raise UserError(_ANOTHER_RUN.format(uri=self.uri, detail=one_line(error))) from error
         going = {part.file for part in removed}
         kept = [part for part in live.values() if part.file not in going]
         self._note_commit(version, last if table is not None else None, [*kept, *added])
@@ -326,7 +289,7 @@ class TableStore:
         try:  # delta-rs takes properties of other names than its own here, but not while it creates a table
             table.alter.set_table_properties(properties, raise_if_not_exists=False)
         except (CommitFailedError, DeltaError) as error:
-            raise UserError(_ANOTHER_RUN.format(uri=self.uri, detail=_one_line(error))) from error
+            raise UserError(_ANOTHER_RUN.format(uri=self.uri, detail=one_line(error))) from error
 
     def notes_of(self, part: Part) -> dict[str, Any]:
         """The notes that a part was written with, by name."""
@@ -395,9 +358,9 @@ class TableStore:
         try:
             return DeltaTable(self.uri) if DeltaTable.is_deltatable(self.uri) else None
         except OSError as error:
-            raise UserError(f"the workspace cannot be read: {self.uri}: {_one_line(error)}") from None
+            raise UserError(f"the workspace cannot be read: {self.uri}: {one_line(error)}") from None
         except DeltaError as error:
-            raise damaged_log(self._workspace, self.contract.name, last, _one_line(error)) from None
+            raise damaged_log(self._workspace, self.contract.name, last, one_line(error)) from None
 
     def _parts_of(self, table: Any, last: LastCommit | None) -> dict[tuple[str, ...], Part]:
         parts = self._listed(table)
@@ -408,7 +371,7 @@ class TableStore:
     def _listed(self, table: Any) -> dict[tuple[str, ...], Part]:
         parts: dict[tuple[str, ...], Part] = {}
         for row in pa.table(table.get_add_actions(flatten=True)).to_pylist():
-            match = _NAME.fullmatch(row["path"])
+            match = NAME.fullmatch(row["path"])
             if match is None:
                 raise UserError(
                     f"{self.uri}: {row['path']} was not written by this pipeline (was the table compacted or edited?). "
@@ -450,20 +413,18 @@ class TableStore:
             with fsspec.open(self._uri(part), "rb") as file:
                 return pq.read_schema(file)
         except FileNotFoundError:
-            raise DamagedFile(self._uri(part), _MISSING) from None
+            raise DamagedFile(self._uri(part), MISSING) from None
         except (pa.ArrowException, OSError) as error:
-            raise DamagedFile(self._uri(part), f"it is no whole Parquet file ({_one_line(error)})") from None
+            raise DamagedFile(self._uri(part), f"it is no whole Parquet file ({one_line(error)})") from None
 
 
-_MISSING = "it is missing"
-_OTHER_BYTES = "its bytes are not those that were written"
 _OTHER_ROWS = "its rows are not those that were written"
 
 
 def _size_problem(part: Part, stamp: files.Stamp | None) -> str:
     """Empty where the file has its size."""
     if stamp is None:
-        return _MISSING
+        return MISSING
     if stamp.size_bytes != part.size_bytes:
         return f"it has {stamp.size_bytes:,} bytes, {part.size_bytes:,} were written"
     return ""
@@ -473,78 +434,3 @@ def _content(rows: pa.Table) -> str:
     """The digest of a part's rows: 120 MB/s. Arrow names the items of a list otherwise when they come from Parquet."""
     fields = [f.with_type(pa.list_(f.type.value_type)) if pa.types.is_list(f.type) else f for f in rows.schema]
     return digest_rows(rows.cast(pa.schema(fields)), without=_LOCATION_COLUMNS)
-
-
-def _file_digest(name: str) -> str | None:
-    match = _NAME.fullmatch(name)
-    return match["bytes"] if match else None
-
-
-def _one_line(error: Exception) -> str:
-    """The message without the backtrace that delta-rs adds."""
-    return " ".join(str(error).split(" 0: <unknown>")[0].split())
-
-
-def read_parquet(uri: str) -> pa.Table:
-    """The rows of one Parquet file, without its schema metadata. Raises DamagedFile if it is not what was written."""
-    try:
-        data = files.read_bytes(uri)
-    except FileNotFoundError:
-        raise DamagedFile(uri, _MISSING) from None
-    written = _file_digest(uri.rsplit("/", 1)[-1])
-    if written and digest_bytes(data) != written:
-        raise DamagedFile(uri, _OTHER_BYTES)
-    try:
-        return pq.read_table(pa.BufferReader(data)).replace_schema_metadata(None)
-    except (pa.ArrowException, OSError) as error:
-        raise DamagedFile(uri, f"it is no whole Parquet file ({_one_line(error)})") from None
-
-
-def in_order(rows: pa.Table, key: tuple[str, ...]) -> pa.Table:
-    """Sorted by ``key``. Rows that come as a few sorted runs, as from sorted parts read by some threads, are merged run
-    by run: of 4 million image_ids, sorting takes 4 s and moving the rows 5 s more."""
-    pieces = _merged_runs(rows[key[0]]) if rows.num_rows else []
-    if pieces is None:
-        return rows.combine_chunks().sort_by([(name, "ascending") for name in key])
-    return pa.concat_tables([rows.slice(0, 0), *(rows.slice(start, end - start) for start, end in pieces)])
-
-
-def _merged_runs(column: pa.ChunkedArray) -> list[tuple[int, int]] | None:
-    """Pieces [start, end) of rising runs in the order that sorts the values; None for many pieces, or equal values."""
-    values = column.combine_chunks()
-    values = pa.concat_arrays(values.chunks) if isinstance(values, pa.ChunkedArray) else values
-    falls = pc.indices_nonzero(pc.greater_equal(values[:-1], values[1:]))
-    if len(falls) >= _MOST_PIECES:
-        return None
-    bounds = [0, *(fall + 1 for fall in falls.to_pylist()), len(values)]
-    heads = [(values[start].as_py(), start, end) for start, end in pairwise(bounds)]
-    heapify(heads)
-    pieces: list[tuple[int, int]] = []
-    while heads:
-        _, start, end = heappop(heads)
-        length = bisect_left(range(start, end), heads[0][0], key=lambda i: values[i].as_py()) if heads else end - start
-        if length == 0 or len(pieces) == _MOST_PIECES:
-            return None
-        pieces.append((start, start + length))
-        if start + length < end:
-            heappush(heads, (values[start + length].as_py(), start + length, end))
-    return pieces
-
-
-def _parquet_bytes(rows: pa.Table, contract: Table) -> bytes:
-    """A Parquet file. Floats are split by byte before zstd, so that rounded mantissas cost little; of an image_id,
-    which is another in every row or a few, a dictionary would be a second copy."""
-    columns = {f.name: f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in rows.schema}
-    floats = [columns[f.name] for f in rows.schema if pa.types.is_floating(getattr(f.type, "value_type", f.type))]
-    others = [c for c in columns.values() if c not in floats and c != contract.key[0]]
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        rows,
-        sink,
-        compression="zstd",
-        compression_level=contract.zstd_level,
-        use_dictionary=others,
-        use_byte_stream_split=floats or False,
-    )
-    data: bytes = sink.getvalue().to_pybytes()
-    return data

@@ -11,7 +11,8 @@ from ssld_pipeline.sql_text import literals
 from ssld_pipeline.store import files
 from ssld_pipeline.store.artifacts import ArtifactStore
 from ssld_pipeline.store.damage import DamagedFile
-from ssld_pipeline.store.tables import Part, TableStore
+from ssld_pipeline.store.part import Part
+from ssld_pipeline.store.tables import TableStore
 
 if TYPE_CHECKING:
     import duckdb

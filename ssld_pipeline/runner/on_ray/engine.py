@@ -39,7 +39,7 @@ from ssld_pipeline.runner.units import Unit
 from ssld_pipeline.runner.work import PartWorker, Receipt, WorkerSpec, build_artifact
 from ssld_pipeline.stages.stage import TrainData
 from ssld_pipeline.store import files
-from ssld_pipeline.store.tables import Part
+from ssld_pipeline.store.part import Part
 
 _log = logging.getLogger(__name__)
 _POLL_S = 1.0

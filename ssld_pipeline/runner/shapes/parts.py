@@ -24,7 +24,8 @@ from ssld_pipeline.runner.units import Unit, notes_of, settings_payload, whole_u
 from ssld_pipeline.runner.work import Receipt, write_reject_rows
 from ssld_pipeline.stages.stage import PartStage
 from ssld_pipeline.store.fingerprints import Fingerprint, digest
-from ssld_pipeline.store.tables import Part, TableStore
+from ssld_pipeline.store.part import Part
+from ssld_pipeline.store.tables import TableStore
 
 _COMMIT_EVERY_S = 2.0
 

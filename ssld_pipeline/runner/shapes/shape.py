@@ -15,7 +15,7 @@ from ssld_pipeline.runner.units import Unit, same_but_config, settings_payload, 
 from ssld_pipeline.stages.stage import Stage
 from ssld_pipeline.store.damage import DamagedFile
 from ssld_pipeline.store.fingerprints import digest, explain_change
-from ssld_pipeline.store.tables import Part
+from ssld_pipeline.store.part import Part
 
 
 @dataclass(frozen=True)
