@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from ssld_pipeline.queries.status import workspace_status
 from ssld_pipeline.runner.plan import plan_run
 from ssld_pipeline.runner.progress import StageReport
 from ssld_pipeline.runner.survey import survey
+from ssld_pipeline.store.fingerprints import Fingerprint
+from ssld_pipeline.store.tables import TableStore
 from ssld_pipeline.store.workspace import Workspace
 from ssld_pipeline.verify.laws import verify_laws
 
@@ -135,3 +138,59 @@ def test_what_the_teacher_is_fitted_on_is_guarded_too(tmp_path: Path) -> None:
     assert "guard_training" in reports and "check_dedupe" in reports and "find_copies" not in reports
     assert reports["fit_teacher"].figures["num_left_out"] == 1
     assert reports["fit_teacher"].figures["num_images"] == 24
+
+
+def test_copies_that_were_taken_out_no_longer_count(tmp_path: Path) -> None:
+    """The refusal says to take them out; then the next run must not count them as missing images."""
+    path = mini.write_world(tmp_path)
+    planted = plant(tmp_path, 12)
+    with pytest.raises(UserError, match="guard_training: 12 of 36"):
+        mini.bring(load_config(path))
+    for image_id in planted:
+        (tmp_path / "inputs" / "train" / image_id.split("/", 1)[1]).unlink()
+    for source in sorted((tmp_path / "inputs" / "train").rglob("*.jpg"))[:14]:
+        source.unlink()  # fewer remain than there were copies
+    reports = mini.bring(load_config(path))
+    assert reports["finetune"].figures["num_left_out"] == 0 and reports["finetune"].figures["num_images"] == 10
+
+
+def test_a_workspace_without_guards_leaves_nothing_out(leaky: Any, tmp_path: Path) -> None:
+    config, planted, _ = leaky
+    shutil.copytree(Path(config.workspace).parent, tmp_path / "runs")
+    reporting = load_config(tmp_path / "runs" / "config.yaml", ("dedupe.report_only=[protected]",))
+    mini.bring(reporting, until="select")
+    assert set(planted) <= set(ids(reporting, "SELECT image_id FROM manifest"))
+    assert not [v.law.name for v in verify_laws(Workspace(reporting.workspace), reporting) if v.num_broken]
+
+
+def test_denied_images_that_are_not_there_change_nothing(leaky: Any, tmp_path: Path) -> None:
+    config, _, _ = leaky
+    shutil.copytree(Path(config.workspace).parent, tmp_path / "runs")
+    (tmp_path / "runs" / "deny.txt").write_text("labeled/disc/typo.jpg\n")
+    denying = load_config(tmp_path / "runs" / "config.yaml", ("dedupe.deny=deny.txt",))
+    reports = mini.bring(denying)
+    assert [name for name in ("label", "select", "baseline", "train", "finetune") if reports[name].ran] == []
+
+
+def test_parts_without_the_column_role_stand_beside_new_ones(tmp_path: Path) -> None:
+    """A workspace made before: its parts of pairs lack the column, and those of a new tar have it."""
+    path = mini.write_world(tmp_path)
+    config = load_config(path)
+    mini.bring(config, until="find_copies")
+    table = Workspace(config.workspace).tables["pairs"]
+    old = [part for part in table.parts().values() if part.name.startswith("pool/")]
+    before = replace(table.contract, columns=tuple(c for c in table.contract.columns if c.name != "role"))
+    added = []
+    for part in old:
+        settings = table.settings_of(part)
+        settings = {**settings, "config": {k: v for k, v in settings["config"].items() if k != "has_role"}}
+        fingerprint = Fingerprint.of(settings, table.inputs_of(part))
+        writer = TableStore(config.workspace, before)
+        added.append(
+            writer.write(table.read(part), {"part": part.name}, fingerprint, settings, {}, table.inputs_of(part))
+        )
+    table.commit(added, old)
+    mini.write_tar(tmp_path / "inputs" / "pool" / "pool-2.tar", mini.pool_tar(2))
+    reports = mini.bring(load_config(path), until="dedupe")
+    assert reports["find_copies"].reused == len(old) and reports["find_copies"].ran == 3
+    assert len(ids(config, "SELECT DISTINCT image_id FROM duplicates WHERE is_duplicate AND role = 'pool'")) == 3

@@ -101,6 +101,8 @@ class RunConfig(Settings):
                 yield (
                     f"inputs.{role}: two inputs are called {name!r}; image_id must be unique, so give each a 'name:'"
                 )
+            if name != role and name in ("labeled", "protected", "pool", "teacher"):
+                yield f"inputs.{role}: an input may not be called {name!r}, as another role is; give it another name"
 
     def _same_folders(self) -> Iterator[str]:
         """Of a protected input and one that is trained on."""

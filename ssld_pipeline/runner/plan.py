@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from ssld_pipeline.config.inputs import TRAINED_ON_ROLES
 from ssld_pipeline.pipeline import stages
 from ssld_pipeline.runner.planned import StagePlan, UnitPlan
 from ssld_pipeline.runner.shapes.table import plan_stage
@@ -73,6 +74,9 @@ def _foresee_unit(
             hit = bool(names)
         if hit:
             waits.append(f"waits for {table}")
+    trained_on = state.survey.inputs_of(TRAINED_ON_ROLES)
+    if stage.is_guarded and any(name.split("/", 1)[0] in trained_on for name in changed.get("pairs", ())):
+        perhaps.append("waits for guard_training (runs only if other images are left out)")
     if not waits and unit.action != "run" and perhaps:
         return replace(unit, action="run", reasons=tuple(perhaps), perhaps=True)
     if not waits:

@@ -14,6 +14,7 @@ from ssld_pipeline.config.inputs import TRAINED_ON_ROLES
 from ssld_pipeline.contracts import PAIRS
 from ssld_pipeline.pipeline import stage_named, stages
 from ssld_pipeline.runner.survey import FileDigests, Survey
+from ssld_pipeline.sql_text import literals
 from ssld_pipeline.stages.guard_training import copies
 from ssld_pipeline.stages.stage import Setup, Stage, TrainData
 from ssld_pipeline.store.class_lists import ClassLists
@@ -113,11 +114,24 @@ class State:
         that are missing tell nothing: guard_training makes them again, and ``require_searched`` insists on them."""
         table = self.workspace.tables["pairs"]
         rows = [table.read(part) for part in self.whole("pairs", self._pairs_of_trained_on()) if part.num_rows]
-        return copies(pa.concat_tables([PAIRS.schema().empty_table(), *rows]), self.config)
+        found = copies(pa.concat_tables([PAIRS.schema().empty_table(), *rows]), self.config)
+        denied = [image_id for image_id, of in found.items() if not of]
+        unknown = set(denied) - self._catalogued(denied)
+        return {image_id: of for image_id, of in found.items() if image_id not in unknown}
+
+    def _catalogued(self, image_ids: list[str]) -> set[str]:
+        """Those that the catalog has."""
+        if not image_ids:
+            return set()
+        with self.workspace.connect("catalog") as connection:
+            query = f"SELECT image_id FROM catalog WHERE image_id IN ({literals(image_ids)})"
+            return {image_id for (image_id,) in connection.execute(query).fetchall()}
 
     def _pairs_of_trained_on(self) -> list[Part]:
+        """Of images that are catalogued now: parts that guard_training has yet to replace or remove tell nothing."""
         inputs = self.survey.inputs_of(TRAINED_ON_ROLES)
-        return [part for part in self._parts("pairs").values() if part.name.split("/", 1)[0] in inputs]
+        own = [part for part in self._parts("pairs").values() if part.name.split("/", 1)[0] in inputs]
+        return [part for part in own if part.name in self.catalog]
 
     def require_searched(self) -> None:
         """Raises DamagedFile if a part that says what no network may be trained on is not what was written."""
@@ -137,7 +151,7 @@ class State:
 
     def left_out_of(self, roles: tuple[str, ...]) -> tuple[str, ...]:
         """The same of the inputs of these roles."""
-        return tuple(image_id for name in self.survey.inputs_of(roles) for image_id in self.left_out.get(name, ()))
+        return tuple(sorted(i for name in self.survey.inputs_of(roles) for i in self.left_out.get(name, ())))
 
     def settings_of(self, table: str, part: Part) -> dict[str, Any]:
         """The payload that the part was made with; of thousands of parts that share it, one is asked."""

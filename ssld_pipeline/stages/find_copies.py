@@ -46,6 +46,8 @@ def open_find_copies(setup: Setup, inputs: Sequence[str] | None = None) -> Calla
     indexes = open_indexes(setup.artifacts["index_protected"], config.num_probes, setup.device, inputs)
 
     def work(rows: pa.Table) -> PartResult:
+        if inputs is not None and not indexes:  # nothing to compare with
+            return PartResult(PAIRS.row_schema().empty_table())
         records = in_reading_order(rows)
         checked = list(on_threads(lambda record: _check(record, reader, indexes, settings), records, setup.num_threads))
         role = rows["role"][0].as_py() if rows.num_rows else None
@@ -144,13 +146,20 @@ def search_fields(config: RunConfig) -> dict[str, Json]:
     return config.dedupe.model_dump(mode="json", exclude=other)
 
 
+def _covers(committed: Json, wanted: Json) -> bool:
+    """Parts without the column ``role`` serve: its absence means the pool. Their settings differ, so that it is known
+    which parts have it."""
+    return bool({**committed, "has_role": True} == wanted)
+
+
 STAGE = PartStage(
     name="find_copies",
     version=18,
     table="pairs",
     reads=("catalog",),
     artifacts=("index_protected",),
-    settings=search_fields,
+    settings=lambda config: {**search_fields(config), "has_role": True},
+    covers=_covers,
     open=open_find_copies,
     roles=lambda config: ("pool",),
     section="dedupe",

@@ -85,7 +85,6 @@ STAGE = PartStage(
     settings=_settings,
     open=_open,
     roles=lambda config: TRAINED_ON_ROLES,
-    enabled=lambda config: bool(config.guards()),
     section="dedupe",
     checks=("check_dedupe",),
 )

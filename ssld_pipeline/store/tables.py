@@ -136,7 +136,11 @@ class TableStore:
         rows = read_parquet(self._uri(part))
         if not part.file_digest and _content(rows) != part.content:
             raise DamagedFile(self._uri(part), _OTHER_ROWS)
-        return rows.cast(self.contract.schema())
+        schema = self.contract.schema()
+        for field in schema:  # a column that came later, and is null in older parts
+            if field.nullable and field.name not in rows.column_names:
+                rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+        return rows.select(schema.names).cast(schema)
 
     def settings_of(self, part: Part) -> dict[str, Any]:
         """The payload behind ``part.fingerprint.settings``. Raises DamagedFile if the file does not hold it."""

@@ -23,6 +23,7 @@ from ssld_pipeline.runner.state import State
 from ssld_pipeline.runner.units import Unit, notes_of, settings_payload, whole_unit
 from ssld_pipeline.runner.work import Receipt, write_reject_rows
 from ssld_pipeline.stages.stage import PartStage
+from ssld_pipeline.store.damage import DamagedFile
 from ssld_pipeline.store.fingerprints import Fingerprint, digest
 from ssld_pipeline.store.part import Part
 from ssld_pipeline.store.tables import TableStore
@@ -68,15 +69,24 @@ def plan(stage: PartStage, state: State) -> tuple[UnitPlan, ...]:
 
 def _committed_units(stage: PartStage, state: State) -> dict[str, list[Part]]:
     """Committed parts by the unit that wrote them; a shard of the catalog may have written several. Where two stages
-    write the table, an input is of the stage whose roles have it."""
+    write the table, an input is of the stage whose roles have it, and one that is gone of the stage that wrote it."""
     found: dict[str, list[Part]] = defaultdict(list)
-    others = [s for s in stages(state.config) if s.table == stage.table and s.name != stage.name]
-    foreign = {name for other in others for name in state.survey.inputs_of(other.roles(state.config))}
+    writers = [s for s in stages(state.config) if s.table == stage.table]
+    owners = {name: s.name for s in writers for name in state.survey.inputs_of(s.roles(state.config))}
     for part in state.workspace.tables[stage.table].parts().values():
-        if part.name.split("/", 1)[0] in foreign:
+        if len(writers) > 1 and _owner(stage, part, owners, state) != stage.name:
             continue
         found[part.name.rsplit("#", 1)[0] if stage.per == "shard" else part.name].append(part)
     return found
+
+
+def _owner(stage: PartStage, part: Part, owners: Mapping[str, str], state: State) -> str:
+    if owner := owners.get(part.name.split("/", 1)[0]):
+        return owner
+    try:
+        return str(state.settings_of(stage.table, part).get("stage"))
+    except DamagedFile:
+        return stage.name
 
 
 def _plan_unit(stage: PartStage, unit: Unit, committed: list[Part], state: State) -> UnitPlan:

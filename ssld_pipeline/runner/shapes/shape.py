@@ -33,7 +33,9 @@ def whole(stage: Stage, state: State) -> list[Unit]:
     roles = stage.roles(state.config)
     unit = whole_unit(stage, state, settings_payload(stage, state), stage.name, roles)
     left_out = state.left_out_of(roles) if stage.is_guarded else ()
-    return [replace(unit, inputs={**unit.inputs, "left_out": digest(left_out)}) if left_out else unit]
+    if not left_out:
+        return [unit]
+    return [replace(unit, inputs={**unit.inputs, "left_out": digest(left_out)}, excluded=left_out)]
 
 
 def plan_unit(stage: Stage, unit: Unit, committed: list[Part], state: State) -> UnitPlan:

@@ -65,9 +65,10 @@ def require_guarded(state: State) -> None:
 
 def require_batches(stage: TrainStage, state: State) -> None:
     """UserError where the images cannot fill a batch. Asked as soon as they are counted, not when training starts,
-    after days of labels. Of those that train reads there will be as many as are selected, at most all."""
+    after days of labels. Of those that train reads there will be as many as are selected, at most all; what is left out
+    is known later, and the training counts again."""
     roles = stage.roles(state.config) or ("labeled", "pool")
-    num_images = sum(part.num_rows for part in state.catalog_parts(roles)) - _num_left_out(stage, state)
+    num_images = sum(part.num_rows for part in state.catalog_parts(roles))
     require_a_batch(stage.name, state.config.trainings()[stage.name], roles, num_images)
 
 
