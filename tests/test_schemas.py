@@ -12,6 +12,7 @@ import yaml
 
 from ssld_pipeline import schemas
 from ssld_pipeline.config.load import load_config
+from ssld_pipeline.contracts import TABLES
 from ssld_pipeline.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +48,7 @@ def test_every_config_key_at_every_depth_has_a_meaning(schema: dict[str, Any]) -
 
 def test_every_column_and_table_has_a_meaning() -> None:
     tables = {name: content for name, content in schemas.published().items() if name != schemas.CONFIG_FILE}
-    assert tables
+    assert set(tables) == {f"{name}.json" for name in TABLES}
     for name, table in tables.items():
         columns = [column["name"] for column in table["columns"]]
         assert table["row"], name

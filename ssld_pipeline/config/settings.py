@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Settings(BaseModel):
@@ -19,6 +19,12 @@ def one_or_a_list(value: Any) -> Any:
     """A list of one, where the config has a single path or section in place of a list."""
     return [value] if isinstance(value, str | dict) else value
 
+
+_Mean = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+_Std = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Means = tuple[_Mean, _Mean, _Mean]
+"""Per channel, for pixels in [0,1]: values of 0..255, as other libraries write them, are refused."""
+Stds = tuple[_Std, _Std, _Std]
 
 SideFiles = Annotated[
     tuple[str, ...],

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from ssld_pipeline.config.settings import Settings
+from ssld_pipeline.config.settings import Means, Settings, Stds
 
 
 class StudentConfig(Settings):
@@ -16,7 +16,7 @@ class StudentConfig(Settings):
     """Keyword arguments of the model's constructor."""
     weights: str | None = None
     """Start from these weights, with a fresh classifier; null: from scratch, as the publication does."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    mean: Means = (0.485, 0.456, 0.406)
     """Per channel (RGB), for pixels scaled to [0,1]."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: Stds = (0.229, 0.224, 0.225)
     """Per channel (RGB), for pixels scaled to [0,1]."""

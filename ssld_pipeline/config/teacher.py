@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from ssld_pipeline.config.inputs import InputConfig
-from ssld_pipeline.config.settings import Settings
+from ssld_pipeline.config.settings import Means, Settings, Stds
 from ssld_pipeline.config.train import TrainSettings
 from ssld_pipeline.models.spec import Combine
 
@@ -23,9 +23,9 @@ class TeacherNetworkConfig(Settings):
     """safetensors file, or a checkpoint that torch reads with weights_only; null where `fit` trains from scratch."""
     image_size: int = Field(224, gt=0)
     """Side of the centre crop, pixels. A further teacher is given the first one's view, scaled to this."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    mean: Means = (0.485, 0.456, 0.406)
     """Per channel (RGB), for pixels scaled to [0,1]."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: Stds = (0.229, 0.224, 0.225)
     """Per channel (RGB), for pixels scaled to [0,1]."""
     licence: str | None = None
     """Licence of the weights, as an SPDX name; recorded with the labels and with every model made with them."""
