@@ -9,8 +9,9 @@ pairs, repeats, lists that allow and deny --dedupe--> duplicates
 labelled images --hold_out--> (some that the teacher is not fitted on)
 labelled images --fit_teacher--> teacher --check_teacher--> (refuses a teacher that cannot tell the classes)
 catalog - duplicates, teacher --label--> soft_labels --select--> manifest
-labelled images --baseline--> student                         (for comparison; optional)
-manifest, teacher --train--> student --finetune--> student --evaluate--> evaluations
+manifest or labelled images, teacher --trainings--> students  (one stage for each node of the config's graph:
+                                                               train, finetune, baseline, and any others)
+protected images, all models --evaluate--> evaluations
 any stage --> rejects
 """
 
@@ -19,14 +20,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from ssld_pipeline.stages import (
-    baseline,
     catalog,
     check_dedupe,
     check_teacher,
     dedupe,
     evaluate,
     find_copies,
-    finetune,
     fit_teacher,
     group_pool,
     guard_training,
@@ -35,7 +34,7 @@ from ssld_pipeline.stages import (
     label,
     look,
     select,
-    train,
+    trainings,
 )
 from ssld_pipeline.stages.stage import Stage
 
@@ -46,7 +45,7 @@ Shape = TypeVar("Shape", bound=Stage)
 
 
 def stages(config: RunConfig) -> tuple[Stage, ...]:
-    """All of them, those that this config does not enable too."""
+    """All of them, those of the mining half that this config does not enable too."""
     return (
         catalog.STAGE,
         index_protected.STAGE,
@@ -61,10 +60,8 @@ def stages(config: RunConfig) -> tuple[Stage, ...]:
         check_teacher.STAGE,
         label.STAGE,
         select.STAGE,
-        baseline.STAGE,
-        train.STAGE,
-        finetune.STAGE,
-        evaluate.STAGE,
+        *trainings.training_stages(config),
+        evaluate.stage(config),
     )
 
 

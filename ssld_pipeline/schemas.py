@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ssld_pipeline.config.run import RunConfig
+from ssld_pipeline.config.training import LOSSES
 from ssld_pipeline.contracts import TABLES
+from ssld_pipeline.terms.registry import TERMS
 
 CONFIG_FILE = "config.schema.json"
 _FOLDER = Path(__file__).resolve().parent.parent / "schemas"
@@ -25,11 +27,26 @@ def published() -> dict[str, dict[str, Any]]:
 def config_schema() -> dict[str, Any]:
     """The JSON Schema of a config file as a person writes it: before lists are made and settings inherited."""
     schema = RunConfig.model_json_schema()
+    node = schema["$defs"]["TrainingConfig"]
+    node["properties"] |= {
+        "loss": {"enum": list(LOSSES), "description": "Short form of an objective of one term."},
+        "temperature": {"type": "number", "exclusiveMinimum": 0, "description": "Of the term that `loss` names."},
+    }
+    node["properties"]["objective"]["items"] = {"anyOf": [{"type": "string"}, *_terms(schema)]}
     for section in ("finetune", "baseline"):
-        _inherit(schema, section, "TrainSettings")
+        _inherit(schema, section, "TrainingConfig")
     for name in ("image_size", "crop_pct"):  # where absent, the teacher's own
         del schema["$defs"]["FitConfig"]["properties"][name]["default"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "A run of ssld_pipeline"}
+
+
+def _terms(schema: dict[str, Any]) -> list[dict[str, str]]:
+    """References to the terms of an objective, each of which becomes a definition."""
+    for term in TERMS.values():
+        own = term.model_json_schema()
+        own["properties"]["term"]["description"] = "Its name."
+        schema["$defs"][term.__name__] = {**own, "required": ["term"]}
+    return [{"$ref": f"#/$defs/{term.__name__}"} for term in TERMS.values()]
 
 
 def _inherit(schema: dict[str, Any], section: str, parent: str) -> None:

@@ -12,6 +12,7 @@ import yaml
 from ssld_pipeline.config.load import load_config
 from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.errors import UserError
+from ssld_pipeline.terms.hard_ce import HardCe
 
 
 def load(folder: Path, *overrides: str, **changes: Any) -> RunConfig:
@@ -63,7 +64,7 @@ def test_a_folder_is_no_config(tmp_path: Path) -> None:
 def test_missing_section(tmp_path: Path, section: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(without(section))
-    with pytest.raises(UserError, match=rf"(?m)^  {section}: missing$"):
+    with pytest.raises(UserError, match=rf"(?m)^  {section}: missing\b"):
         load_config(path)
 
 
@@ -154,11 +155,13 @@ def test_teacher_data_are_an_input_of_their_own(tmp_path: Path) -> None:
 def test_batches_that_the_training_processes_cannot_share_are_told_at_once(tmp_path: Path) -> None:
     """The publication's batches on its 24 GPUs: train's could be shared."""
     teacher = {**mini.settings()["teacher"], "fit": {"batch_size": 64}}
-    changes = {"train": {"batch_size": 5760}, "finetune": {"batch_size": 2048}, "teacher": teacher}
+    train, finetune = {"batch_size": 5760, "norm_batch": 240}, {"batch_size": 2048, "norm_batch": 256}
+    teacher["fit"] |= {"norm_batch": 8}
+    changes = {"train": train, "finetune": finetune, "teacher": teacher}
     said = message(tmp_path, "placement={train_workers: 24}", **changes)
-    assert "24 training processes" in said and "train.batch_size (" not in said
-    assert "teacher.fit.batch_size (64), finetune.batch_size (2048)" in said
-    assert load(tmp_path, "placement={train_workers: 32}", **changes).placement.train_workers == 32
+    assert "24 training processes" in said and "train:" not in said
+    assert "the 8 norm batches of teacher.fit" in said and "the 8 norm batches of finetune" in said
+    assert load(tmp_path, "placement={train_workers: 8}", **changes).placement.train_workers == 8
     assert load(tmp_path, "placement={train_workers: 24, runner: local}", **changes).placement.runner == "local"
 
 
@@ -252,8 +255,10 @@ def test_finetune_and_baseline_inherit_from_train(tmp_path: Path) -> None:
     config = load(tmp_path, train=train, finetune={"epochs": 2, "lr": 0.005}, baseline={})
     assert config.finetune is not None
     assert config.baseline is not None
-    assert config.finetune == config.train.model_copy(update={"epochs": 2, "lr": 0.005})
-    assert config.baseline == config.train.model_copy(update={"loss": "ce"})
+    changes = {"epochs": 2, "lr": 0.005, "init": "train", "data": "labeled"}
+    assert config.finetune == config.train.model_copy(update=changes)
+    labels_only = {"objective": (HardCe(rows="all"),), "teacher": None, "data": "labeled"}
+    assert config.baseline == config.train.model_copy(update=labels_only)
 
 
 def test_steps_are_inherited_only_where_they_make_sense(tmp_path: Path) -> None:
@@ -267,7 +272,7 @@ def test_steps_are_inherited_only_where_they_make_sense(tmp_path: Path) -> None:
     assert own.finetune is not None
     assert own.baseline is not None
     assert (own.finetune.steps, own.baseline.steps, own.baseline.lr) == (700, 50, 0.2)
-    with pytest.raises(UserError, match=r"baseline\.loss must be ce"):
+    with pytest.raises(UserError, match=r"baseline\.teacher must be null"):
         load(tmp_path, baseline={"loss": "js"})
 
 
@@ -283,7 +288,8 @@ def test_inheritance_without_a_train_section(tmp_path: Path) -> None:
     path.write_text(without("train"))
     config = load_config(path)
     assert config.finetune is not None
-    assert config.finetune == config.train.model_copy(update={"epochs": 1, "lr": 0.01})
+    changes = {"epochs": 1, "lr": 0.01, "init": "train", "data": "labeled"}
+    assert config.finetune == config.train.model_copy(update=changes)
 
 
 def test_teacher_is_fitted_at_its_own_size_unless_told(tmp_path: Path) -> None:

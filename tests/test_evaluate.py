@@ -115,7 +115,7 @@ def test_the_stage_measures_every_model_there_is(tmp_path: Path, rows: list[dict
         (tmp_path / name).mkdir()
         save_weights(student, tmp_path / name / "student.safetensors")
     artifacts = {name: tmp_path / name for name in ("train", "finetune")}
-    work = stage.STAGE.open(Setup(config(tmp_path), trial.CLASSES, artifacts))
+    work = stage.stage(config(tmp_path)).open(Setup(config(tmp_path), trial.CLASSES, artifacts))
     spoil(Path(rows[2]["uri"]))
     rows[3]["class_id"] = None
     result = work(read_rows([trial.write_table(tmp_path / "v.parquet", rows)], ["labeled"], labelled=False))
@@ -145,7 +145,7 @@ def test_an_accuracy_over_a_part_of_the_set_is_refused(
     tmp_path: Path, rows: list[dict[str, Any]], spoilt: slice, damage: Callable[[Path], None], says: str
 ) -> None:
     save_weights(build(ModelSpec("timm:test_resnet", 3)), tmp_path / "teacher.safetensors")
-    work = stage.STAGE.open(Setup(config(tmp_path), trial.CLASSES, {}))
+    work = stage.stage(config(tmp_path)).open(Setup(config(tmp_path), trial.CLASSES, {}))
     for row in rows[spoilt]:
         damage(Path(row["uri"]))
     with pytest.raises(UserError, match=f"evaluate: {says}"):
@@ -155,14 +155,12 @@ def test_an_accuracy_over_a_part_of_the_set_is_refused(
 def test_an_input_without_labels_gives_no_figures(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     save_weights(build(ModelSpec("timm:test_resnet", 3)), tmp_path / "teacher.safetensors")
     unlabelled = [{**row, "class_id": None} for row in rows]
-    work = stage.STAGE.open(Setup(config(tmp_path), trial.CLASSES, {}))
+    work = stage.stage(config(tmp_path)).open(Setup(config(tmp_path), trial.CLASSES, {}))
     result = work(read_rows([trial.write_table(tmp_path / "v.parquet", unlabelled)], ["labeled"], labelled=False))
     assert result.rows.num_rows == 0 and result.rejects == []
 
 
 def test_each_model_is_seen_at_the_size_of_its_own_section(tmp_path: Path) -> None:
-    assert stage.settings(config(tmp_path))["views"] == {
-        "baseline": [32, 0.875],
-        "train": [32, 0.875],
-        "finetune": [40, 0.875],
-    }
+    models = stage.settings(config(tmp_path))["models"]
+    views = {"baseline": [32, 0.875], "train": [32, 0.875], "finetune": [40, 0.875]}
+    assert {name: model["view"] for name, model in models.items()} == views

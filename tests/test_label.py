@@ -218,7 +218,7 @@ def test_the_fitted_teacher_takes_the_place_of_its_start(teacher, tmp_path):
     spec = teacher_spec(setup_for(None, {"fit_teacher": tmp_path}, **fit))
     assert spec.weights == str(tmp_path / "student.safetensors")
     assert spec.num_classes == NUM_CLASSES
-    assert not spec.new_head
+    assert spec.head == "keep"
 
 
 def test_no_weights_at_all_is_a_mistake():

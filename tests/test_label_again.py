@@ -12,7 +12,7 @@ from test_run import assert_lawful, bring, planned, ran
 
 from ssld_pipeline.config.load import load_config
 from ssld_pipeline.config.run import RunConfig
-from ssld_pipeline.config.train import TrainSettings
+from ssld_pipeline.config.training import TrainingConfig
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.inputs.read import ImageReader
 from ssld_pipeline.kernels.soft_label import dense
@@ -142,7 +142,7 @@ def test_training_replays_what_the_teacher_saw(folder):
     stored = labels(config, '"view" > 0')
     tables = Workspace(config.workspace).tables
     rows = read_rows(tables["manifest"].uris(), ("labeled", "pool"), labelled=False)
-    settings = TrainSettings(batch_size=7, image_size=32, epochs=2)
+    settings = TrainingConfig(batch_size=7, image_size=32, epochs=2)
     teacher = StoredTeacher(tuple(tables["soft_labels"].uris()), num_views=2, num_kept=2, recipe=RECIPE)
     images = TrainImages(rows, settings, stored=teacher)
     expected = {
@@ -200,7 +200,7 @@ def test_an_image_without_a_stored_view_is_counted_and_another_takes_its_place(f
     parts = [p for p in tables["soft_labels"].parts().values() if not p.name.startswith("labeled/disc")]
     assert len(parts) < len(tables["soft_labels"].parts())
     teacher = StoredTeacher(tuple(tables["soft_labels"].uris(parts)), 2, 2, RECIPE)
-    images = TrainImages(rows, TrainSettings(batch_size=8, image_size=32, epochs=1), stored=teacher)
+    images = TrainImages(rows, TrainingConfig(batch_size=8, image_size=32, epochs=1), stored=teacher)
     batches = list(images.batches(0, len(rows) // 8, num_threads=1))
     assert {reject.reason for reject in images.rejects.values()} == {"not_labelled"}
     assert all(image_id.startswith("labeled/disc") for image_id in images.rejects)

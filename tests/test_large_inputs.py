@@ -49,6 +49,6 @@ def test_accuracies_are_read_for_with_all_threads_of_the_worker(
     images = trial.write_table(tmp_path / "v.parquet", trial.write_images(tmp_path / "images", 2))
     rows = read_rows([images], ["labeled"], labelled=True)
     setup = Setup(config, mini.CLASSES, {}, num_threads=7)
-    evaluate.STAGE.open(setup)(rows)
+    evaluate.stage(config).open(setup)(rows)
     check_teacher.build(setup, rows, tmp_path)
     assert seen == [7, 7]

@@ -63,7 +63,7 @@ def test_builds_saves_and_loads(name, tmp_path):
 def test_new_head_replaces_the_classifier_alone(name, tmp_path):
     model = build(ModelSpec(name, 7))
     save_weights(model, tmp_path / "w.safetensors")
-    fresh = build(ModelSpec(name, 5, weights=str(tmp_path / "w.safetensors"), new_head=True))
+    fresh = build(ModelSpec(name, 5, weights=str(tmp_path / "w.safetensors"), head="new"))
     assert fresh(IMAGE).shape == (1, 5)
     head = classifier_keys(fresh)
     assert 1 <= len(head) <= 2
@@ -71,9 +71,17 @@ def test_new_head_replaces_the_classifier_alone(name, tmp_path):
         assert key in head or torch.equal(tensor, model.state_dict()[key])
 
 
+@pytest.mark.parametrize(("num_classes", "is_kept"), [(7, True), (5, False)])
+def test_a_head_is_kept_by_itself_where_it_has_the_classes_of_the_run(tmp_path, num_classes, is_kept):
+    model = build(ModelSpec("timm:test_resnet", 7))
+    save_weights(model, tmp_path / "w.safetensors")
+    found = build(ModelSpec("timm:test_resnet", num_classes, weights=str(tmp_path / "w.safetensors"), head="auto"))
+    assert torch.equal(found(IMAGE), model(IMAGE)) if is_kept else not found(IMAGE).any()
+
+
 def test_a_new_head_starts_with_all_classes_alike(saved):
     _, path = saved
-    assert not loaded(path, new_head=True)(IMAGE).any(), "no gradient of a random head tears at the features"
+    assert not loaded(path, head="new")(IMAGE).any(), "no gradient of a random head tears at the features"
 
 
 @pytest.mark.parametrize(

@@ -73,12 +73,17 @@ ACCEPTED = [
     {"finetune": None, "baseline": None},
     {"finetune": {}, "baseline": {"steps": 5}},
     {"teacher": {**mini.settings()["teacher"], "fit": {"data": LISTED, "epochs": 0.5}}},
+    {"trainings": {"small": {"preset": "resnet50_vd/stage1", "teacher": "train"}, "plain": {"loss": "ce"}}},
+    {"trainings": {"two": {"objective": ["js", {"term": "hard_ce", "weight": 0.5}]}}},
 ]
 REFUSED = [
     {"trian": {}},
     {"finetune": {"epoch": 3}},
     {"train": {"loss": "mse"}},
     {"train": {"lr": 0}},
+    {"trainings": {"one": {"objective": [{"term": "symetric_kl"}]}}},
+    {"trainings": {"one": {"objective": [{"term": "js", "beta": 1}]}}},
+    {"trainings": {"one": {"init_": "train"}}},
     {"select": {"per_class": 1.5}},
     {"inputs": {"pool": {"uri": "a"}}},
     {"inputs": {"pool": [{"uri": "a", "format": "zip"}]}},
@@ -107,6 +112,6 @@ def test_inherited_sections_promise_no_default_of_their_own(schema: dict[str, An
     """`finetune.epochs` is what `train.epochs` is; a default in the schema would tell an editor otherwise."""
     for section in ("finetune", "baseline"):
         reference = schema["properties"][section]["anyOf"][0]["$ref"].rsplit("/", 1)[-1]
-        inherited, own = (schema["$defs"][name]["properties"] for name in (reference, "TrainSettings"))
+        inherited, own = (schema["$defs"][name]["properties"] for name in (reference, "TrainingConfig"))
         assert inherited.keys() == own.keys()
         assert not [key for key, content in inherited.items() if "default" in content]

@@ -9,9 +9,10 @@ import mini
 import pytest
 
 from ssld_pipeline.config.run import RunConfig
-from ssld_pipeline.stages import baseline, finetune, fit_teacher, train
+from ssld_pipeline.pipeline import stage_of, stages
+from ssld_pipeline.stages import fit_teacher
 from ssld_pipeline.stages.stage import Setup, TrainData, TrainStage
-from ssld_pipeline.training.job import TrainJob
+from ssld_pipeline.training.job import OnlineTeacher, TrainJob
 
 DATA = TrainData(
     manifest=("m.parquet",),
@@ -44,25 +45,37 @@ def config(**changes: Any) -> RunConfig:
     )
 
 
-def job(stage: TrainStage, data: TrainData = DATA, **changes: Any) -> TrainJob:
-    artifacts = {name: Path("models", name) for name in ("train", "fit_teacher")}
-    return stage.job(Setup(config(**changes), ("a", "b", "c"), artifacts), data)
+def job(stage: str, data: TrainData = DATA, **changes: Any) -> TrainJob:
+    own = config(**changes)
+    artifacts = {name: Path("models", name) for name in (*own.nodes, "fit_teacher")}
+    return stage_of(own, stage, TrainStage).job(Setup(own, ("a", "b", "c"), artifacts), data)
+
+
+def online(found: TrainJob) -> OnlineTeacher:
+    assert isinstance(found.teacher, OnlineTeacher)
+    return found.teacher
+
+
+def settings_of(stage: str, **changes: Any) -> dict[str, Any]:
+    own = config(**changes)
+    return stage_of(own, stage, TrainStage).settings(own)
 
 
 def test_train_distils_on_the_manifest_from_a_random_start() -> None:
-    found = job(train.STAGE)
+    found = job("train")
     assert (found.tables, found.roles, found.validation) == (("m.parquet",), ("labeled", "pool"), ("v.parquet",))
-    assert found.teacher is not None and found.teacher.weights == "t.safetensors" and found.student.weights is None
-    assert found.teacher.mean == (0.1, 0.2, 0.3) and found.student.std == (0.5, 0.5, 0.5)
-    assert found.student.num_classes == found.teacher.num_classes == 3 and found.licence == "MIT"
+    teacher = online(found).spec
+    assert teacher.weights == "t.safetensors" and found.student.weights is None
+    assert teacher.mean == (0.1, 0.2, 0.3) and found.student.std == (0.5, 0.5, 0.5)
+    assert found.student.num_classes == teacher.num_classes == 3 and found.licence == "MIT"
 
 
 def test_finetune_goes_on_from_train_on_labelled_images_with_the_same_loss() -> None:
-    found = job(finetune.STAGE)
-    assert found.student.weights == str(Path("models/train/student.safetensors")) and not found.student.new_head
+    found = job("finetune")
+    assert found.student.weights == str(Path("models/train/student.safetensors")) and found.student.head == "auto"
     assert (found.tables, found.roles) == (("l.parquet",), ("labeled",))
-    assert (found.settings.loss, found.settings.lr, found.settings.batch_size) == ("symmetric_kl", 0.004, 40)
-    assert found.teacher is not None
+    assert (found.objective[0].name, found.settings.lr, found.settings.batch_size) == ("symmetric_kl", 0.004, 40)
+    assert online(found)
 
 
 @pytest.mark.parametrize(
@@ -75,47 +88,46 @@ def test_finetune_goes_on_from_train_on_labelled_images_with_the_same_loss() -> 
     ],
 )
 def test_baseline_takes_as_many_steps_without_a_teacher(changes: dict[str, Any], steps: int) -> None:
-    found = job(baseline.STAGE, **changes)
+    found = job("baseline", **changes)
     assert found.settings.steps == steps
-    assert found.teacher is None and found.settings.loss == "ce" and found.roles == ("labeled",)
+    assert found.teacher is None and found.objective[0].name == "hard_ce" and found.roles == ("labeled",)
     assert found.licence is None
 
 
-@pytest.mark.parametrize("stage", [train.STAGE, finetune.STAGE, baseline.STAGE])
-def test_a_plan_can_be_made_before_there_is_anything(stage: TrainStage) -> None:
+@pytest.mark.parametrize("stage", ["train", "finetune", "baseline"])
+def test_a_plan_can_be_made_before_there_is_anything(stage: str) -> None:
     assert job(stage, EMPTY).tables == ()
 
 
 @pytest.mark.parametrize(("data", "role"), [(None, "labeled"), ({"uri": "x", "format": "folder"}, "teacher")])
 def test_the_teacher_is_fitted_with_a_fresh_classifier_on_its_own_data_if_it_has_any(data: Any, role: str) -> None:
     teacher = {"model": "timm:resnet50", "weights": "t.safetensors", "fit": {"data": data}, "mean": [0.1, 0.2, 0.3]}
-    found = job(fit_teacher.STAGE, teacher=teacher)
-    assert found.student.new_head and found.student.weights == "t.safetensors" and found.teacher is None
+    found = job("fit_teacher", teacher=teacher)
+    assert found.student.head == "new" and found.student.weights == "t.safetensors" and found.teacher is None
     assert found.roles == (role,) == fit_teacher.STAGE.roles(config(teacher=teacher))
-    assert found.student.mean == (0.1, 0.2, 0.3) and found.settings.loss == "ce"
-    scratch = job(fit_teacher.STAGE, teacher={**teacher, "weights": None})
-    assert scratch.student.weights is None and not scratch.student.new_head
+    assert found.student.mean == (0.1, 0.2, 0.3) and found.objective[0].name == "hard_ce"
+    scratch = job("fit_teacher", teacher={**teacher, "weights": None})
+    assert scratch.student.weights is None
 
 
 def test_students_learn_from_the_fitted_teacher_where_there_is_one() -> None:
     teacher = {"model": "timm:resnet50", "weights": "t.safetensors", "fit": {}}
-    found = job(train.STAGE, teacher=teacher).teacher
-    assert found is not None and found.weights == str(Path("models/fit_teacher/student.safetensors"))
-    assert not found.new_head
+    found = online(job("train", teacher=teacher)).spec
+    assert found.weights == str(Path("models/fit_teacher/student.safetensors")) and found.head == "keep"
 
 
 def test_a_null_section_is_no_stage() -> None:
     off = config(finetune=None, baseline=None)
-    stages = (train.STAGE, finetune.STAGE, baseline.STAGE, fit_teacher.STAGE)
-    assert [stage.enabled(off) for stage in stages] == [True, False, False, False]
+    names = ("train", "finetune", "baseline", "fit_teacher")
+    assert [stage.name for stage in stages(off) if stage.name in names and stage.enabled(off)] == ["train"]
 
 
 def test_how_often_a_run_is_validated_and_what_it_may_lose_changes_no_fingerprint_and_the_rest_does() -> None:
-    first = train.STAGE.settings(config())
+    first = settings_of("train")
     section = {"epochs": 10, "batch_size": 40, "lr": 0.4, "loss": "symmetric_kl"}
-    assert train.STAGE.settings(config(train={**section, "validations": 3, "max_reject_share": 0.5})) == first
+    assert settings_of("train", train={**section, "validations": 3, "max_reject_share": 0.5}) == first
     fitted = [{"model": "timm:resnet50", "weights": "t", "fit": {"max_reject_share": share}} for share in (0.1, 0.2)]
     one, other = (fit_teacher.STAGE.settings(config(teacher=teacher)) for teacher in fitted)
     assert one == other
     for key, value in {"lr": 0.5, "seed": 1, "loss": "js", "teacher_batch_norm": "eval", "image_size": 128}.items():
-        assert train.STAGE.settings(config(train={**section, key: value})) != first, key
+        assert settings_of("train", train={**section, key: value}) != first, key

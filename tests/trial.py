@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ssld_pipeline.config.train import TrainSettings
+from ssld_pipeline.config.training import TrainingConfig
 from ssld_pipeline.models.spec import ModelSpec
-from ssld_pipeline.training.job import TrainJob
+from ssld_pipeline.training.job import OnlineTeacher, StoredTeacher, TrainJob
 
 CLASSES = ("red", "green", "blue")
 
@@ -69,7 +69,7 @@ def world(folder: Path, per_class: int = 16) -> tuple[str, str]:
     return train, write_table(folder / "validation.parquet", validation, "protected")
 
 
-def settings(**changes: Any) -> TrainSettings:
+def settings(**changes: Any) -> TrainingConfig:
     small = {
         "steps": 12,
         "batch_size": 8,
@@ -78,9 +78,9 @@ def settings(**changes: Any) -> TrainSettings:
         "image_size": 32,
         "validations": 2,
         "min_crop_area": 0.5,
-        "loss": "ce",
+        **({} if {"loss", "objective", "teacher"} & changes.keys() else {"loss": "ce"}),
     }
-    return TrainSettings.model_validate({**small, **changes})
+    return TrainingConfig.model_validate({**small, **changes})
 
 
 def job(
@@ -88,18 +88,27 @@ def job(
     validation: str | None = None,
     *,
     model: str = "timm:test_resnet",
-    teacher: ModelSpec | None = None,
+    teacher: ModelSpec | StoredTeacher | None = None,
+    teacher_image_size: int | None = None,
     model_args: dict[str, Any] | None = None,
     **changes: Any,
 ) -> TrainJob:
+    own = settings(**changes)
+    online = (
+        OnlineTeacher(teacher, teacher_image_size or own.image_size, own.teacher_batch_norm)
+        if isinstance(teacher, ModelSpec)
+        else teacher
+    )
     return TrainJob(
         stage="train",
+        section="train",
         student=ModelSpec(model, len(CLASSES), model_args or {}),
-        settings=settings(**changes),
+        settings=own,
+        objective=own.objective,
         tables=(train,),
         roles=("labeled",),
         validation=(validation,) if validation else (),
-        teacher=teacher,
+        teacher=online,
         class_names=CLASSES,
         licence="CC-BY-NC-4.0",
     )

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
+from ssld_pipeline.config.graph import SECTIONS
 from ssld_pipeline.config.inputs import InputConfig
 from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.config.settings import Settings, side_files_of
+from ssld_pipeline.config.student import StudentConfig
 from ssld_pipeline.config.teacher import TeacherNetworkConfig
+from ssld_pipeline.config.training import TrainingConfig
 from ssld_pipeline.errors import UserError
 
 Network = TypeVar("Network", bound=TeacherNetworkConfig)
@@ -79,7 +83,8 @@ def _explain(error: ValidationError) -> list[str]:
         else:
             said = item["msg"].removeprefix("Value error, ")
             got = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"  # a section says itself what
-            lines.append("  " + (f"{place}: " if place else "") + said + got)
+            separator = "." if re.match(r"[a-z_]+: ", said) else ": "  # a section may name the key itself
+            lines.append("  " + (place + separator if place else "") + said + got)
     return lines
 
 
@@ -120,7 +125,14 @@ def _absolute(config: RunConfig, folder: Path) -> RunConfig:
     teacher = move_teacher(config.teacher).model_copy(update={"more": others})
     if teacher.fit and teacher.fit.data:
         teacher = teacher.model_copy(update={"fit": teacher.fit.model_copy(update={"data": move(teacher.fit.data)})})
-    student = config.student.model_copy(update={"weights": place(config.student.weights)})
+
+    def move_student(student: StudentConfig | None) -> StudentConfig | None:
+        return student and student.model_copy(update={"weights": place(student.weights)})
+
+    def move_node(node: TrainingConfig) -> TrainingConfig:
+        init = place(node.init) if node.init_file else node.init
+        return node.model_copy(update={"student": move_student(node.student), "init": init})
+
     sections = {name: getattr(config, name) for name in RunConfig.model_fields}
     listed = {
         name: section.model_copy(update={k: tuple(map(place, uris)) for k, uris in side_files.items()})
@@ -132,7 +144,9 @@ def _absolute(config: RunConfig, folder: Path) -> RunConfig:
         "inputs": inputs,
         "classes": place(config.classes),
         "teacher": teacher,
-        "student": student,
+        "student": move_student(config.student),
+        "trainings": {name: move_node(node) for name, node in config.trainings.items()},
+        **{name: move_node(node) for name in SECTIONS if (node := getattr(config, name)) is not None},
         **listed,
     }
     return config.model_copy(update=update)

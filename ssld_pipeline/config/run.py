@@ -11,18 +11,20 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from ssld_pipeline.config.catalog import CatalogConfig
 from ssld_pipeline.config.dedupe import DedupeConfig
+from ssld_pipeline.config.graph import SECTIONS, mistakes, ordered, place_of, resolve
 from ssld_pipeline.config.inputs import TRAINED_ON_ROLES, InputConfig, InputsConfig
 from ssld_pipeline.config.label import LabelConfig
 from ssld_pipeline.config.placement import PlacementConfig
+from ssld_pipeline.config.recipe import RecipeSettings
 from ssld_pipeline.config.select import SelectConfig
 from ssld_pipeline.config.settings import Settings
 from ssld_pipeline.config.student import StudentConfig
 from ssld_pipeline.config.teacher import TeacherConfig
-from ssld_pipeline.config.train import TrainSettings, section_of
+from ssld_pipeline.config.training import TrainingConfig
 
 
 class RunConfig(Settings):
@@ -42,34 +44,27 @@ class RunConfig(Settings):
     """How the teacher's predictions are stored."""
     select: SelectConfig = SelectConfig()
     """Which pool images the student is trained on."""
-    student: StudentConfig
-    """The network to train."""
-    train: TrainSettings = TrainSettings()
-    """Distil the student on the labelled and the mined images."""
-    finetune: TrainSettings | None = None
-    """Distil once more, on the labelled images only. Absent keys are inherited from train; null: no such stage."""
-    baseline: TrainSettings | None = None
-    """Train the same student only on the labelled images, with hard labels, for as many steps as train and finetune
-    together unless it has `steps` (its `epochs` are not used). Absent keys are inherited from train. Shows what the
-    pool is worth. null: no such stage."""
+    student: StudentConfig | None = None
+    """The network of every training that names none."""
+    trainings: dict[str, TrainingConfig] = Field(default_factory=dict)
+    """Trainings by name: as many networks as you like, each with its own start, data, teacher and recipe."""
+    train: TrainingConfig | None = None
+    """The training of this name: by default, distil the student on the labelled and the mined images. Left out: all
+    its defaults, or no such training where there are `trainings`."""
+    finetune: TrainingConfig | None = None
+    """The training of this name: distil the model of train once more, on the labelled images only. Absent keys are
+    inherited from train; null: no such training."""
+    baseline: TrainingConfig | None = None
+    """The training of this name: the same student on the labelled images only, with hard labels, for as many steps as
+    train and finetune together unless it has `steps` (its `epochs` are not used). Absent keys are inherited from train.
+    Shows what the pool is worth. null: no such training."""
     placement: PlacementConfig = PlacementConfig()
     """Where and how fast. Part of no fingerprint; changes no result, except as train_workers says."""
 
     @model_validator(mode="before")
     @classmethod
-    def _inherit_from_train(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        train = data.get("train") or {}
-        data = dict(data)
-        for section, defaults in (("finetune", {}), ("baseline", {"loss": "ce"})):
-            own = data.get(section)
-            if isinstance(own, dict) and isinstance(train, dict):
-                inherited = {
-                    k: v for k, v in train.items() if not (k == "steps" and ("epochs" in own or section == "baseline"))
-                }
-                data[section] = {**inherited, **defaults, **own}
-        return data
+    def _fill_in_trainings(cls, data: Any) -> Any:
+        return resolve(data)[0] if isinstance(data, dict) else data
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
@@ -80,6 +75,7 @@ class RunConfig(Settings):
             *self._labels_not_read(),
             *self._unknown_inputs(),
             *self._missing_weights(),
+            *mistakes(self),
             *self._baseline_with_teacher(),
             *self._uneven_batches(),
             *self._other_views(),
@@ -145,36 +141,38 @@ class RunConfig(Settings):
             )
 
     def _baseline_with_teacher(self) -> Iterator[str]:
-        if self.baseline is not None and self.baseline.loss != "ce":
-            yield f"baseline.loss must be ce, since a baseline learns from labels only, got {self.baseline.loss!r}"
+        if self.baseline is not None and self.baseline.teacher is not None:
+            yield "baseline.teacher must be null, since a baseline learns from labels only; name another training"
 
     def _uneven_batches(self) -> Iterator[str]:
         """``local`` trains in one process."""
         workers = self.placement.train_workers if self.placement.runner == "ray" else 1
-        sizes = {f"{section_of(stage)}.batch_size": s.batch_size for stage, s in self.trainings().items()}
-        odd = [f"{name} ({size})" for name, size in sizes.items() if size % workers]
-        if odd:
-            yield (
-                f"{workers} training processes (placement.train_workers) cannot share {', '.join(odd)} evenly; make "
-                f"each a multiple of placement.train_workers"
-            )
+        for name, recipe in self.recipes().items():
+            place, parts = place_of(self, name), recipe.num_micro_batches
+            if not recipe.needs_norm_batch and parts % workers:
+                yield (
+                    f"{workers} training processes (placement.train_workers) cannot share the {parts} norm batches of "
+                    f"{place}: batch_size {recipe.batch_size} / norm_batch {recipe.images_per_norm}; train_workers "
+                    f"must divide {parts}"
+                )
 
     def _other_views(self) -> Iterator[str]:
         """Stored views that are not those a training asks for."""
-        for name, section in self._replaying():
+        for name, node in self._replaying():
+            place = place_of(self, name)
             if self.label.views == 0:
-                yield f"{name}.teacher: stored needs stored views; set label.views to 1 or more"
-            if section.image_size != self.teacher.image_size and section.mismatched_views == "refuse":
+                yield f"{place}.teacher: stored needs stored views; set label.views to 1 or more"
+            if node.image_size != self.teacher.image_size and node.mismatched_views == "refuse":
                 yield (
-                    f"{name}.image_size is {section.image_size}, but the stored labels are of views of "
+                    f"{place}.image_size is {node.image_size}, but the stored labels are of views of "
                     f"{self.teacher.image_size} pixels (teacher.image_size); make them equal, or set "
-                    f"{name}.mismatched_views: accept"
+                    f"{place}.mismatched_views: accept"
                 )
-            if section.teacher_batch_norm == "train":
-                yield (f"{name}.teacher_batch_norm: stored labels are made with the running statistics; set it to eval")
-            if section.min_crop_area != self.label.view_min_crop_area:
+            if node.teacher_batch_norm == "train":
+                yield f"{place}.teacher_batch_norm: stored labels are made with the running statistics; set it to eval"
+            if node.min_crop_area != self.label.view_min_crop_area:
                 yield (
-                    f"{name}.min_crop_area is {section.min_crop_area}, but the stored views were cut with "
+                    f"{place}.min_crop_area is {node.min_crop_area}, but the stored views were cut with "
                     f"label.view_min_crop_area {self.label.view_min_crop_area}; make them equal"
                 )
 
@@ -184,15 +182,28 @@ class RunConfig(Settings):
         if (select.assignment == "top_p" or select.min_per_class) and select.top_p > num_kept:
             yield f"select.top_p must be at most label.num_kept ({num_kept}), got {select.top_p}"
 
-    def train_sections(self) -> dict[str, TrainSettings]:
-        """The student's trainings by name."""
-        sections = {"train": self.train, "finetune": self.finetune, "baseline": self.baseline}
-        return {name: section for name, section in sections.items() if section is not None}
+    @property
+    def nodes(self) -> dict[str, TrainingConfig]:
+        """The trainings by name: those with a section of their own, then the others as they are written."""
+        sections = {name: getattr(self, name) for name in SECTIONS}
+        return {name: node for name, node in sections.items() if node is not None} | self.trainings
 
-    def trainings(self) -> dict[str, TrainSettings]:
-        """The settings of every training by its stage, the teacher's included."""
-        fit: dict[str, TrainSettings] = {"fit_teacher": self.teacher.fit} if self.teacher.fit else {}
-        return fit | self.train_sections()
+    def ordered_nodes(self) -> dict[str, TrainingConfig]:
+        """The same, each after those whose models it reads."""
+        nodes = self.nodes
+        return {name: nodes[name] for name in ordered(nodes)}
+
+    def network_of(self, name: str) -> StudentConfig | None:
+        """The network of a training: its own, that of the training it starts from, or the top-level one."""
+        node = self.nodes[name]
+        if node.student is not None:
+            return node.student
+        return self.network_of(node.init_node) if node.init_node else self.student
+
+    def recipes(self) -> dict[str, RecipeSettings]:
+        """How each network is trained, by the stage that trains it: the teacher's fit, and all trainings."""
+        fit: dict[str, RecipeSettings] = {"fit_teacher": self.teacher.fit} if self.teacher.fit else {}
+        return {**fit, **self.nodes}
 
     def replays_views(self) -> bool:
         """Whether a student is trained on stored views."""
@@ -211,8 +222,8 @@ class RunConfig(Settings):
         searched, reported = (set(self.inputs_of(names)) for names in (self.dedupe.against, self.dedupe.report_only))
         return tuple(name for name in self.inputs_of(("protected",)) if name in searched - reported)
 
-    def _replaying(self) -> list[tuple[str, TrainSettings]]:
-        return [(name, section) for name, section in self.train_sections().items() if section.replays]
+    def _replaying(self) -> list[tuple[str, TrainingConfig]]:
+        return [(name, node) for name, node in self.nodes.items() if node.replays]
 
     def _inputs(self) -> list[tuple[str, str, InputConfig]]:
         """(name, role, input) in the order of the file."""

@@ -7,8 +7,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from ssld_pipeline.config.inputs import InputConfig
+from ssld_pipeline.config.recipe import RecipeSettings
 from ssld_pipeline.config.settings import Means, Settings, Stds
-from ssld_pipeline.config.train import TrainSettings
 from ssld_pipeline.models.spec import Combine
 
 
@@ -39,11 +39,8 @@ class TeacherNetworkConfig(Settings):
     rest is made to sum to 1. Default: class i of its head is class i of the run."""
 
 
-class FitConfig(TrainSettings):
-    """Finetunes the teacher's weights to the run's classes."""
-
-    teacher: Literal["online"] = "online"
-    """Not used: the teacher learns from labels."""
+class FitConfig(RecipeSettings):
+    """Finetunes the teacher's weights to the run's classes, with cross entropy against the labels."""
 
     epochs: float = Field(10, gt=0)
     """Passes over the images; ignored where `steps` is given."""

@@ -17,7 +17,7 @@ from ssld_pipeline.runner.survey import class_names
 from ssld_pipeline.sql_text import literal
 from ssld_pipeline.store import files
 from ssld_pipeline.store.artifacts import Record
-from ssld_pipeline.store.workspace import MODEL_STAGES, Workspace
+from ssld_pipeline.store.workspace import Workspace
 
 if TYPE_CHECKING:
     import torch
@@ -40,9 +40,10 @@ def export_from(
     """
     if re.match(r"\w+:/", str(out)):  # a Path has one slash where the address had two
         raise UserError(f"export --out {out}: expected a local path; export there, then copy to the object store")
-    if what in (*MODEL_STAGES, "manifest", "soft_labels"):
+    models = _models(config)
+    if what in (*models, "manifest", "soft_labels"):
         require_same_classes(config, Workspace(config.workspace))
-    if what in MODEL_STAGES:
+    if what in models:
         yield from _export_model(config, what, out, _one_of(format, _MODEL_FORMATS))
     elif what in TABLES:
         yield from _export_rows(config, what, out, format, packing)
@@ -50,8 +51,14 @@ def export_from(
         yield removals.write_removals(Workspace(config.workspace), out, _one_of(format, removals.FORMATS))
     else:
         raise UserError(
-            f"export {what}: neither a model ({', '.join(MODEL_STAGES)}) nor a table ({', '.join(TABLES)}) nor removals"
+            f"export {what}: neither a model ({', '.join(models)}) nor a table ({', '.join(TABLES)}) nor removals"
         )
+
+
+def _models(config: RunConfig) -> tuple[str, ...]:
+    """Those of the config, then others that are in the workspace."""
+    fit = ("fit_teacher",) if config.teacher.fit else ()
+    return tuple(dict.fromkeys([*fit, *config.ordered_nodes(), *Workspace(config.workspace).models()]))
 
 
 def _export_rows(

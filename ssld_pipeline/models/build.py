@@ -29,8 +29,13 @@ def build(spec: ModelSpec) -> nn.Module:
         return Ensemble(networks, [member.weight for member in spec.members], spec.combine).eval()
     model = _create(spec)
     if spec.weights is not None:
-        load_weights(model, spec.weights, new_head=spec.new_head)
+        load_weights(model, spec.weights, spec.head)
     return model.float().eval()
+
+
+def classes_of_weights(model: str, model_args: dict[str, Any], weights: str) -> int:
+    """Classes of the classifier in a weights file of this network."""
+    return head_size(_create(ModelSpec(model, 1, dict(model_args))), weights)
 
 
 def _build_member(member: Member, spec: EnsembleSpec) -> MemberNetwork:

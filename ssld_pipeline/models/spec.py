@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
 
 from ssld_pipeline.models.class_map import ClassMap
 
 Combine = Literal["arithmetic", "geometric"]
+Head = Literal["keep", "new", "auto"]
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,12 @@ class ModelSpec:
     weights: str | None = None
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    new_head: bool = False
-    """The weights' classifier has another number of classes and is replaced by a fresh one."""
+    head: Head = "keep"
+    """What becomes of the weights' classifier. keep: it is loaded. new: it is left out, and a fresh one starts at zero.
+    auto: keep where it has as many classes as the network, else new."""
+
+    def with_head(self, head: Head) -> Self:
+        return replace(self, head=head)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.models.classifier import classifier_keys
+from ssld_pipeline.models.spec import Head
 
 # The averaged weights come first: whoever kept both published figures of the average.
 _WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model")
@@ -37,25 +38,27 @@ _DAMAGED = (
 )
 
 
-def load_weights(model: nn.Module, path: str | Path, new_head: bool = False) -> None:
+def load_weights(model: nn.Module, path: str | Path, head: Head = "keep") -> None:
     """Fills ``model`` from a safetensors file or a torch checkpoint; float16 and bfloat16 tensors become float32.
 
-    ``new_head``: the file's classifier is left out and the model's starts at zero, since the gradient of a random one
+    ``head``: new leaves the file's classifier out and the model's starts at zero, since the gradient of a random one
     tears at the features (BiT, arXiv:1912.11370, does so too; MobileNetV2 on ten classes of clothing, 6 epochs: top-1
-    0.66 with a random head). Every other tensor must have its
-    place and its shape; only batch norm's ``num_batches_tracked`` may be missing. UserError otherwise, without having
-    changed the model.
+    0.66 with a random head); auto does so where the file's has another number of classes. Every other tensor must have
+    its place and its shape; only batch norm's ``num_batches_tracked`` may be missing. UserError otherwise, without
+    having changed the model.
     """
     tensors = read_tensors(path)
-    head = classifier_keys(model)
-    if new_head:
-        tensors = {key: tensor for key, tensor in tensors.items() if key not in head}
-    own = model.state_dict()
-    optional = {key for key in own if key.endswith("num_batches_tracked")} | (head if new_head else set())
-    _check_fit(path, tensors, own, optional, head)
+    classifier, own = classifier_keys(model), model.state_dict()
+    if head == "auto":
+        fits = all(key in tensors and tensors[key].shape == own[key].shape for key in classifier)
+        head = "keep" if fits else "new"
+    if head == "new":
+        tensors = {key: tensor for key, tensor in tensors.items() if key not in classifier}
+    optional = {key for key in own if key.endswith("num_batches_tracked")} | (classifier if head == "new" else set())
+    _check_fit(path, tensors, own, optional, classifier)
     model.load_state_dict({key: _plain(tensor) for key, tensor in tensors.items()}, strict=False)
-    if new_head:
-        for key in head:
+    if head == "new":
+        for key in classifier:
             own[key].zero_()
 
 
@@ -134,7 +137,7 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _check_fit(
-    path: str | Path, tensors: dict[str, Tensor], own: dict[str, Tensor], optional: set[str], head: set[str]
+    path: str | Path, tensors: dict[str, Tensor], own: dict[str, Tensor], optional: set[str], classifier: set[str]
 ) -> None:
     # Names that share one tensor: the file holds one of them.
     stored = {own[key].data_ptr() for key in tensors if key in own and own[key].numel()}
@@ -152,12 +155,13 @@ def _check_fit(
     lines += [
         f"  {key}: the file has {tuple(tensors[key].shape)}, the model {tuple(own[key].shape)}" for key in reshaped[:3]
     ]
-    other_head = next((key for key in reshaped if key in head), None)
+    other_head = next((key for key in reshaped if key in classifier), None)
     if other_head:
         lines.append(
             f"  the weights have {len(tensors[other_head])} classes, the run has {len(own[other_head])}: "
             f"add teacher.fit to finetune them to the run's classes or, where these are among those of the weights, "
-            f"name a file that says which is which in the teacher's class_map"
+            f"name a file that says which is which in the teacher's class_map; of a training that starts from them, "
+            f"set head: new"
         )
     raise UserError("\n".join(lines))
 

@@ -12,7 +12,7 @@ from ssld_pipeline.report.page import render
 from ssld_pipeline.report.pictures import Address
 from ssld_pipeline.stages.teacher import teacher_licence, teacher_model
 from ssld_pipeline.store import files
-from ssld_pipeline.store.workspace import MODEL_STAGES, Workspace
+from ssld_pipeline.store.workspace import Workspace
 
 if TYPE_CHECKING:
     from ssld_pipeline.config.run import RunConfig
@@ -34,15 +34,21 @@ def write_report(config: RunConfig, classes: tuple[str, ...], out: Path | None) 
             dedupe=config.dedupe,
             canaries=_canaries(workspace) if config.dedupe.canaries else None,
             missed=_missed(workspace),
-            facts={"workspace": config.workspace, "teacher": teacher_model(config), "student": config.student.model},
+            facts={"workspace": config.workspace, "teacher": teacher_model(config), "students": _students(config)},
         )
     files.write_bytes(target, page.encode())
     return target
 
 
+def _students(config: RunConfig) -> str:
+    """The networks of all trainings, each once."""
+    networks = (config.network_of(name) for name in config.ordered_nodes())
+    return ", ".join(dict.fromkeys(network.model for network in networks if network))
+
+
 def _metrics(workspace: Workspace) -> dict[str, str]:
     found = {}
-    for stage in MODEL_STAGES:
+    for stage in workspace.models():
         artifact = workspace.artifact(stage)
         if record := artifact.record():
             found[stage] = artifact.read(record, "metrics.jsonl").decode()

@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 
 
 class RunContext:
-    """``engine`` is made once, when the first work is found."""
+    """``engine`` is made once, when the first work is found. ``chosen``: the stages that this run brings up to date;
+    ``trained``: the metrics of the models that it has made, by stage."""
 
     def __init__(self, survey: Survey, engine: Callable[[], Engine], progress: Progress) -> None:
         self.survey, self.config, self.progress = survey, survey.config, progress
         self.workspace = Workspace(survey.config.workspace)
         self.digests = FileDigests(survey.config.workspace)
         self._make_engine = engine
+        self.chosen: frozenset[str] = frozenset()
+        self.trained: dict[str, dict[str, Any]] = {}
 
     @cached_property
     def engine(self) -> Engine:

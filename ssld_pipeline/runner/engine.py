@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ssld_pipeline.runner.units import Unit
 from ssld_pipeline.runner.work import Receipt, WorkerSpec
 from ssld_pipeline.stages.stage import TrainData
 from ssld_pipeline.store.part import Part
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training to be done: its stage, as a worker needs it, the folder of its files, and what identifies it."""
+
+    spec: WorkerSpec
+    folder: str
+    fingerprint: str
 
 
 class Engine(Protocol):
@@ -23,11 +33,12 @@ class Engine(Protocol):
         """UserError where the training run would need more at once than there is, or comes in time."""
 
     def fit(
-        self, spec: WorkerSpec, data: TrainData, folder: str, fingerprint: str, at_step: Callable[[int], None]
-    ) -> dict[str, Any]:
-        """The final metrics of a training run that leaves its files in ``folder`` and goes on from what is there.
+        self, trainings: Sequence[Training], data: TrainData, at_step: Callable[[int], None]
+    ) -> list[dict[str, Any]]:
+        """The final metrics of trainings that are done in one pass; each leaves its files in its folder and goes on
+        from what is there.
 
-        The job is made of ``spec`` and ``data`` where it runs: what it starts from is fetched to that machine.
+        The jobs are made of ``spec`` and ``data`` where they run: what they start from is fetched to that machine.
         ``at_step`` is told from time to time how many optimiser steps are done.
         """
 

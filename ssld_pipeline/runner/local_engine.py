@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ssld_pipeline.pipeline import stage_of
+from ssld_pipeline.runner.engine import Training
 from ssld_pipeline.runner.units import Unit
 from ssld_pipeline.runner.work import PartWorker, Receipt, WorkerSpec, build_artifact
 from ssld_pipeline.stages.stage import TrainData, TrainStage
@@ -25,17 +26,24 @@ class LocalEngine:
         pass
 
     def fit(
-        self, spec: WorkerSpec, data: TrainData, folder: str, fingerprint: str, at_step: Callable[[int], None]
-    ) -> dict[str, Any]:
-        from ssld_pipeline.training.fit import Execution, fit
+        self, trainings: Sequence[Training], data: TrainData, at_step: Callable[[int], None]
+    ) -> list[dict[str, Any]]:
+        from ssld_pipeline.training.fit import Execution, fit_together
 
-        job = stage_of(spec.config, spec.stage, TrainStage).job(spec.setup(), data)
-        placement = spec.config.placement
-        threads = placement.train_threads or spec.num_threads
+        specs = [training.spec for training in trainings]
+        jobs = [stage_of(spec.config, spec.stage, TrainStage).job(spec.setup(), data) for spec in specs]
+        first, placement = specs[0], specs[0].config.placement
+        threads = placement.train_threads or first.num_threads
         execution = Execution(
-            threads, placement.loader_threads, spec.device, placement.amp, placement.checkpoint_every_s
+            threads, placement.loader_threads, first.device, placement.amp, placement.checkpoint_every_s
         )
-        return fit(job, folder, fingerprint=fingerprint, execution=execution, report=lambda row: at_step(row["step"]))
+        return fit_together(
+            jobs,
+            [training.folder for training in trainings],
+            fingerprints=[training.fingerprint for training in trainings],
+            execution=execution,
+            report=lambda row: at_step(row["step"]),
+        )
 
     def close(self) -> None:
         pass

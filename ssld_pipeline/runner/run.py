@@ -46,6 +46,7 @@ def run_pipeline(
     context = RunContext(survey, engine, progress)
     checked = _checked(survey.config, only)
     chosen = _chosen(survey.config, (*checked, *only), until)
+    context.chosen = frozenset(stage.name for stage in chosen)
     accept_classes(context.workspace, survey.classes, new_classes)
     _check(chosen, context)
     reports: list[StageReport] = []

@@ -180,6 +180,7 @@ class State:
             teacher=self.catalog_uris("teacher") or labeled,
             soft_labels=tuple(self.workspace.tables["soft_labels"].uris()),
             left_out=self.left_out_of(TRAINED_ON_ROLES),
+            inputs={name: self.catalog_uris(name) for name in self.survey.inputs_of(TRAINED_ON_ROLES)},
             num_labeled=num_labeled,
             num_mined=max(0, sum(p.num_rows for p in parts) - num_labeled),
         )

@@ -13,6 +13,7 @@ from ssld_pipeline.stages.stage import Stage
 from ssld_pipeline.stages.teacher import teacher_files
 from ssld_pipeline.store.fingerprints import Fingerprint, digest
 from ssld_pipeline.store.part import Part
+from ssld_pipeline.training.job import MODEL_FILE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,13 +63,13 @@ def settings_payload(stage: Stage, state: State) -> dict[str, Any]:
     artifacts = {name: _artifact_content(name, state) for name in stage.artifacts if state.is_enabled(name)}
     if artifacts:
         payload["artifacts"] = artifacts
-    networks = {
-        name: _weights_digest(name, state)
-        for name in stage.networks
-        if not (name == "teacher" and "fit_teacher" in artifacts)
-    }
+    networks = (
+        {} if "teacher" not in stage.networks or "fit_teacher" in artifacts else {"teacher": _teacher_digest(state)}
+    )
     if "teacher" in stage.networks:
         networks |= {name: state.digests.of(uri, name) for name, uri in teacher_files(state.config).items()}
+    for name, uri in stage.weights(state.config).items():
+        networks[name] = None if uri is None else state.digests.of(uri, f"weights of {stage.name}")
     if networks:
         payload["weights"] = networks
     if side_files := {name: uris for name, uris in stage.side_files(state.config).items() if uris}:
@@ -86,10 +87,13 @@ def same_but_config(committed: Mapping[str, Any], wanted: Mapping[str, Any]) -> 
 
 
 def _artifact_content(name: str, state: State) -> str | None:
+    """Of a training's model only the weights count: its metrics tell how fast it was made."""
     record = state.workspace.artifact(name).usable_record()
-    return record.content if record else None
+    if record is None:
+        return None
+    return record.files[MODEL_FILE] if name in state.config.nodes else record.content
 
 
-def _weights_digest(section: str, state: State) -> str | None:
-    uri = getattr(state.config, section).weights
-    return None if uri is None else state.digests.of(uri, f"{section}.weights")
+def _teacher_digest(state: State) -> str | None:
+    uri = state.config.teacher.weights
+    return None if uri is None else state.digests.of(uri, "teacher.weights")

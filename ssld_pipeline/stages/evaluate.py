@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from ssld_pipeline.contracts import EVALUATIONS
 from ssld_pipeline.rejects import refuse_gaps
 from ssld_pipeline.stages.stage import PartResult, PartStage, Setup
-from ssld_pipeline.stages.student import MODEL_FILE, student_spec
 from ssld_pipeline.stages.teacher import teacher_settings, teacher_spec
+from ssld_pipeline.stages.trainings import model_spec, network_of, network_settings
+from ssld_pipeline.training.job import MODEL_FILE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -17,17 +18,16 @@ if TYPE_CHECKING:
     from ssld_pipeline.config.run import RunConfig
     from ssld_pipeline.models.spec import ModelSpec
 
-_STUDENTS = ("baseline", "train", "finetune")
+LAST = "last"
+"""Column ``weights``: those of the last step."""
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
-    student = config.student.model_dump(mode="json", exclude={"weights"})
-    sizes = {name: list(_view_of(config, name)) for name in _students(config)}
-    return {"teacher": teacher_settings(config), "student": student, "views": sizes}
-
-
-def _students(config: RunConfig) -> list[str]:
-    return [name for name in _STUDENTS if getattr(config, name)]
+    models = {
+        name: {"student": network_settings(network_of(config, name)), "view": list(_view_of(config, name))}
+        for name in config.nodes
+    }
+    return {"teacher": teacher_settings(config), "models": models}
 
 
 def open_evaluate(setup: Setup) -> Callable[[pa.Table], PartResult]:
@@ -63,6 +63,8 @@ def open_evaluate(setup: Setup) -> Callable[[pa.Table], PartResult]:
                 {
                     "model": name,
                     "input": input_name,
+                    "image_size": image_size,
+                    "weights": LAST,
                     **figures,
                     "num_parameters": sum(p.numel() for p in predictor.model.parameters()),
                 }
@@ -76,30 +78,32 @@ def _models(setup: Setup) -> dict[str, tuple[ModelSpec, int, float]]:
     """By name: network, side of its evaluation view in pixels, crop share."""
     config = setup.config
     models = {"teacher": (teacher_spec(setup), config.teacher.image_size, config.teacher.crop_pct)}
-    for name in _STUDENTS:
+    for name in config.ordered_nodes():
         if name in setup.artifacts:
-            spec = student_spec(setup, setup.artifacts[name] / MODEL_FILE)
+            spec = model_spec(config, name, len(setup.classes), setup.artifacts[name] / MODEL_FILE)
             models[name] = (spec, *_view_of(config, name))
     return models
 
 
 def _view_of(config: RunConfig, name: str) -> tuple[int, float]:
-    """As in the validation of that training run: its section may have a size of its own."""
-    section = getattr(config, name)
-    return section.image_size, section.crop_pct
+    """As in the validations of that training."""
+    node = config.nodes[name]
+    return node.image_size, node.crop_pct
 
 
-STAGE = PartStage(
-    name="evaluate",
-    version=3,
-    table="evaluations",
-    reads=("catalog",),
-    settings=settings,
-    open=open_evaluate,
-    per="input",
-    artifacts=("fit_teacher", *_STUDENTS),
-    networks=("teacher",),
-    uses_classes=True,
-    roles=lambda config: ("protected",),
-    passes=lambda config: 1 + len(_students(config)),
-)
+def stage(config: RunConfig) -> PartStage:
+    """It reads the model of every training."""
+    return PartStage(
+        name="evaluate",
+        version=4,
+        table="evaluations",
+        reads=("catalog",),
+        settings=settings,
+        open=open_evaluate,
+        per="input",
+        artifacts=("fit_teacher", *config.ordered_nodes()),
+        networks=("teacher",),
+        uses_classes=True,
+        roles=lambda config: ("protected",),
+        passes=lambda config: 1 + len(config.nodes),
+    )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.models.spec import ModelSpec
+from ssld_pipeline.stages.earlier_models import modernise_fit
 from ssld_pipeline.stages.hold_out import FILE
 from ssld_pipeline.stages.stage import Setup, TrainData, TrainStage
 from ssld_pipeline.stages.teacher import teacher_settings
+from ssld_pipeline.terms.hard_ce import HardCe
 from ssld_pipeline.training.job import TrainJob
 
 if TYPE_CHECKING:
@@ -16,9 +18,8 @@ if TYPE_CHECKING:
 
 def settings(config: RunConfig) -> dict[str, Any]:
     assert config.teacher.fit is not None
-    fit = config.teacher.fit.model_dump(mode="json", exclude={"validations", "max_reject_share", "data", "held_out"})
     network = {k: v for k, v in teacher_settings(config).items() if k not in ("image_size", "crop_pct")}
-    return {"teacher": network, "fit": fit}
+    return {"teacher": network, "fit": config.teacher.fit.recipe_of_fingerprint()}
 
 
 def job(setup: Setup, data: TrainData) -> TrainJob:
@@ -26,6 +27,7 @@ def job(setup: Setup, data: TrainData) -> TrainJob:
     assert fit is not None
     return TrainJob(
         stage="fit_teacher",
+        section="teacher.fit",
         student=ModelSpec(
             teacher.model,
             len(setup.classes),
@@ -33,9 +35,10 @@ def job(setup: Setup, data: TrainData) -> TrainJob:
             teacher.weights,
             teacher.mean,
             teacher.std,
-            new_head=teacher.weights is not None,
+            head="new",
         ),
         settings=fit,
+        objective=(HardCe(rows="all"),),
         tables=data.teacher,
         roles=_roles(setup.config),
         validation=data.validation,
@@ -63,4 +66,6 @@ STAGE = TrainStage(
     checks=("guard_training",),
     roles=_roles,
     enabled=lambda config: config.teacher.fit is not None,
+    together=("fit_teacher",),
+    modernise=modernise_fit,
 )

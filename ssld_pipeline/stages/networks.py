@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ssld_pipeline.config.train import section_of
+from ssld_pipeline.config.graph import place_of
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.models.spec import ModelSpec
 from ssld_pipeline.stages.stage import Setup
-from ssld_pipeline.stages.student import student_spec
 from ssld_pipeline.stages.teacher import network_spec, teacher_spec
+from ssld_pipeline.stages.trainings import model_spec, network_of, start_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,57 +19,101 @@ if TYPE_CHECKING:
     from ssld_pipeline.config.run import RunConfig
 
 
+@dataclass
+class _Network:
+    """One network to build. ``sizes``: in pixels, of the images it sees at rest, by the setting that asks for them;
+    ``learning``: the same while it is trained. ``without_norm_batch``: trainings in which a batch norm of it would see
+    batches too large to be one norm batch."""
+
+    place: str
+    spec: ModelSpec
+    sizes: dict[str, int] = field(default_factory=dict)
+    learning: dict[str, int] = field(default_factory=dict)
+    without_norm_batch: list[str] = field(default_factory=list)
+
+
 def check_networks(setup: Setup) -> None:
-    """Build teacher and student, load what weights they start from, and show each images of the sizes it will see, at
+    """Build teacher and students, load what weights they start from, and show each images of the sizes it will see, at
     rest and, where it learns, in training. They are let go of: what batch norm keeps of these images reaches nobody.
 
     UserError where a name is unknown, the constructor refuses its arguments, weights do not fit the network or the
-    run's classes, or the network takes no images of that size or gives no logits for them.
+    run's classes, the network takes no images of that size or gives no logits for them, or has batch norm and a batch
+    too large to be one norm batch.
     """
     from ssld_pipeline.models.build import build
 
-    config = setup.config
-    specs = {
-        "teacher": _start_of_fit(setup) if config.teacher.fit else teacher_spec(setup),
-        "student": student_spec(replace(setup, artifacts={})),
-    }
-    of_student = {f"{name}.image_size": section.image_size for name, section in config.train_sections().items()}
-    sizes = {"teacher": _sizes_of_teacher(config), "student": of_student}
-    learning = _sizes_in_training(config)
-    for section, spec in specs.items():
+    for network in _networks(setup):
         try:
-            model = build(spec)
+            model = build(network.spec)
         except UserError as error:
-            raise UserError(f"{section}: {error}") from None
-        for setting, size in sizes[section].items():
-            _show(model, spec, section, setting, size)
-        for setting, size in learning[section].items():
-            _show(model.train(), spec, section, setting, size)
+            raise UserError(f"{network.place}: {error}") from None
+        _require_norm_batch(model, network)
+        for setting, size in network.sizes.items():
+            _show(model, network, setting, size)
+        for setting, size in network.learning.items():
+            _show(model.train(), network, setting, size)
 
 
-def _sizes_of_teacher(config: RunConfig) -> dict[str, int]:
-    """An online teacher sees the student's images."""
-    sizes = {"teacher.image_size": config.teacher.image_size}
-    if config.teacher.fit:
-        sizes["teacher.fit.image_size"] = config.teacher.fit.image_size
-    online = {n: s for n, s in config.train_sections().items() if s.loss != "ce" and not s.replays}
-    return sizes | {f"{name}.image_size": section.image_size for name, section in online.items()}
+def _networks(setup: Setup) -> Iterator[_Network]:
+    """The teacher, then each student once: trainings of one network with one start share it."""
+    config = setup.config
+    spec = _start_of_fit(setup) if config.teacher.fit else teacher_spec(setup)
+    teacher = _Network("teacher", spec, {"teacher.image_size": config.teacher.image_size})
+    if fit := config.teacher.fit:
+        teacher.sizes["teacher.fit.image_size"] = fit.image_size
+        if fit.trainable == "all":
+            teacher.learning["teacher.fit.image_size"] = fit.image_size
+            _note_norm_batch(teacher, config, "fit_teacher")
+    students: dict[str, _Network] = {}
+    for name, node in config.ordered_nodes().items():
+        place = place_of(config, name)
+        key, network = _student(setup, name)
+        student = students.setdefault(key, network)
+        size = f"{place}.image_size"
+        student.sizes[size] = node.image_size
+        if node.trainable == "all":
+            student.learning[size] = node.image_size
+            _note_norm_batch(student, config, name)
+        if node.teacher == "teacher" and node.teacher_batch_norm == "train":
+            _note_norm_batch(teacher, config, name)
+    yield teacher
+    yield from students.values()
 
 
-def _sizes_in_training(config: RunConfig) -> dict[str, dict[str, int]]:
-    """A network of which the classifier alone learns stays at rest."""
-    found: dict[str, dict[str, int]] = {"teacher": {}, "student": {}}
-    for stage, section in config.trainings().items():
-        if section.trainable == "all":
-            network = "teacher" if stage == "fit_teacher" else "student"
-            found[network][f"{section_of(stage)}.image_size"] = section.image_size
-    return found
+def _student(setup: Setup, name: str) -> tuple[str, _Network]:
+    """With the file it starts from. A training that starts from another's model has that one's network."""
+    config, node = setup.config, setup.config.nodes[name]
+    file = start_file(config, name)
+    spec = model_spec(config, name, len(setup.classes), file)
+    if file is not None:
+        spec = spec.with_head(node.head)
+    network = network_of(config, name)
+    place = "student" if node.student is None and network is config.student else f"{place_of(config, name)}.student"
+    return repr((spec.model, spec.model_args, file, file and node.head)), _Network(place, spec)
 
 
-def _show(model: nn.Module, spec: ModelSpec, section: str, setting: str, size: int) -> None:
+def _note_norm_batch(network: _Network, config: RunConfig, name: str) -> None:
+    if config.recipes()[name].needs_norm_batch:
+        network.without_norm_batch.append(f"{place_of(config, name)} (batch_size {config.recipes()[name].batch_size})")
+
+
+def _require_norm_batch(model: nn.Module, network: _Network) -> None:
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    if network.without_norm_batch and any(isinstance(module, _BatchNorm) for module in model.modules()):
+        raise UserError(
+            f"norm_batch is missing in {', '.join(network.without_norm_batch)}: model {network.spec.model!r} has batch "
+            f"norm, and above 256 images per step there is no default for the images per batch norm statistic. "
+            f"Published: 32 for the ResNets, 240 for MobileNetV3, 512 for MobileNetV1, 384 for MobileNetV2. Of a model "
+            f"of an earlier version: batch_size / placement.train_workers"
+        )
+
+
+def _show(model: nn.Module, network: _Network, setting: str, size: int) -> None:
     """Two images: of one, batch norm in training may have a single value per channel."""
     import torch
 
+    spec, place = network.spec, network.place
     try:
         with torch.inference_mode():
             found = model(torch.zeros(2, 3, size, size))
@@ -76,14 +121,15 @@ def _show(model: nn.Module, spec: ModelSpec, section: str, setting: str, size: i
         raise UserError(f"{setting}: {size}, but model {spec.model!r} takes no such image: {error}") from None
     if model.training and not isinstance(found, torch.Tensor):
         raise UserError(
-            f"{section}: in training model {spec.model!r} gives {type(found).__name__} instead of logits; turn off its "
-            f"auxiliary classifiers ({section}.model_args: {{aux_logits: false}} for torchvision's), or name another"
+            f"{place}: in training model {spec.model!r} gives {type(found).__name__} instead of logits; turn off its "
+            f"auxiliary classifiers ({place}.model_args: {{aux_logits: false}} for torchvision's), or name another"
         )
     if not isinstance(found, torch.Tensor) or found.shape != (2, spec.num_classes):
         expected = f"[images, {spec.num_classes}]"
-        raise UserError(f"{section}: model {spec.model!r} gives no logits {expected}; name a classifier")
+        raise UserError(f"{place}: model {spec.model!r} gives no logits {expected}; name a classifier")
 
 
 def _start_of_fit(setup: Setup) -> ModelSpec:
     teacher = setup.config.teacher
-    return replace(network_spec(teacher, len(setup.classes)), new_head=teacher.weights is not None)
+    spec = network_spec(teacher, len(setup.classes))
+    return replace(spec, head="new") if teacher.weights is not None else spec

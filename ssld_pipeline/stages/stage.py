@@ -73,6 +73,8 @@ class TrainData:
     num_mined: int
     soft_labels: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    inputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Catalog parts by name of the input."""
 
 
 def _always(config: RunConfig) -> bool:
@@ -95,6 +97,16 @@ def _never_covers(committed: Json, wanted: Json) -> bool:
     return False
 
 
+def _no_weights(config: RunConfig) -> Mapping[str, str | None]:
+    return {}
+
+
+def _is_present(
+    config: RunConfig, num_classes: int, committed: Mapping[str, Json], figures: Mapping[str, Json]
+) -> dict[str, Json] | None:
+    return None
+
+
 def _no_side_files(config: RunConfig) -> Mapping[str, tuple[str, ...]]:
     return {}
 
@@ -107,12 +119,13 @@ class Stage:
     part of the catalog, a whole input, or all at once.
 
     What it depends on: ``reads`` (tables; ``also_reads``: those that the config adds) and ``artifacts``, both of stages
-    that are enabled; ``networks`` ("teacher", "student": the weights files of these config sections), ``uses_classes``
-    (the class list), ``roles``: the roles, or names, of the inputs whose catalog rows it reads, and ``side_files``:
-    files that the config names, such as lists of image_ids, by the setting's dotted name. A setting that names some has
-    the type ``settings.SideFiles``, which makes its paths absolute; ``settings`` leaves them out. The runner puts the
-    digests of their bytes into the fingerprint, so that another path is no change and another line is one; the stage
-    reads them itself (``inputs.id_list.read_ids``), wherever it runs.
+    that are enabled; ``networks``: which it runs ("teacher": with all files of that config section); ``weights``: other
+    weights files, by what they are for; ``uses_classes`` (the class list), ``roles``: the roles, or names, of the
+    inputs whose catalog rows it reads, and ``side_files``: files that the config names, such as lists of image_ids, by
+    the setting's dotted name. A setting that names some has the type ``settings.SideFiles``, which makes its paths
+    absolute; ``settings`` leaves them out. The runner puts the digests of their bytes into the fingerprint, so that
+    another path is no change and another line is one; the stage reads them itself (``inputs.id_list.read_ids``),
+    wherever it runs.
 
     ``checks``: stages that must pass before it, even where it is run by itself. ``is_guarded``: it reads what networks
     are trained on, without the images that copy protected ones (a query has them as the view ``left_out``).
@@ -129,6 +142,7 @@ class Stage:
     also_reads: Callable[[RunConfig], tuple[str, ...]] = _none
     artifacts: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
+    weights: Callable[[RunConfig], Mapping[str, str | None]] = _no_weights
     uses_classes: bool = False
     roles: Callable[[RunConfig], tuple[str, ...]] = _none
     side_files: Callable[[RunConfig], Mapping[str, tuple[str, ...]]] = _no_side_files
@@ -182,6 +196,13 @@ class QueryStage(Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainStage(Stage):
-    """``job`` describes the training completely; the same job runs in one process or in many."""
+    """``job`` describes the training completely; the same job runs in one process or in many.
+
+    ``together``: the stages that are trained in one pass with this one, itself included. ``modernise``, given (config,
+    number of classes, settings and figures of a committed model): these settings as they would be recorded today; None
+    where they are.
+    """
 
     job: Callable[[Setup, TrainData], TrainJob]
+    together: tuple[str, ...] = ()
+    modernise: Callable[[RunConfig, int, Mapping[str, Json], Mapping[str, Json]], dict[str, Json] | None] = _is_present

@@ -107,10 +107,13 @@ def teacher_model(config: RunConfig) -> str:
 
 def teacher_licence(config: RunConfig) -> str | None:
     """The licences of all networks as one SPDX expression; null where none is known."""
+    return " AND ".join(teacher_licences(config)) or None
+
+
+def teacher_licences(config: RunConfig) -> list[str]:
+    """The licences of all networks, each once, as SPDX names; none where none is known."""
     licences = list(dict.fromkeys(network.licence for network in networks_of(config.teacher).values()))
-    if licences == [None]:
-        return None
-    return " AND ".join(licence or "NOASSERTION" for licence in licences)
+    return [] if licences == [None] else [licence or "NOASSERTION" for licence in licences]
 
 
 def _read_class_map(uri: str, classes: tuple[str, ...], place: str) -> ClassMap:

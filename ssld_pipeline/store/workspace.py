@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-MODEL_STAGES = ("fit_teacher", "baseline", "train", "finetune")
+ARTIFACT_STAGES = ("index_protected", "check_dedupe", "hold_out", "check_teacher")
+"""Stages that write a folder under ``artifacts``; the folders of all others are under ``models``."""
 
 
 class Workspace:
@@ -28,7 +29,11 @@ class Workspace:
         self.tables = {name: TableStore(uri, contract) for name, contract in TABLES.items()}
 
     def artifact(self, stage: str) -> ArtifactStore:
-        return ArtifactStore(files.join(self.uri, "models" if stage in MODEL_STAGES else "artifacts"), stage)
+        return ArtifactStore(files.join(self.uri, "artifacts" if stage in ARTIFACT_STAGES else "models"), stage)
+
+    def models(self) -> list[str]:
+        """Names of the trainings that have left something here, finished or not, whether a config names them or not."""
+        return sorted({path.split("/", 1)[0] for path in files.list_files(files.join(self.uri, "models"))})
 
     def recorded_roots(self, table: str) -> dict[str, str]:
         """Where the inputs lay when ``table`` was last brought up to date: input name -> root. Where nothing recorded

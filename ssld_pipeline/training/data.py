@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ssld_pipeline.config.train import TrainSettings
+from ssld_pipeline.config.recipe import RecipeSettings
 from ssld_pipeline.contracts import CATALOG, Reject
 from ssld_pipeline.errors import BadImage, UserError
 from ssld_pipeline.inputs.read import ImageReader
@@ -38,11 +38,14 @@ class Lost(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """``views`` uint8 [N,S,S,3]; ``class_ids`` int64 [N], -1 where unknown; ``labels``: of views that are replayed, the
-    stored soft labels as one, with a first dimension N; ``lost``: of images that belong here and could not be used."""
+    """``views`` uint8 [N,S,S,3]; ``class_ids`` int64 [N], the true classes, -1 where unknown; ``mined_ids`` int64 [N]:
+    the classes that images were selected for, the true ones of labelled images; ``labels``: of views that are replayed,
+    the stored soft labels as one, with a first dimension N; ``lost``: of images that belong here and could not be
+    used."""
 
     views: NDArray[np.uint8]
     class_ids: NDArray[np.int64]
+    mined_ids: NDArray[np.int64]
     labels: SoftLabel | None = None
     lost: tuple[Lost, ...] = ()
 
@@ -50,6 +53,7 @@ class Batch:
 class _View(NamedTuple):
     pixels: NDArray[np.uint8]
     class_id: int
+    mined_id: int
     label: SoftLabel | None
     lost: Lost | None
 
@@ -101,7 +105,7 @@ class TrainImages:
     """
 
     rows: pa.Table
-    settings: TrainSettings
+    settings: RecipeSettings
     rank: int = 0
     world_size: int = 1
     stored: StoredTeacher | None = None
@@ -116,7 +120,9 @@ class TrainImages:
         self._uris = self.rows["uri"].combine_chunks()
         self._offsets = self.rows["offset"].to_numpy()
         self._sizes = self.rows["size_bytes"].to_numpy()
-        self._class_ids = pc.fill_null(self.rows["class_id"], -1).to_numpy().astype(np.int64)
+        self._mined_ids = pc.fill_null(self.rows["class_id"], -1).to_numpy().astype(np.int64)
+        is_mined = pc.equal(self.rows["role"], "pool").to_numpy()
+        self._class_ids = np.where(is_mined, -1, self._mined_ids)
         self._reader = ImageReader()
         self._labels: StoredLabels | None = None
         if self.stored is not None:
@@ -132,9 +138,10 @@ class TrainImages:
         pieces = _pieces(self.places(first_step, last_step), max(1, share // (2 * num_threads)))
         views = chain.from_iterable(ahead(self._views, pieces, num_threads))
         for _ in range(first_step, last_step):
-            pixels, class_ids, labels, lost = zip(*islice(views, share), strict=True)
+            pixels, class_ids, mined_ids, labels, lost = zip(*islice(views, share), strict=True)
             stored = stack(labels) if self._labels else None
-            yield Batch(np.stack(pixels), np.array(class_ids, dtype=np.int64), stored, tuple(filter(None, lost)))
+            ids = np.array(class_ids, dtype=np.int64), np.array(mined_ids, dtype=np.int64)
+            yield Batch(np.stack(pixels), *ids, stored, tuple(filter(None, lost)))
 
     def places(self, first_step: int, last_step: int) -> Iterator[Place]:
         """Those of this rank, step by step."""
@@ -163,7 +170,7 @@ class TrainImages:
             row = int(order[(place + attempt) % len(order)])
             try:
                 pixels, label = self._load(row, epoch, place)
-                return _View(pixels, int(self._class_ids[row]), label, lost)
+                return _View(pixels, int(self._class_ids[row]), int(self._mined_ids[row]), label, lost)
             except BadImage as error:
                 bad, image_id = error, self.rows["image_id"][row].as_py()
                 lost = lost or Lost(self.rows["role"][row].as_py(), error.reason)

@@ -10,7 +10,7 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,14 +82,29 @@ def fit(
     return _Trial(job, place, fingerprint, execution, group, report or (lambda row: None)).run()
 
 
+def fit_together(
+    jobs: Sequence[TrainJob],
+    folders: Sequence[str],
+    *,
+    fingerprints: Sequence[str],
+    execution: Execution | None = None,
+    report: Report | None = None,
+) -> list[dict[str, Any]]:
+    """``fit`` of several jobs."""
+    return [
+        fit(job, folder, fingerprint=fingerprint, execution=execution, report=report)
+        for job, folder, fingerprint in zip(jobs, folders, fingerprints, strict=True)
+    ]
+
+
 class _Trial:
     def __init__(
         self, job: TrainJob, folder: TrialFolder, fingerprint: str, execution: Execution, group: Group, report: Report
     ) -> None:
         self.job, self.settings, self.execution, self.group = job, job.settings, execution, group
         self.folder, self.fingerprint, self.report = folder, fingerprint, report
-        rows = read_rows(job.tables, job.roles, job.settings.loss == "ce", left_out_of(job))
-        require_a_batch(job.stage, job.settings, job.roles, len(rows))
+        rows = read_rows(job.tables, job.roles, job.labelled_only, left_out_of(job))
+        require_a_batch(job.stage, job.section, job.settings, job.roles, len(rows), job.labelled_only)
         self.per_epoch = steps_per_epoch(job.settings, len(rows))
         self.total = num_steps(job.settings, len(rows))
         self.warmup = num_warmup_steps(job.settings, len(rows))

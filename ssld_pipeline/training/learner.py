@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ssld_pipeline.config.train import TrainSettings
-from ssld_pipeline.kernels.divergences import objective
+from ssld_pipeline.config.recipe import RecipeSettings
 from ssld_pipeline.models.build import build
 from ssld_pipeline.models.classifier import classifier_keys
 from ssld_pipeline.models.preprocessing import normalise
-from ssld_pipeline.models.spec import ModelSpec
+from ssld_pipeline.terms.term import Signals
 from ssld_pipeline.training.data import Batch
 from ssld_pipeline.training.group import Group
-from ssld_pipeline.training.job import TrainJob
+from ssld_pipeline.training.job import OnlineTeacher, TrainJob
 from ssld_pipeline.training.stored_labels import logits_of
 
 _STUDENT, _MOMENTUM = "student.", "momentum."
@@ -31,12 +29,11 @@ class Learner:
         self.amp = amp and group.device != "cpu"  # a CPU without bfloat16 instructions is many times slower with it
         torch.manual_seed(self._settings.seed)
         self.student = _place(build(job.student), group.device)
-        self._teacher = _Teacher(job.teacher, self._settings, group) if isinstance(job.teacher, ModelSpec) else None
+        self._teacher = _Teacher(job.teacher, group) if isinstance(job.teacher, OnlineTeacher) else None
         if self._settings.trainable == "classifier":
             _freeze_all_but_classifier(self.student)
         groups = parameter_groups(self.student, self._settings)
         self._optimizer = torch.optim.SGD(groups, lr=0.0, momentum=self._settings.momentum, nesterov=False)
-        self._loss = _objective(self._settings)
         parallel = nn.parallel.DistributedDataParallel
         self._wrapped: nn.Module = parallel(self.student) if group.size > 1 else self.student
 
@@ -50,21 +47,30 @@ class Learner:
             self.student.train()
         views = torch.from_numpy(batch.views).to(self._group.device)
         with torch.autocast(self._group.device, torch.bfloat16, enabled=self.amp):
-            target = self._target(views, batch)
+            teacher = self._teacher_logits(views, batch)
             logits = self._wrapped(normalise(views, self._job.student.mean, self._job.student.std))
-        loss = self._loss(logits, target)
+        loss = self._loss(logits, teacher, batch)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         return loss.detach()
 
-    def _target(self, views: Tensor, batch: Batch) -> Tensor:
-        device = self._group.device
+    def _teacher_logits(self, views: Tensor, batch: Batch) -> Tensor | None:
         if batch.labels is not None:
-            return logits_of(batch.labels, self._job.student.num_classes, device)
-        if self._teacher is None:
-            return torch.from_numpy(batch.class_ids).to(device)
-        return self._teacher.logits(views)
+            return logits_of(batch.labels, self._job.student.num_classes, self._group.device)
+        return None if self._teacher is None else self._teacher.logits(views)
+
+    def _loss(self, logits: Tensor, teacher: Tensor | None, batch: Batch) -> Tensor:
+        ids = [torch.from_numpy(numbers).to(self._group.device) for numbers in (batch.class_ids, batch.mined_ids)]
+        signals = Signals(logits, teacher, *ids)
+        loss = torch.zeros((), device=self._group.device)
+        for term in self._job.objective:
+            per_row, counted = term.per_row(signals), term.counted(*ids)
+            if counted is not None:
+                loss = loss + term.weight * torch.where(counted, per_row, 0).sum() / counted.sum().clamp(min=1)
+            else:
+                loss = loss + term.weight * per_row.mean()
+        return loss
 
     def depends_on_share(self) -> bool:
         """Whether a batch norm computes with the statistics of this process's images, so that their number is part of
@@ -96,7 +102,7 @@ class Learner:
         return [p for group in self._optimizer.param_groups for p in group["params"]]
 
 
-def parameter_groups(model: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, settings: RecipeSettings) -> list[dict[str, Any]]:
     """Trainable parameters, with weight decay, and without it (norms and biases) where the settings spare them."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     spared = [p for p in trainable if p.ndim <= 1 and not settings.weight_decay_norm]
@@ -114,8 +120,8 @@ def _place(model: nn.Module, device: str) -> nn.Module:
 
 
 class _Teacher:
-    def __init__(self, spec: ModelSpec, settings: TrainSettings, group: Group) -> None:
-        self._spec, self.model = spec, _frozen_teacher(spec, settings, group.device)
+    def __init__(self, teacher: OnlineTeacher, group: Group) -> None:
+        self._spec, self.model = teacher.spec, _frozen_teacher(teacher, group.device)
 
     def logits(self, views: Tensor) -> Tensor:
         with torch.no_grad():
@@ -123,14 +129,14 @@ class _Teacher:
         return logits
 
 
-def _frozen_teacher(spec: ModelSpec, settings: TrainSettings, device: str) -> nn.Module:
-    """Dropout and drop path off; batch norm on the batch's own statistics where the settings say so."""
-    teacher = _place(build(spec), device).requires_grad_(False).eval()
-    if settings.teacher_batch_norm == "train":
-        for module in teacher.modules():
+def _frozen_teacher(teacher: OnlineTeacher, device: str) -> nn.Module:
+    """Dropout and drop path off; batch norm on the batch's own statistics where the job says so."""
+    model = _place(build(teacher.spec), device).requires_grad_(False).eval()
+    if teacher.batch_norm == "train":
+        for module in model.modules():
             if isinstance(module, _BATCH_NORMS):
                 module.train()
-    return teacher
+    return model
 
 
 def _freeze_all_but_classifier(model: nn.Module) -> None:
@@ -139,11 +145,3 @@ def _freeze_all_but_classifier(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in head)
     model.eval()
-
-
-def _objective(settings: TrainSettings) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss of logits against a target: class numbers for ``ce``, the teacher's logits otherwise."""
-    if settings.loss == "ce":
-        return lambda logits, class_ids: nn.functional.cross_entropy(logits.float(), class_ids)
-    divergence = objective(settings.loss)
-    return lambda logits, teacher_logits: divergence(logits, teacher_logits, settings.temperature)

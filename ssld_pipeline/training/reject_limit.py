@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ssld_pipeline.config.train import section_of
 from ssld_pipeline.contracts import Reject
 from ssld_pipeline.rejects import are_too_many, examples
 from ssld_pipeline.training.data import Lost
@@ -55,7 +54,7 @@ class RejectLimit:
 
     def explain(self, exceeded: str, rejects: Sequence[Reject]) -> str:
         """``rejects``: those of the run so far."""
-        setting = f"{section_of(self._job.stage)}.max_reject_share"
+        setting = f"{self._job.section}.max_reject_share"
         return (
             f"{self._job.stage}: {exceeded} could not be used, more than {setting} "
             f"({self._job.settings.max_reject_share:g}) allows. Some rejects of the run: {examples(rejects)}. No "

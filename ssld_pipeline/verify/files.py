@@ -13,7 +13,6 @@ from ssld_pipeline.pipeline import stages
 from ssld_pipeline.store import files
 from ssld_pipeline.store.class_lists import ClassLists
 from ssld_pipeline.store.damage import DamagedFile
-from ssld_pipeline.store.workspace import MODEL_STAGES
 from ssld_pipeline.verify.laws import Law, Verdict
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def _artifacts(workspace: Workspace, config: RunConfig) -> Iterator[DamagedFile]
 
 def _trainings(workspace: Workspace) -> Iterator[DamagedFile]:
     """In the folders of finished trainings, and of those that a run was stopped in."""
-    for stage in MODEL_STAGES:
+    for stage in workspace.models():
         folder = workspace.artifact(stage).uri
         for path in files.stamps(folder):
             uri, name = files.join(folder, path), path.rsplit("/", 1)[-1]

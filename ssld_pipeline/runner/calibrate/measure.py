@@ -168,7 +168,7 @@ def measure_training(
     from ssld_pipeline.training.data import left_out_of, read_rows
     from ssld_pipeline.training.fit import fit
 
-    rows = read_rows(job.tables, job.roles, job.settings.loss == "ce", left_out_of(job)).num_rows
+    rows = read_rows(job.tables, job.roles, job.labelled_only, left_out_of(job)).num_rows
     batch_size = max(1, min(job.settings.batch_size // num_workers, _LARGEST_BATCH[execution.device], rows))
     steps = _STEPS[execution.device]
     changes = {"batch_size": batch_size, "steps": steps, "lr": 1e-9, "validations": steps // _STEPS_PER_VALIDATION}

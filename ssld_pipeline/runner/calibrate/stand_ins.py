@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from ssld_pipeline.config.inputs import TRAINED_ON_ROLES
 from ssld_pipeline.pipeline import stage_named, stage_of
 from ssld_pipeline.stages.stage import ArtifactStage, Setup, Stage, TrainData, TrainStage
-from ssld_pipeline.stages.student import MODEL_FILE
-from ssld_pipeline.store.workspace import MODEL_STAGES, Workspace
+from ssld_pipeline.store.workspace import Workspace
+from ssld_pipeline.training.job import MODEL_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -62,7 +62,7 @@ class StandIns:
         return self._found[name]
 
     def _stand_in(self, name: str) -> Path:
-        if name in MODEL_STAGES:
+        if isinstance(stage_named(self.state.config, name), TrainStage):
             return self._untrained(name)
         if name != "hold_out":
             return self.sampled_index
@@ -119,6 +119,7 @@ class StandIns:
         protected, teacher = self.rows(("protected",)), self.rows(("teacher",))
         validation = spread(protected.filter(pc.is_valid(protected["class_id"])), self._num_validated)
         labeled_uris = self._table("labeled", labeled)
+        inputs = {name: self._table(f"input-{name}", self.rows((name,))) for name in self._trained_on}
         return TrainData(
             manifest=(*labeled_uris, *self._table("manifest", mined)),
             labeled=labeled_uris,
@@ -127,7 +128,12 @@ class StandIns:
             num_labeled=self.num_images(("labeled",)),
             num_mined=self.num_mined,
             soft_labels=tuple(labels.tables["soft_labels"].uris()),
+            inputs=inputs,
         )
+
+    @property
+    def _trained_on(self) -> tuple[str, ...]:
+        return self.state.survey.inputs_of(TRAINED_ON_ROLES)
 
     @property
     def _labels(self) -> Workspace:

@@ -33,6 +33,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from ssld_pipeline.config.placement import PlacementConfig
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.pipeline import stage_named
+from ssld_pipeline.runner.engine import Training
 from ssld_pipeline.runner.local_engine import LocalEngine
 from ssld_pipeline.runner.on_ray.resources import ClusterResources, ResourceRequest
 from ssld_pipeline.runner.units import Unit
@@ -88,18 +89,21 @@ class RayEngine:
         self._resources.require(self._training_request(spec))
 
     def fit(
-        self, spec: WorkerSpec, data: TrainData, folder: str, fingerprint: str, at_step: Callable[[int], None]
-    ) -> dict[str, Any]:
-        """One process is a task; several are Ray Train's, around the same loop, whose checkpoints are in ``folder``."""
-        gpu = self._gpus_for(spec, training=True)
+        self, trainings: Sequence[Training], data: TrainData, at_step: Callable[[int], None]
+    ) -> list[dict[str, Any]]:
+        """One process is a task; several are Ray Train's, around the same loop, whose checkpoints are in the folders of
+        the trainings."""
+        first = trainings[0].spec
+        gpu = self._gpus_for(first, training=True)
         share = int(ray.cluster_resources().get("CPU", 1)) // self._placement.train_workers
         threads = self._placement.train_threads or max(1, min(share, _cores_of_largest_node(gpu)))
-        spec = replace(spec, num_threads=threads, device="cuda" if gpu else "cpu")
-        with _Watch(folder, at_step):
+        device = "cuda" if gpu else "cpu"
+        placed = [replace(t, spec=replace(t.spec, num_threads=threads, device=device)) for t in trainings]
+        with _Watch(trainings[0].folder, at_step):
             if self._placement.train_workers > 1:
-                return self._fit_in_group(spec, data, folder, fingerprint)
+                return self._fit_in_group(placed, data)
             attempts = 1 + self._placement.train_failures
-            return dict(self._do(self._training_request(spec), attempts, _fit, spec, data, folder, fingerprint))
+            return list(self._do(self._training_request(first), attempts, _fit, placed, data))
 
     def _training_request(self, spec: WorkerSpec) -> ResourceRequest:
         gpus, setting = self._gpus_for(spec, training=True), f"placement.train_workers: {self._placement.train_workers}"
@@ -125,14 +129,15 @@ class RayEngine:
                     _log.warning("%s lost worker %d of %d: %s", request.why, lost + 1, attempts, why)
         raise UserError(f"{request.why} cost {attempts} workers; the last: {why}")
 
-    def _fit_in_group(self, spec: WorkerSpec, data: TrainData, folder: str, fingerprint: str) -> dict[str, Any]:
+    def _fit_in_group(self, trainings: Sequence[Training], data: TrainData) -> list[dict[str, Any]]:
         from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
+        spec, folder = trainings[0].spec, trainings[0].folder
         gpu = spec.device == "cuda"
         storage, name = files.join(folder, "ray"), uuid.uuid4().hex[:12]
         mistake = files.join(storage, f"{name}.mistake.json")
-        fit = {"spec": spec, "data": data, "folder": folder, "fingerprint": fingerprint}
+        fit = {"trainings": list(trainings), "data": data}
         trainer = TorchTrainer(
             _train_worker,
             train_loop_config={"mistake": mistake, "fit": fit},
@@ -164,7 +169,7 @@ class RayEngine:
             files.remove(storage)
             if found:
                 raise UserError(found["error"])
-        return dict(files.read_json(files.join(folder, "outcome.json"))["metrics"])
+        return list(files.read_json(files.join(folder, "outcome.json"))["metrics"])
 
     def close(self) -> None:
         ray.shutdown()
@@ -180,8 +185,8 @@ class RayEngine:
         return int(ray.cluster_resources().get("GPU", 0) > 0)
 
 
-def _fit(spec: WorkerSpec, data: TrainData, folder: str, fingerprint: str) -> dict[str, Any]:
-    return LocalEngine().fit(spec, data, folder, fingerprint, lambda step: None)
+def _fit(trainings: Sequence[Training], data: TrainData) -> list[dict[str, Any]]:
+    return LocalEngine().fit(trainings, data, lambda step: None)
 
 
 def _train_worker(config: dict[str, Any]) -> None:
@@ -196,12 +201,13 @@ def _train_worker(config: dict[str, Any]) -> None:
     from ssld_pipeline.training.group import Group
 
     fit = config["fit"]
-    if fit["spec"].device == "cuda":
+    first = fit["trainings"][0]
+    if first.spec.device == "cuda":
         import torch
 
         torch.cuda.set_device(ray.train.torch.get_device())  # every worker of a node sees all its GPUs
     # The word of one, since a file system may show the file to one node sooner than to another.
-    if Group.current(fit["spec"].device).broadcast_from_rank0(files.exists(config["mistake"])):
+    if Group.current(first.spec.device).broadcast_from_rank0(files.exists(config["mistake"])):
         return
     try:
         metrics = _fit(**fit)
@@ -209,7 +215,7 @@ def _train_worker(config: dict[str, Any]) -> None:
         files.write_json(config["mistake"], {"error": str(error)})
         raise
     if ray.train.get_context().get_world_rank() == 0:
-        files.write_json(files.join(fit["folder"], "outcome.json"), {"metrics": metrics})
+        files.write_json(files.join(first.folder, "outcome.json"), {"metrics": metrics})
 
 
 class _Watch:

@@ -12,10 +12,12 @@ from ssld_pipeline.runner.planned import StagePlan, UnitPlan
 from ssld_pipeline.runner.progress import StageReport
 from ssld_pipeline.runner.state import State
 from ssld_pipeline.runner.units import Unit, same_but_config, settings_payload, whole_unit
-from ssld_pipeline.stages.stage import Stage
+from ssld_pipeline.stages.stage import Stage, TrainStage
+from ssld_pipeline.store.artifacts import Record
 from ssld_pipeline.store.damage import DamagedFile
-from ssld_pipeline.store.fingerprints import digest, explain_change
+from ssld_pipeline.store.fingerprints import Fingerprint, digest, explain_change
 from ssld_pipeline.store.part import Part
+from ssld_pipeline.training.job import MODEL_FILE
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,32 @@ def plan_artifact(stage: Stage, unit: Unit, state: State) -> UnitPlan:
         return UnitPlan(unit.name, "run", (f"{damage.uri}: {damage.why}",), unit)
     if record is None:
         return UnitPlan(unit.name, "run", ("not made yet",), unit)
-    if record.fingerprint == unit.fingerprint:
+    settings = _as_recorded_today(stage, record, state)
+    if Fingerprint(digest(settings), record.fingerprint.inputs) == unit.fingerprint:
         lost = artifact.lost(record) or state.lost(stage, unit.name, ())
         return UnitPlan(unit.name, "run", (lost,), unit) if lost else UnitPlan(unit.name, "reuse", (), unit)
-    changes = _explain(stage, record.settings, unit, state)
+    changes = _explain(stage, settings, unit, state)
     if record.fingerprint.inputs != unit.fingerprint.inputs:
         changes.append("its input rows changed")
     return UnitPlan(unit.name, "run", tuple(changes), unit)
+
+
+def _as_recorded_today(stage: Stage, record: Record, state: State) -> Mapping[str, Any]:
+    """The settings of a record; of a model of an earlier version as this one would have recorded them."""
+    if not isinstance(stage, TrainStage):
+        return record.settings
+    settings = stage.modernise(state.config, len(state.survey.classes), record.settings, record.figures)
+    if settings is None:
+        return record.settings
+    artifacts = {name: _weights_of(name, content, state) for name, content in settings.get("artifacts", {}).items()}
+    return {**settings, "artifacts": artifacts} if artifacts else settings
+
+
+def _weights_of(name: str, content: str, state: State) -> str:
+    """The digest of a model's weights in place of that of all its files, if it is still that model."""
+    record = state.workspace.artifact(name).usable_record()
+    is_that = name in state.config.nodes and record and record.content == content
+    return record.files[MODEL_FILE] if record and is_that else content
 
 
 def changes_of(stage: Stage, unit: Unit, committed: list[Part], state: State) -> list[str]:
@@ -93,6 +114,9 @@ def _covers(stage: Stage, committed: Mapping[str, Any], wanted: Mapping[str, Any
 def _explain(stage: Stage, committed: Mapping[str, Any], unit: Unit, state: State) -> list[str]:
     """What differs from the settings something was made with; of class lists what a person can read."""
     lines = explain_change(committed, dict(unit.settings))
+    node = state.config.nodes.get(stage.name)
+    if node and "objective" not in node.model_fields_set and any("training.objective" in line for line in lines):
+        lines.append(f"the default objective is {node.objective[0].name} now; `loss: js` keeps the former one")
     if "classes" not in committed or committed["classes"] == unit.settings.get("classes"):
         return lines
     text = explain_classes(state.class_lists, committed["classes"], state.survey.classes)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from ssld_pipeline.config.graph import place_of
 from ssld_pipeline.config.inputs import TRAINED_ON_ROLES
+from ssld_pipeline.pipeline import stage_of
 from ssld_pipeline.runner.context import RunContext
+from ssld_pipeline.runner.engine import Training
 from ssld_pipeline.runner.planned import StagePlan, UnitPlan
 from ssld_pipeline.runner.progress import StageReport
 from ssld_pipeline.runner.shapes.shape import Shape, plan_artifact, whole
@@ -32,28 +37,64 @@ def plan(stage: TrainStage, state: State) -> tuple[UnitPlan, ...]:
 
 
 def bring(stage: TrainStage, plan: StagePlan, state: State, context: RunContext, report: StageReport) -> None:
-    work = [planned for planned in plan.of("run") if planned.unit]
-    if work:
-        require_guarded(state)
-    if not work:
+    """Train the stage's model, and in the same pass those of the stages it is trained together with: only where the
+    run was asked for them, and they are out of date."""
+    if stage.name in context.trained:  # in the pass of another
+        _tell(report, context.trained[stage.name])
+        report.reused = 0
+    members = _work(stage, plan.units)
+    if not members:
         context.progress.started(plan, 0)
-    for planned in work:
-        unit = planned.unit
-        assert unit is not None
-        started = time.monotonic()
-        state.check_train_data(stage)
-        folder = context.workspace.artifact(stage.name).folder(unit.fingerprint)
-        context.progress.started(StagePlan(stage.name, (planned,)), _num_steps(stage, unit, state))
-        metrics = context.engine.fit(
-            context.spec(stage), state.train_data(), folder, str(unit.fingerprint), context.progress.reached
-        )
-        bad = [Reject(r["image_id"], r["reason"], r["detail"]) for r in metrics.pop("rejects", [])]
-        part = write_reject_rows(context.workspace, stage.name, unit.name, unit.fingerprint, unit.settings, bad)
-        context.commit_rejects(stage.name, {unit.name: part})
-        metrics["num_left_out"] = _num_left_out(stage, state)
-        context.commit_artifact(stage, unit, metrics, MODEL_FILES, time.monotonic() - started)
-        report.ran, report.figures, report.num_rejects = report.ran + 1, metrics, len(bad)
-        report.num_rows = metrics.get("num_images", 0)
+        return
+    require_guarded(state)
+    members |= _others(stage, state, context)
+    started = time.monotonic()
+    for member in members:
+        state.check_train_data(member)
+    shown = StagePlan(stage.name, tuple(plan.of("run")))
+    context.progress.started(shown, _num_steps(stage, members[stage], state))
+    trainings = [
+        Training(context.spec(m), context.workspace.artifact(m.name).folder(unit.fingerprint), str(unit.fingerprint))
+        for m, unit in members.items()
+    ]
+    metrics = context.engine.fit(trainings, state.train_data(), context.progress.reached)
+    for (member, unit), own in zip(members.items(), metrics, strict=True):
+        _commit(member, unit, own, state, context, time.monotonic() - started)
+        context.trained[member.name] = own
+    _tell(report, metrics[0])
+
+
+def _work(stage: TrainStage, planned: Sequence[UnitPlan]) -> dict[TrainStage, Unit]:
+    """What is to be trained: nothing, or the one model."""
+    units = [unit_plan.unit for unit_plan in planned if unit_plan.action == "run" and unit_plan.unit]
+    return dict.fromkeys([stage], units[0]) if units else {}
+
+
+def _others(stage: TrainStage, state: State, context: RunContext) -> dict[TrainStage, Unit]:
+    found: dict[TrainStage, Unit] = {}
+    for name in stage.together:
+        if name != stage.name and name in context.chosen:
+            other = stage_of(state.config, name, TrainStage)
+            found |= _work(other, plan(other, state))
+    return found
+
+
+def _commit(
+    stage: TrainStage, unit: Unit, metrics: dict[str, Any], state: State, context: RunContext, seconds: float
+) -> None:
+    """``metrics`` lose their rejects, which become a number."""
+    bad = [Reject(r["image_id"], r["reason"], r["detail"]) for r in metrics.pop("rejects", [])]
+    part = write_reject_rows(context.workspace, stage.name, unit.name, unit.fingerprint, unit.settings, bad)
+    context.commit_rejects(stage.name, {unit.name: part})
+    metrics["num_left_out"] = _num_left_out(stage, state)
+    context.commit_artifact(stage, unit, dict(metrics), MODEL_FILES, seconds)
+    metrics["num_rejects"] = len(bad)
+
+
+def _tell(report: StageReport, metrics: dict[str, Any]) -> None:
+    figures = dict(metrics)
+    report.num_rejects = figures.pop("num_rejects")
+    report.ran, report.figures, report.num_rows = 1, figures, figures.get("num_images", 0)
 
 
 def require_guarded(state: State) -> None:
@@ -68,8 +109,10 @@ def require_batches(stage: TrainStage, state: State) -> None:
     after days of labels. Of those that train reads there will be as many as are selected, at most all; what is left out
     is known later, and the training counts again."""
     roles = stage.roles(state.config) or ("labeled", "pool")
-    num_images = sum(part.num_rows for part in state.catalog_parts(roles))
-    require_a_batch(stage.name, state.config.trainings()[stage.name], roles, num_images)
+    num_images, recipe = sum(part.num_rows for part in state.catalog_parts(roles)), state.config.recipes()[stage.name]
+    node = state.config.nodes.get(stage.name)
+    labelled_only = node is None or node.learns_labels_only
+    require_a_batch(stage.name, place_of(state.config, stage.name), recipe, roles, num_images, labelled_only)
 
 
 def _outline(stage: TrainStage, state: State) -> TrainJob:

@@ -1,0 +1,271 @@
+"""The graph of trainings: which nodes a config names, what each takes from presets and from ``train``, and its checks.
+
+The sections ``train``, ``finetune`` and ``baseline`` are nodes of these names with defaults of their own; all others
+are under ``trainings``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ssld_pipeline.config.inputs import TRAINED_ON_ROLES
+from ssld_pipeline.config.presets import read_preset
+
+if TYPE_CHECKING:
+    from ssld_pipeline.config.run import RunConfig
+    from ssld_pipeline.config.training import TrainingConfig
+
+SECTIONS = ("baseline", "train", "finetune")
+"""Nodes with a section of their own, in the order in which they run where nothing else orders them."""
+
+RESERVED = frozenset(
+    (
+        *(
+            "catalog",
+            "index_protected",
+            "check_dedupe",
+            "guard_training",
+            "find_copies",
+            "look",
+            "group_pool",
+            "dedupe",
+        ),
+        *("hold_out", "fit_teacher", "check_teacher", "label", "select", "evaluate"),
+        *("duplicates", "pairs", "looks", "repeats", "soft_labels", "manifest", "evaluations", "rejects"),
+        *("labeled", "protected", "pool", "teacher", "stored", "removals", "model", "last", "ema"),
+    )
+)
+"""Names of stages, tables, roles and of what else stands where the name of a training may stand."""
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_OF_ONE_NODE = ("preset", "init", "data", "head", "together")
+_LEARNT_FROM = ("objective", "loss", "temperature")
+_OF_ONE_PASS = ("batch_size", "images_per_norm", "seed", "image_size", "min_crop_area", "augment", "epochs", "steps")
+
+Origins = dict[str, dict[str, str]]
+"""By node, and its key: where the value comes from."""
+
+
+def resolve(data: Mapping[str, Any]) -> tuple[dict[str, Any], Origins]:
+    """The config as written, with every node's preset and inherited keys filled in. ValueError for an unknown preset.
+
+    Values that are no mappings are left for the validation that follows.
+    """
+    data = dict(data)
+    if data.get("trainings") is None and "train" not in data:
+        data["train"] = {}
+    origins: Origins = {}
+    for section in SECTIONS:
+        if isinstance(data.get(section), dict):
+            data[section], origins[section] = _with_preset(section, data[section])
+    for section in ("finetune", "baseline"):
+        if isinstance(data.get(section), dict):
+            train = data.get("train")
+            _inherit(section, data[section], origins[section], train if isinstance(train, dict) else {})
+    if isinstance(data.get("trainings"), dict):
+        nodes = {}
+        for name, node in data["trainings"].items():
+            nodes[name] = {} if node is None else node
+            if isinstance(nodes[name], dict):
+                nodes[name], origins[str(name)] = _with_preset(f"trainings.{name}", nodes[name])
+        data["trainings"] = nodes
+    return data, origins
+
+
+def _with_preset(place: str, node: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Mappings, such as ``student``, are merged key by key."""
+    origins = dict.fromkeys(node, "config")
+    preset = node.get("preset")
+    if not isinstance(preset, str):
+        return dict(node), origins
+    try:
+        found = read_preset(preset)
+    except ValueError as error:
+        raise ValueError(f"{place}.preset: {error}") from None
+    if any(key in node for key in _LEARNT_FROM):
+        found = {key: value for key, value in found.items() if key not in _LEARNT_FROM}
+    merged = {**found, **node}
+    for key, value in found.items():
+        if isinstance(value, dict) and isinstance(node.get(key), dict):
+            merged[key] = {**value, **node[key]}
+    return merged, dict.fromkeys(found, f"preset {preset}") | origins
+
+
+def _inherit(section: str, own: dict[str, Any], origins: dict[str, str], train: Mapping[str, Any]) -> None:
+    """Fill ``own`` with what the section takes from ``train``, and with its own defaults."""
+    not_taken = set(_OF_ONE_NODE)
+    if "epochs" in own or section == "baseline":
+        not_taken.add("steps")
+    defaults: dict[str, Any] = {"init": "train", "data": "labeled"} if section == "finetune" else {"data": "labeled"}
+    if section == "baseline" and not any(key in own for key in ("objective", "loss")):
+        defaults |= {"loss": "ce", "teacher": None}
+    if "objective" in own or section == "baseline":
+        not_taken.update(_LEARNT_FROM)
+    elif "loss" in own or "temperature" in own:
+        not_taken.add("objective")
+    inherited = {key: value for key, value in train.items() if key not in not_taken and key not in own}
+    own_defaults = {key: value for key, value in defaults.items() if key not in own}
+    own.update(inherited | own_defaults)
+    origins.update(dict.fromkeys(inherited, "train") | dict.fromkeys(own_defaults, f"default of {section}"))
+
+
+def place_of(config: RunConfig, name: str) -> str:
+    """Where the settings of a node are in the config, for messages."""
+    if name == "fit_teacher":
+        return "teacher.fit"
+    return name if name in SECTIONS and getattr(config, name) is not None else f"trainings.{name}"
+
+
+def ordered(nodes: Mapping[str, TrainingConfig]) -> tuple[str, ...]:
+    """The names of all nodes, each after those that it starts from or learns from; else as they are written.
+
+    Nodes of one pass stand together, so that all that any of them needs is made before. ValueError for a cycle.
+    """
+    passes = {name: group for group in groups(nodes) for name in group}
+    found: list[str] = []
+    waiting: list[str] = []
+
+    def visit(name: str) -> None:
+        group = passes[name]
+        if name in found:
+            return
+        if name in waiting:
+            circle = " -> ".join([*waiting[waiting.index(name) :], name])
+            raise ValueError(f"trainings form a cycle: {circle}; see init, teacher and together of each")
+        waiting.extend(group)
+        for member in group:
+            for other in depends_on(nodes[member]):
+                if other in nodes:
+                    visit(other)
+        del waiting[-len(group) :]
+        found.extend(group)
+
+    for name in nodes:
+        visit(name)
+    return tuple(found)
+
+
+def depends_on(node: TrainingConfig) -> tuple[str, ...]:
+    """The nodes whose models it reads."""
+    return tuple(name for name in (node.init_node, node.teacher_node) if name)
+
+
+def groups(nodes: Mapping[str, TrainingConfig]) -> list[tuple[str, ...]]:
+    """The nodes that are trained in one pass, each group in the order of the config; most are by themselves."""
+    group = {name: {name} for name in nodes}
+    for name, node in nodes.items():
+        if node.together in nodes and node.together is not None:
+            joined = group[name] | group[node.together]
+            for member in joined:
+                group[member] = joined
+    found: list[tuple[str, ...]] = []
+    for name in nodes:
+        own = tuple(other for other in nodes if other in group[name])
+        if own not in found:
+            found.append(own)
+    return found
+
+
+def mistakes(config: RunConfig) -> Iterator[str]:
+    """Every mistake of the graph, as a line that names the key."""
+    nodes = config.nodes
+    yield from _bad_names(config)
+    wrong = list(_unknown_names(config))
+    yield from wrong
+    if wrong:
+        return
+    try:
+        ordered(nodes)
+    except ValueError as error:
+        yield str(error)
+        return
+    yield from _missing_networks(config)
+    yield from _other_networks(config)
+    yield from _different_passes(config)
+
+
+def _bad_names(config: RunConfig) -> Iterator[str]:
+    for name in config.trainings:
+        if name in SECTIONS and getattr(config, name) is not None:
+            yield f"trainings.{name}: there is a section {name!r} too; give one of them"
+        elif name in RESERVED or name in config.named_inputs():
+            yield f"trainings.{name}: {name!r} already means something else here; choose another name"
+        elif not _NAME.fullmatch(name):
+            yield f"trainings.{name}: a name must be of a-z, 0-9 and _, and begin with a letter"
+
+
+def _unknown_names(config: RunConfig) -> Iterator[str]:
+    nodes = config.nodes
+    for name, node in nodes.items():
+        place, others = place_of(config, name), [other for other in nodes if other != name]
+        for key, value, more in (
+            ("init", node.init_node, ["a weights file (with / or .)"]),
+            ("teacher", node.teacher_node, ["teacher", "stored", "null"]),
+            ("together", node.together, []),
+        ):
+            if value is not None and value not in others:
+                if value == name:
+                    yield f"{place}.{key}: {value!r} is this training itself"
+                else:
+                    yield f"{place}.{key}: {value!r} is no training; {_hint(value, others, more)}"
+        yield from _unknown_data(config, place, node)
+
+
+def _unknown_data(config: RunConfig, place: str, node: TrainingConfig) -> Iterator[str]:
+    if node.data in ("manifest", "labeled"):
+        return
+    inputs = config.named_inputs()
+    labelled = [name for name, (role, _) in inputs.items() if role in TRAINED_ON_ROLES]
+    if node.data in labelled:
+        return
+    role = inputs[node.data][0] if node.data in inputs else None
+    if role == "protected":
+        yield f"{place}.data: {node.data!r} is a protected input, and no training may read it"
+    elif role == "pool":
+        yield f"{place}.data: {node.data!r} is a pool, which has no labels; its mined images are in 'manifest'"
+    else:
+        yield f"{place}.data: {node.data!r} is no input; {_hint(node.data, ['manifest', 'labeled', *labelled], [])}"
+
+
+def _missing_networks(config: RunConfig) -> Iterator[str]:
+    missing = [place_of(config, name) for name in config.nodes if config.network_of(name) is None]
+    if missing:
+        yield f"student: missing, and no network is named in {', '.join(missing)}"
+
+
+def _other_networks(config: RunConfig) -> Iterator[str]:
+    """A node that starts from another and names another network than that one's."""
+    for name, node in config.nodes.items():
+        start = config.network_of(node.init_node) if node.init_node else None
+        own = node.student
+        if start and own and (own.model, own.model_args) != (start.model, start.model_args):
+            yield (
+                f"{place_of(config, name)}.student is {own.model}, but init: {node.init} is {start.model}; "
+                f"leave student out, or start from a training of the same network"
+            )
+
+
+def _different_passes(config: RunConfig) -> Iterator[str]:
+    """Nodes that are to be trained together, and cannot."""
+    nodes = config.nodes
+    for first, *others in groups(nodes):
+        for other in others:
+            one, two = nodes[first], nodes[other]
+            keys = ("data", "teacher", *(("teacher_batch_norm",) if one.teacher else ()), *_OF_ONE_PASS)
+            for key in keys:
+                if getattr(one, key) != getattr(two, key):
+                    setting = "norm_batch" if key == "images_per_norm" else key
+                    yield (
+                        f"{place_of(config, other)}.{setting} is {getattr(two, key)}, but {first!r}, with which it is "
+                        f"trained together, has {getattr(one, key)}; make them equal, or leave together out"
+                    )
+
+
+def _hint(name: str, known: Iterable[str], more: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"known: {', '.join([*known, *more])}" if [*known, *more] else "there is no other"

@@ -1,0 +1,35 @@
+"""Cross entropy against class numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from ssld_pipeline.terms.term import Signals, Term
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class HardCe(Term):
+    """Cross entropy against the class of an image; needs no teacher."""
+
+    needs_teacher: ClassVar[bool] = False
+
+    term: Literal["hard_ce"] = "hard_ce"
+    rows: Literal["labeled", "all"] = "labeled"
+    """labeled: only images with a true class count. all: others count with the class they were selected for."""
+
+    def per_row(self, signals: Signals) -> Tensor:
+        from torch.nn.functional import cross_entropy
+
+        logits = signals.student
+        precise = logits if logits.itemsize == 8 else logits.float()
+        return cross_entropy(
+            precise, self._targets(signals.class_ids, signals.mined_ids).clamp(min=0), reduction="none"
+        )
+
+    def counted(self, class_ids: Tensor, mined_ids: Tensor) -> Tensor:
+        return self._targets(class_ids, mined_ids) >= 0
+
+    def _targets(self, class_ids: Tensor, mined_ids: Tensor) -> Tensor:
+        return mined_ids if self.rows == "all" else class_ids
