@@ -154,15 +154,22 @@ def test_teacher_data_are_an_input_of_their_own(tmp_path: Path) -> None:
 
 def test_batches_that_the_training_processes_cannot_share_are_told_at_once(tmp_path: Path) -> None:
     """The publication's batches on its 24 GPUs: train's could be shared."""
-    teacher = {**mini.settings()["teacher"], "fit": {"batch_size": 64}}
+    teacher = {**mini.settings()["teacher"], "fit": {"batch_size": 64, "norm_batch": 8}}
     train, finetune = {"batch_size": 5760, "norm_batch": 240}, {"batch_size": 2048, "norm_batch": 256}
-    teacher["fit"] |= {"norm_batch": 8}
     changes = {"train": train, "finetune": finetune, "teacher": teacher}
     said = message(tmp_path, "placement={train_workers: 24}", **changes)
-    assert "24 training processes" in said and "train:" not in said
+    assert "24 training processes" in said and "of train " not in said
     assert "the 8 norm batches of teacher.fit" in said and "the 8 norm batches of finetune" in said
     assert load(tmp_path, "placement={train_workers: 8}", **changes).placement.train_workers == 8
     assert load(tmp_path, "placement={train_workers: 24, runner: local}", **changes).placement.runner == "local"
+
+
+def test_a_training_takes_the_numbers_of_processes_that_divide_its_norm_batches(tmp_path: Path) -> None:
+    changes = {"train": {"batch_size": 5760, "norm_batch": 240}, "finetune": None, "baseline": None}
+    placement = load(tmp_path, "placement={train_workers: [5, 16]}", **changes).placement
+    assert placement.workers_for(24) == (6, 8, 12) and placement.workers_for(32) == (8, 16)
+    assert "13 to 23 training processes" in message(tmp_path, "placement={train_workers: [13, 23]}", **changes)
+    assert "[fewest, most]" in message(tmp_path, "placement={train_workers: [8, 2]}", **changes)
 
 
 # --set

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from ssld_pipeline.config.load import load_config
-from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.export.model import WEIGHTS_FILE
+from ssld_pipeline.models.build import has_model
 from ssld_pipeline.pipeline import stage_named
 from ssld_pipeline.stages.stage import TrainStage
 from ssld_pipeline.stages.teacher import networks_of
@@ -67,22 +67,16 @@ def worker_groups(rayjob: dict[str, Any]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_config_loads(path: Path) -> None:
     config = load_config(path)
-    for name, section in trainings(config).items():
-        assert section.batch_size % config.placement.train_workers == 0, f"{name}: {section.batch_size}"
+    for name, recipe in config.recipes().items():
+        assert config.placement.workers_for(recipe.num_micro_batches), f"{name}: {recipe.batch_size}"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_config_names_networks_that_exist(path: Path) -> None:
-    import timm
-
     config = load_config(path)
-    for model in (config.teacher.model, config.student.model):
-        assert timm.is_model(model.removeprefix("timm:")), model
-
-
-def trainings(config: RunConfig) -> dict[str, Any]:
-    found = {name: getattr(config, name) for name in ("train", "finetune", "baseline")}
-    return {name: section for name, section in {**found, "fit": config.teacher.fit}.items() if section}
+    students = [config.network_of(name) for name in config.nodes]
+    for model in {config.teacher.model, *(student.model for student in students if student)}:
+        assert has_model(model), model
 
 
 def test_clothing_stays_in_the_ignored_folder() -> None:
@@ -183,7 +177,7 @@ def test_rayjob_starts_files_that_the_image_holds(run_pipeline: Any, rayjob: dic
 def test_rayjob_has_the_gpus_its_config_asks_for(rayjob: dict[str, Any]) -> None:
     config = load_config(in_checkout(shlex.split(rayjob["spec"]["entrypoint"])[2]))
     gpus = [g["replicas"] * int(limits(g).get("nvidia.com/gpu", 0)) for g in worker_groups(rayjob)[1:]]
-    assert sum(gpus) >= config.placement.train_workers
+    assert sum(gpus) >= config.placement.most_train_workers
 
 
 def test_rayjob_gpu_nodes_have_the_most_cores(rayjob: dict[str, Any]) -> None:

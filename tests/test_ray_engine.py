@@ -126,6 +126,7 @@ def test_two_training_processes_make_one_model(tmp_path: Path) -> None:
         num_tars=1,
         finetune=None,
         baseline=None,
+        train={**mini.settings()["train"], "norm_batch": 4},
         placement={"train_workers": 2, "num_workers": 1, **mini.THREADS},
     )
     mini.bring(load_config(config), until="select")

@@ -233,7 +233,7 @@ def test_a_teacher_of_other_classes_is_refused_before_anything_is_done(world: Pa
         ("teacher.weights=null", "teacher.weights is null"),
         (
             "student={model: timm:vit_tiny_patch16_224, model_args: {depth: 1}}",
-            r"train.image_size: 32, but model 'timm:vit_tiny_patch16_224' takes no such image: .*doesn't match",
+            r"baseline.image_size: 32, but model 'timm:vit_tiny_patch16_224' takes no such image: .*doesn't match",
         ),
         ("student.model=timm:qwen3_vit_88m_enc", "student: model 'timm:qwen3_vit_88m_enc' gives no logits"),
         (

@@ -16,6 +16,7 @@ import trial
 from ssld_pipeline.config.load import load_config
 from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.errors import UserError
+from ssld_pipeline.runner.engine import Training
 from ssld_pipeline.runner.on_ray.engine import RayEngine
 from ssld_pipeline.runner.on_ray.resources import ClusterResources, ResourceRequest
 from ssld_pipeline.runner.work import WorkerSpec
@@ -37,7 +38,7 @@ sys.addaudithook(refuse)
 def config_of(folder: Path, **placement: Any) -> RunConfig:
     """Of a baseline of a few steps, that starts from a file of weights."""
     mini.write_teacher(folder / "student.safetensors")
-    section = {"steps": 4, "batch_size": 8, "lr": 0.05, "warmup_epochs": 0, "image_size": 32}
+    section = {"steps": 4, "batch_size": 8, "norm_batch": 4, "lr": 0.05, "warmup_epochs": 0, "image_size": 32}
     student = {"model": "timm:test_resnet", "weights": "student.safetensors"}
     return load_config(
         mini.write_config(folder, student=student, train=section, placement={**mini.THREADS, **placement})
@@ -63,7 +64,8 @@ def train(tmp_path: Path) -> Callable[..., dict[str, Any]]:
         config = config_of(tmp_path, **placement)
         spec = WorkerSpec("baseline", config, trial.CLASSES, {}, 1, "cpu")
         with cluster_of(config) as cluster:
-            return cluster.fit(spec, data, str(tmp_path / "model"), "f", lambda step: None)
+            (found,) = cluster.fit([Training(spec, str(tmp_path / "model"), "f")], data, lambda step: None)
+            return found
 
     return trained
 

@@ -35,7 +35,7 @@ RESERVED = frozenset(
         ),
         *("hold_out", "fit_teacher", "check_teacher", "label", "select", "evaluate"),
         *("duplicates", "pairs", "looks", "repeats", "soft_labels", "manifest", "evaluations", "rejects"),
-        *("labeled", "protected", "pool", "teacher", "stored", "removals", "model", "last", "ema"),
+        *("labeled", "protected", "pool", "teacher", "stored", "removals"),
     )
 )
 """Names of stages, tables, roles and of what else stands where the name of a training may stand."""
@@ -43,7 +43,7 @@ RESERVED = frozenset(
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _OF_ONE_NODE = ("preset", "init", "data", "head", "together")
 _LEARNT_FROM = ("objective", "loss", "temperature")
-_OF_ONE_PASS = ("batch_size", "images_per_norm", "seed", "image_size", "min_crop_area", "augment", "epochs", "steps")
+_OF_ONE_PASS = ("batch_size", "images_per_norm", "seed", "image_size", "min_crop_area", "augment", "steps")
 
 Origins = dict[str, dict[str, str]]
 """By node, and its key: where the value comes from."""
@@ -254,7 +254,9 @@ def _different_passes(config: RunConfig) -> Iterator[str]:
     for first, *others in groups(nodes):
         for other in others:
             one, two = nodes[first], nodes[other]
-            keys = ("data", "teacher", *(("teacher_batch_norm",) if one.teacher else ()), *_OF_ONE_PASS)
+            keys = ["data", "teacher", *_OF_ONE_PASS]
+            keys += ["teacher_batch_norm"] if one.teacher else []
+            keys += ["epochs"] if one.steps is None else []
             for key in keys:
                 if getattr(one, key) != getattr(two, key):
                     setting = "norm_batch" if key == "images_per_norm" else key

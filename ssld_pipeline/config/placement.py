@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ssld_pipeline.config.settings import Settings
+
+Workers = Annotated[int, Field(gt=0)] | tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
 
 
 class PlacementConfig(Settings):
     """Where and how fast; no field here can change a result beyond floating point and, for dedupe_on_gpu, which of two
-    near neighbours is found. One exception: train_workers, in training with batch norm."""
+    near neighbours is found."""
 
     runner: Literal["ray", "local"] = "ray"
     """ray: a cluster, or this machine as one. local: in this process, for debugging."""
@@ -23,11 +25,10 @@ class PlacementConfig(Settings):
     """null: where the cluster has one. true: nothing runs without; nodes that are still to come are waited for."""
     dedupe_on_gpu: bool = False
     """Search the protected key points on the GPU, one worker each: worth it where 64 cores or more feed it."""
-    train_workers: int = Field(1, gt=0)
-    """Processes of a training run; with GPUs, one each. Batch norm sees only the images of its own process, batch_size
-    / train_workers of them, so this is part of the recipe of a network that has it, and of one whose teacher has it and
-    teacher_batch_norm: train. The model's record says how many images they were; a run that was begun with another
-    number is not resumed, and a finished model stays as it is."""
+    train_workers: Workers = 1
+    """Processes of a training run; with GPUs, one each. [fewest, most]: as many as the cluster has room for, from one
+    attempt to the next. They share the batch_size / norm_batch parts of a batch, so their number must divide that, and
+    changes no result beyond floating point."""
     train_threads: int | None = Field(None, gt=0)
     """CPU threads of a training process's network; null: the cores of its node, shared among the processes."""
     loader_threads: int = Field(2, gt=0)
@@ -58,3 +59,27 @@ class PlacementConfig(Settings):
     fills up or has other work; then the run gives up."""
     cache: str | None = None
     """Local folder for artifacts of a remote workspace; default: a folder in the system's temporary directory."""
+
+    @model_validator(mode="after")
+    def _fewest_before_most(self) -> Self:
+        if self.fewest_train_workers > self.most_train_workers:
+            raise ValueError(f"train_workers: [fewest, most], got {list(self.train_worker_range)}")
+        return self
+
+    @property
+    def train_worker_range(self) -> tuple[int, int]:
+        """Fewest and most processes of a training run."""
+        return (self.train_workers,) * 2 if isinstance(self.train_workers, int) else self.train_workers
+
+    @property
+    def fewest_train_workers(self) -> int:
+        return self.train_worker_range[0]
+
+    @property
+    def most_train_workers(self) -> int:
+        return self.train_worker_range[1]
+
+    def workers_for(self, num_micro_batches: int) -> tuple[int, ...]:
+        """The numbers of processes that can share so many parts of a batch, ascending."""
+        fewest, most = self.train_worker_range
+        return tuple(n for n in range(fewest, min(most, num_micro_batches) + 1) if num_micro_batches % n == 0)

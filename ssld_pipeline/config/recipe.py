@@ -34,8 +34,9 @@ class RecipeSettings(Settings):
     """Images per optimiser step, over all processes together."""
     norm_batch: int | None = Field(None, gt=0)
     """Images per batch norm statistic; a divisor of batch_size. Part of the recipe, so that the number of processes is
-    not: they share the batch_size / norm_batch parts of a batch. null: batch_size where that is at most 256; above it a
-    network with batch norm needs a value. Published: 32 for the ResNets, 240 for MobileNetV3."""
+    not: they share the batch_size / norm_batch parts of a batch. null: batch_size up to 256; above it a network with
+    batch norm needs a value, and others take the largest divisor up to 256. Published: 32 for the ResNets, 240 for
+    MobileNetV3."""
     lr: float = Field(3.65625, gt=0)
     """Peak learning rate, after the warm-up."""
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -66,8 +67,13 @@ class RecipeSettings(Settings):
 
     @property
     def images_per_norm(self) -> int:
-        """Images per batch norm statistic: ``norm_batch``, or its default."""
-        return self.norm_batch or self.batch_size
+        """Images per batch norm statistic, and of what processes share: ``norm_batch``, or its default.
+
+        The default above 256, the largest divisor up to 256, serves networks without batch norm only.
+        """
+        if self.norm_batch or self.batch_size <= _LARGEST_DEFAULT_NORM_BATCH:
+            return self.norm_batch or self.batch_size
+        return next(n for n in range(_LARGEST_DEFAULT_NORM_BATCH, 0, -1) if self.batch_size % n == 0)
 
     @property
     def needs_norm_batch(self) -> bool:
@@ -84,7 +90,8 @@ class RecipeSettings(Settings):
         ignored = WITHOUT_EFFECT | ({"epochs"} if self.steps is not None else set())
         own = [name for name in RecipeSettings.model_fields if name not in ignored]
         values = self.model_dump(mode="json", include=set(own))
-        values["norm_batch"] = None if self.images_per_norm == self.batch_size else self.norm_batch
+        default = type(self).model_construct(batch_size=self.batch_size, norm_batch=None).images_per_norm
+        values["norm_batch"] = None if self.norm_batch == default else self.norm_batch
         found = written(RecipeSettings, values, FIRST_SETTINGS)
         if not self.weight_decay_norm:
             found["spared"] = "normalisation"  # models of earlier versions spared the classifier's bias, too

@@ -146,15 +146,19 @@ class RunConfig(Settings):
 
     def _uneven_batches(self) -> Iterator[str]:
         """``local`` trains in one process."""
-        workers = self.placement.train_workers if self.placement.runner == "ray" else 1
+        if self.placement.runner != "ray":
+            return
         for name, recipe in self.recipes().items():
             place, parts = place_of(self, name), recipe.num_micro_batches
-            if not recipe.needs_norm_batch and parts % workers:
-                yield (
-                    f"{workers} training processes (placement.train_workers) cannot share the {parts} norm batches of "
-                    f"{place}: batch_size {recipe.batch_size} / norm_batch {recipe.images_per_norm}; train_workers "
-                    f"must divide {parts}"
-                )
+            if self.placement.workers_for(parts):
+                continue
+            workers = self.placement.train_workers
+            wanted = workers if isinstance(workers, int) else f"{workers[0]} to {workers[1]}"
+            yield (
+                f"placement.train_workers: {wanted} training processes cannot share the {parts} norm batches of "
+                f"{place} (batch_size {recipe.batch_size} / norm_batch {recipe.images_per_norm}); it must divide "
+                f"{parts}: lower {place}.norm_batch, or take fewer processes"
+            )
 
     def _other_views(self) -> Iterator[str]:
         """Stored views that are not those a training asks for."""

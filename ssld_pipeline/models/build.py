@@ -67,14 +67,23 @@ def _create_torchvision(name: str, **arguments: Any) -> nn.Module:
     return model
 
 
+def has_model(model: str) -> bool:
+    """Whether ``<library>:<name>`` names a network that can be built."""
+    library, _, name = model.partition(":")
+    return name.partition(".")[0] in _names(library)
+
+
+def _names(library: str) -> list[str]:
+    if library == "timm":
+        return list(timm.list_models())
+    return list(torchvision.models.list_models(module=torchvision.models)) if library == "torchvision" else []
+
+
 def _check(spec: ModelSpec, library: str, name: str) -> None:
     if library not in ("timm", "torchvision") or not name:
         raise UserError(f"model {spec.model!r}: expected timm:<name> or torchvision:<name>")
-    if library == "timm":
-        # "name.tag" names pretrained weights; the file is given by `weights` here, so the tag says nothing.
-        known, wanted = timm.list_models(), name.partition(".")[0]
-    else:
-        known, wanted = torchvision.models.list_models(module=torchvision.models), name
+    # "name.tag" names pretrained weights of timm; the file is given by `weights` here, so the tag says nothing.
+    known, wanted = _names(library), name.partition(".")[0]
     if wanted not in known:
         near = difflib.get_close_matches(wanted, known, n=3) or known[:3]
         raise UserError(f"{library} has no model called {name!r}; the nearest names: {', '.join(near)}")

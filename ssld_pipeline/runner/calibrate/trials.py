@@ -257,37 +257,38 @@ class Trials:
         from ssld_pipeline.training.schedule import num_steps
 
         placement, data = self.config.placement, self.base.train_data(stage)
+        workers = placement.workers_for(self.config.recipes()[stage.name].num_micro_batches)[-1]
         job = stage.job(self.base.setup(stage), data)
         mines = "pool" in job.roles
-        total = data.num_labeled + data.num_mined if mines else self.base.num_images(job.roles)
+        total = data.num_labeled + data.num_mined if mines else self.base.num_images(stage.roles(self.config))
         steps, batch_size, notes = (
             num_steps(job.settings, total),
             job.settings.batch_size,
-            self._training_notes(job, mines),
+            self._training_notes(job, mines, workers),
         )
         if self.on_gpus and self.device == "cpu":
-            found = self._elsewhere(stage, steps * batch_size, min(placement.train_workers, self.machines.gpus))
+            found = self._elsewhere(stage, steps * batch_size, min(workers, self.machines.gpus))
             return replace(found, to_do=steps, unit="steps", notes=(*found.notes, *notes))
-        share = min(self.machines.cpus // placement.train_workers, self.machines.node_cpus)
+        share = min(self.machines.cpus // workers, self.machines.node_cpus)
         threads = min(placement.train_threads or max(1, share), os.cpu_count() or 1)
         execution = Execution(threads, placement.loader_threads, self.device, placement.amp)
         validated = min(_VALIDATED[self.device], len(self.base.rows(("protected",)))) if job.settings.validations else 0
         folder = self.scratch / f"trial-{stage.name}"
-        speed = measure_training(job, execution, placement.train_workers, validated, self.seconds, folder)
+        speed = measure_training(job, execution, workers, validated, self.seconds, folder)
         seen = job.settings.validations * self.base.num_images(("protected",))
-        found = of_training(stage.name, steps, batch_size, speed, placement.train_workers, seen, self.feed)
+        found = of_training(stage.name, steps, batch_size, speed, workers, seen, self.feed)
         return replace(
             found,
-            gpus=placement.train_workers if self.device == "cuda" else 0,
+            gpus=workers if self.device == "cuda" else 0,
             gigabytes=2 * self.base.model_bytes(stage.name) / 1e9,  # in its folder, and published
             notes=(*found.notes, *notes),
         )
 
-    def _training_notes(self, job: TrainJob, mines: bool) -> tuple[str, ...]:
+    def _training_notes(self, job: TrainJob, mines: bool, workers: int) -> tuple[str, ...]:
         notes = []
         if mines and job.settings.steps is None and "select" in self.base.stale:
             notes.append(f"taken to mine {self.base.num_mined:,} images, the most that select can")
-        workers = self.config.placement.train_workers
         if self.on_gpus and workers < self.machines.gpus:
-            notes.append(f"placement.train_workers is {workers}: {self.machines.gpus - workers} GPUs stand idle")
+            idle = self.machines.gpus - workers
+            notes.append(f"{workers} training processes (placement.train_workers): {idle} GPUs stand idle")
         return tuple(notes)

@@ -62,7 +62,7 @@ class RayEngine:
         # "local": without it Ray would join whatever cluster was last started on this machine.
         # As many CPUs as the largest request, or it would wait for ever on a machine that has fewer.
         of_worker = placement.cpus_per_worker + placement.decode_workers
-        cores = max(os.cpu_count() or 1, placement.train_workers, of_worker)
+        cores = max(os.cpu_count() or 1, placement.most_train_workers, of_worker)
         own = {} if address else {"include_dashboard": False, "num_cpus": cores}
         self._resources = ClusterResources(placement.room_wait_s, grows=bool(address))
         try:
@@ -95,20 +95,26 @@ class RayEngine:
         the trainings."""
         first = trainings[0].spec
         gpu = self._gpus_for(first, training=True)
-        share = int(ray.cluster_resources().get("CPU", 1)) // self._placement.train_workers
+        workers = self._workers_of(first)
+        share = int(ray.cluster_resources().get("CPU", 1)) // workers[-1]
         threads = self._placement.train_threads or max(1, min(share, _cores_of_largest_node(gpu)))
         device = "cuda" if gpu else "cpu"
         placed = [replace(t, spec=replace(t.spec, num_threads=threads, device=device)) for t in trainings]
         with _Watch(trainings[0].folder, at_step):
-            if self._placement.train_workers > 1:
-                return self._fit_in_group(placed, data)
+            if workers[-1] > 1:
+                return self._fit_in_group(placed, data, workers)
             attempts = 1 + self._placement.train_failures
             return list(self._do(self._training_request(first), attempts, _fit, placed, data))
 
+    def _workers_of(self, spec: WorkerSpec) -> tuple[int, ...]:
+        """The numbers of processes that can share a batch of this training, ascending."""
+        return self._placement.workers_for(spec.config.recipes()[spec.stage].num_micro_batches)
+
     def _training_request(self, spec: WorkerSpec) -> ResourceRequest:
+        """For the fewest processes."""
         gpus, setting = self._gpus_for(spec, training=True), f"placement.train_workers: {self._placement.train_workers}"
         less = "lower placement.train_workers, or do first what needs less: ssld run CONFIG --until select"
-        return ResourceRequest(f"{spec.stage} ({setting})", self._placement.train_workers, 1, gpus, less)
+        return ResourceRequest(f"{spec.stage} ({setting})", self._workers_of(spec)[0], 1, gpus, less)
 
     def _do(self, request: ResourceRequest, attempts: int, function: Callable[..., Any], *arguments: Any) -> Any:
         """What one task returns. Ray would try again without end a task that ended for lack of memory, so a lost worker
@@ -129,7 +135,9 @@ class RayEngine:
                     _log.warning("%s lost worker %d of %d: %s", request.why, lost + 1, attempts, why)
         raise UserError(f"{request.why} cost {attempts} workers; the last: {why}")
 
-    def _fit_in_group(self, trainings: Sequence[Training], data: TrainData) -> list[dict[str, Any]]:
+    def _fit_in_group(
+        self, trainings: Sequence[Training], data: TrainData, workers: tuple[int, ...]
+    ) -> list[dict[str, Any]]:
         from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
@@ -140,9 +148,9 @@ class RayEngine:
         fit = {"trainings": list(trainings), "data": data}
         trainer = TorchTrainer(
             _train_worker,
-            train_loop_config={"mistake": mistake, "fit": fit},
+            train_loop_config={"mistake": mistake, "fit": fit, "workers": workers},
             scaling_config=ScalingConfig(
-                num_workers=self._placement.train_workers,
+                num_workers=workers[0] if len(workers) == 1 else (workers[0], workers[-1]),
                 use_gpu=gpu,
                 resources_per_worker={"CPU": 1, "GPU": 1} if gpu else {"CPU": 1},
             ),

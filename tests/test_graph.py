@@ -1,0 +1,223 @@
+"""The graph of trainings: what a config may say of it, and what each node takes from where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mini
+import pytest
+import yaml
+
+from ssld_pipeline.config.graph import RESERVED
+from ssld_pipeline.config.load import load_config
+from ssld_pipeline.config.presets import preset_names, read_preset
+from ssld_pipeline.config.recipe import FIRST_SETTINGS, WITHOUT_EFFECT, RecipeSettings
+from ssld_pipeline.config.run import RunConfig
+from ssld_pipeline.config.training import TrainingConfig
+from ssld_pipeline.contracts import ROLES, TABLES
+from ssld_pipeline.errors import UserError
+from ssld_pipeline.pipeline import stage_of, stages
+from ssld_pipeline.stages.stage import Setup, TrainData, TrainStage
+from ssld_pipeline.store.workspace import ARTIFACT_STAGES
+from ssld_pipeline.training.job import OnlineTeacher, TrainJob
+
+SMALL = {"epochs": 1, "batch_size": 8, "lr": 0.05, "warmup_epochs": 0, "image_size": 32, "validations": 0}
+
+
+def graph(folder: Path, **trainings: Any) -> Path:
+    """A config of these trainings only; keys of SMALL are filled in."""
+    nodes = {name: {**SMALL, **node} for name, node in trainings.items()}
+    own = {k: v for k, v in mini.settings().items() if k not in ("train", "finetune", "baseline")}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump({**own, "trainings": nodes}))
+    return path
+
+
+def load(folder: Path, **trainings: Any) -> RunConfig:
+    return load_config(graph(folder, **trainings))
+
+
+def message(folder: Path, **trainings: Any) -> str:
+    with pytest.raises(UserError) as error:
+        load(folder, **trainings)
+    return str(error.value)
+
+
+def job(config: RunConfig, name: str) -> TrainJob:
+    folders = {other: Path("models", other) for other in config.nodes}
+    data = TrainData(("m",), ("l",), ("v",), ("t",), 24, 12, inputs={"more": ("x",)})
+    return stage_of(config, name, TrainStage).job(Setup(config, mini.CLASSES, folders), data)
+
+
+# What a config may say
+
+
+def test_a_config_without_trainings_trains_as_before(tmp_path: Path) -> None:
+    config = load_config(mini.write_config(tmp_path, train={"lr": 0.3}))
+    assert list(config.ordered_nodes()) == ["baseline", "train", "finetune"]
+    assert config.nodes["finetune"].init == "train" and config.nodes["finetune"].lr == 0.01
+    assert list(load(tmp_path, one={}).nodes) == ["one"], "train exists only if it is named"
+
+
+def test_stages_follow_what_they_start_from_and_learn_from(tmp_path: Path) -> None:
+    config = load(tmp_path, small={"teacher": "big"}, big={"init": "start"}, start={})
+    assert list(config.ordered_nodes()) == ["start", "big", "small"]
+    names = [stage.name for stage in stages(config)]
+    assert names.index("select") < names.index("start") and names[-1] == "evaluate"
+
+
+@pytest.mark.parametrize(
+    ("trainings", "says"),
+    [
+        ({"a": {"init": "b"}, "b": {"teacher": "a"}}, "trainings form a cycle: a -> b -> a"),
+        ({"a": {"init": "b"}, "b": {"together": "a"}}, "trainings form a cycle"),
+        ({"one": {"init": "onne"}, "other": {}}, "trainings.one.init: 'onne' is no training; known: other, a weights"),
+        (
+            {"one": {"teacher": "othr"}, "other": {}},
+            "trainings.one.teacher: 'othr' is no training; did you mean 'other'",
+        ),
+        ({"one": {"together": "two"}}, "trainings.one.together: 'two' is no training; there is no other"),
+        ({"one": {"teacher": "one"}}, "trainings.one.teacher: 'one' is this training itself"),
+        ({"one": {"data": "protected"}}, "trainings.one.data: 'protected' is a protected input"),
+        ({"one": {"data": "pool"}}, "trainings.one.data: 'pool' is a pool"),
+        ({"one": {"data": "lables"}}, "trainings.one.data: 'lables' is no input; did you mean 'labeled'?"),
+        ({"label": {}}, "trainings.label: 'label' already means something else"),
+        ({"One": {}}, "trainings.One: a name must be of a-z"),
+        (
+            {"one": {"preset": "resnet50_vd/stage3"}},
+            "trainings.one.preset: no preset is called 'resnet50_vd/stage3'; did",
+        ),
+        ({"one": {"batch_size": 12, "norm_batch": 5}}, "trainings.one.norm_batch: 5 does not divide batch_size, 12"),
+        ({"one": {"teacher": None, "objective": ["js"]}}, "trainings.one.objective: js needs a teacher"),
+        ({"one": {"objective": ["hard_ce"]}}, "trainings.one.objective: no term uses the teacher; set teacher: null"),
+        (
+            {"one": {"objective": ["symetric_kl"]}},
+            "trainings.one.objective.0: no term is called 'symetric_kl'; did you",
+        ),
+        ({"one": {"objective": [{"term": "js", "beta": 1}]}}, "trainings.one.objective.0.beta"),
+        ({"one": {"strategy": "mutual"}}, "trainings.one.strategy"),
+        ({"one": {"teacher": ["teacher", "two"]}, "two": {}}, "trainings.one.teacher"),
+        ({"a": {}, "b": {"together": "a", "data": "labeled"}}, "trainings.b.data is labeled, but 'a', with which"),
+        ({"a": {}, "b": {"together": "a", "batch_size": 4}}, "trainings.b.batch_size is 4, but 'a'"),
+        ({"a": {}, "b": {"together": "a", "norm_batch": 4}}, "trainings.b.norm_batch is 4, but 'a'"),
+        (
+            {"a": {}, "b": {"init": "a", "student": {"model": "timm:test_vit"}}},
+            "trainings.b.student is timm:test_vit, but",
+        ),
+        (
+            {"a": {"init": "w.safetensors", "student": {"model": "timm:test_vit", "weights": "w"}}},
+            "trainings.a.init: student.weights says",
+        ),
+    ],
+)
+def test_each_mistake_is_one_message_that_names_the_key(tmp_path: Path, trainings: dict[str, Any], says: str) -> None:
+    assert says in message(tmp_path, **trainings)
+
+
+def test_a_node_and_a_section_of_one_name_are_one_message(tmp_path: Path) -> None:
+    path = mini.write_config(tmp_path, trainings={"train": SMALL})
+    with pytest.raises(UserError, match=r"trainings\.train: there is a section 'train' too"):
+        load_config(path)
+
+
+def test_reserved_names_are_those_that_mean_something_else(tmp_path: Path) -> None:
+    config = load(tmp_path, one={})
+    fixed = {stage.name for stage in stages(config)} - {"one"}
+    assert fixed | set(TABLES) | set(ROLES) | {"manifest", "stored", "teacher"} <= RESERVED
+    folders = {stage.name for stage in stages(config) if stage.table is None and not isinstance(stage, TrainStage)}
+    assert folders == set(ARTIFACT_STAGES)
+
+
+# What a node takes from where
+
+
+def test_every_preset_is_a_training(tmp_path: Path) -> None:
+    assert len(preset_names()) >= 14
+    for name in preset_names():
+        node = load(tmp_path, one={"preset": name, "batch_size": 8, "norm_batch": 8}).nodes["one"]
+        assert node.preset == name
+        assert TrainingConfig.model_validate(read_preset(name)).num_micro_batches >= 8
+
+
+def test_keys_of_the_config_win_over_the_preset(tmp_path: Path) -> None:
+    preset = read_preset("mobilenetv3_large/stage1")
+    path = tmp_path / "config.yaml"
+    own = {k: v for k, v in mini.settings().items() if k not in ("train", "finetune", "baseline", "student")}
+    node = {
+        "preset": "mobilenetv3_large/stage1",
+        "lr": 0.5,
+        "student": {"model_args": {"drop_rate": 0.2}},
+        "loss": "js",
+    }
+    path.write_text(yaml.safe_dump({**own, "trainings": {"one": node}}))
+    found = load_config(path).nodes["one"]
+    assert (found.lr, found.norm_batch, found.batch_size) == (0.5, preset["norm_batch"], 5760)
+    assert found.student is not None and found.student.model == "timm:mobilenetv3_large_100"
+    assert found.student.model_args == {"drop_rate": 0.2} and found.objective[0].name == "js"
+
+
+def test_a_node_has_the_network_of_what_it_starts_from(tmp_path: Path) -> None:
+    nodes = {"a": {"student": {"model": "timm:test_vit"}}, "b": {"init": "a"}, "c": {"init": "w/x.safetensors"}}
+    config = load(tmp_path, **nodes)
+    assert [job(config, name).student.model for name in "abc"] == ["timm:test_vit"] * 2 + ["timm:test_efficientnet"]
+    assert job(config, "b").student.weights == "models/a/student.safetensors"
+    assert job(config, "c").student.weights == str(tmp_path / "w/x.safetensors")
+
+
+def test_a_finished_student_teaches_at_its_own_size(tmp_path: Path) -> None:
+    config = load(tmp_path, big={"image_size": 48, "student": {"model": "timm:test_vit"}}, small={"teacher": "big"})
+    teacher = job(config, "small").teacher
+    assert isinstance(teacher, OnlineTeacher)
+    assert (teacher.spec.model, teacher.spec.weights) == ("timm:test_vit", "models/big/student.safetensors")
+    assert teacher.image_size == 48
+
+
+def test_licences_follow_the_weights(tmp_path: Path) -> None:
+    path = graph(
+        tmp_path, big={}, small={"teacher": "big"}, plain={"teacher": None}, tuned={"init": "big", "loss": "ce"}
+    )
+    config = load_config(path, ("teacher.licence=MIT",))
+    found = {name: job(config, name).licence for name in config.nodes}
+    assert found == {"big": "MIT", "small": "MIT", "plain": None, "tuned": "MIT"}
+
+
+# Fingerprints
+
+
+def test_settings_that_came_later_are_absent_at_their_defaults(tmp_path: Path) -> None:
+    """Their defaults are part of every fingerprint ever made, so each is written here and never changes."""
+    defaults = {
+        name: field.get_default(call_default_factory=True)
+        for name, field in RecipeSettings.model_fields.items()
+        if name not in FIRST_SETTINGS | WITHOUT_EFFECT
+    }
+    assert defaults == {"norm_batch": None}
+    assert TrainingConfig(objective=("js",)).of_fingerprint()["objective"] == [{"term": "js"}]
+
+
+def test_a_new_setting_at_its_default_changes_no_fingerprint(tmp_path: Path) -> None:
+    class Later(TrainingConfig):
+        sharpness: float = 0.0
+
+    first = TrainingConfig(lr=0.1).of_fingerprint()
+    assert Later(lr=0.1).of_fingerprint() == first
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"validations": 1}, {"validations": 7}),
+        ({"crop_pct": 0.8}, {"crop_pct": 1.0}),
+        ({"max_reject_share": 0.1}, {"max_reject_share": 0.9}),
+        ({"loss": "ce", "temperature": 1.0}, {"loss": "ce", "temperature": 4.0}),
+        ({"steps": 7, "epochs": 1}, {"steps": 7, "epochs": 2}),
+        ({"batch_size": 64}, {"batch_size": 64, "norm_batch": 64}),
+        ({"teacher": None, "teacher_batch_norm": "eval"}, {"teacher": None}),
+        ({"loss": "symmetric_kl"}, {"objective": [{"term": "symmetric_kl", "weight": 1.0}]}),
+        ({"head": "new"}, {"head": "auto"}),
+    ],
+)
+def test_what_cannot_change_the_weights_changes_no_fingerprint(one: dict[str, Any], other: dict[str, Any]) -> None:
+    first, second = (TrainingConfig.model_validate(keys).of_fingerprint() for keys in (one, other))
+    assert first == second

@@ -1,0 +1,143 @@
+"""A graph of six trainings in a whole run: what reruns when a key changes, and what a model of another version is."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import mini
+import pytest
+import yaml
+
+from ssld_pipeline.config.load import load_config
+from ssld_pipeline.runner.plan import plan_run
+from ssld_pipeline.runner.survey import survey
+
+pytestmark = pytest.mark.slow
+
+RECIPE = {"steps": 3, "batch_size": 8, "lr": 0.05, "warmup_epochs": 0, "image_size": 32, "validations": 0}
+NODES: dict[str, dict[str, Any]] = {
+    "first": {},
+    "tuned": {"init": "first", "data": "labeled"},
+    "small": {"student": {"model": "timm:test_resnet"}, "teacher": "tuned"},
+    "pair": {"teacher": "tuned", "together": "small", "lr": 0.1},
+    "hard": {"data": "labeled", "loss": "ce"},
+    "last": {"init": "pair", "teacher": "stored", "teacher_batch_norm": "eval", "image_size": 32},
+}
+AFTER = {
+    "first": {"first", "tuned", "small", "pair", "last"},
+    "tuned": {"tuned", "small", "pair", "last"},
+    "small": {"small"},
+    "pair": {"pair", "last"},
+    "hard": {"hard"},
+    "last": {"last"},
+}
+CHANGES: dict[str, Any] = {
+    "steps": 4,
+    "batch_size": 4,
+    "norm_batch": 4,
+    "lr": 0.2,
+    "momentum": 0.5,
+    "weight_decay": 0.1,
+    "weight_decay_norm": False,
+    "image_size": 40,
+    "trainable": "classifier",
+    "seed": 5,
+    "objective": [{"term": "hard_ce", "weight": 2.0}, {"term": "kl", "temperature": 3.0}],
+}
+WITHOUT_EFFECT: dict[str, Any] = {"epochs": 7, "validations": 3, "max_reject_share": 0.5, "together": None}
+
+
+def write(folder: Path, nodes: dict[str, dict[str, Any]], **changes: Any) -> Path:
+    own = {k: v for k, v in mini.settings().items() if k not in ("train", "finetune", "baseline")}
+    trainings = {name: {**RECIPE, **node} for name, node in nodes.items()}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump({**own, "label": {"num_kept": 3, "views": 1}, "trainings": trainings, **changes}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which all six are trained."""
+    folder = tmp_path_factory.mktemp("graph")
+    mini.write_world(folder, num_tars=1)
+    reports = mini.bring(load_config(write(folder, NODES)))
+    assert {name for name in NODES if reports[name].ran == 1} == set(NODES)
+    return folder
+
+
+def planned(folder: Path, nodes: dict[str, dict[str, Any]], **changes: Any) -> set[str]:
+    """The stages that would do something."""
+    config = load_config(write(folder, nodes, **changes))
+    return {made.stage for made in plan_run(survey(config)) if made.changes}
+
+
+def changed(name: str, key: str, value: Any) -> dict[str, dict[str, Any]]:
+    nodes = copy.deepcopy(NODES)
+    nodes[name] = {**nodes[name], key: value}
+    return nodes
+
+
+def test_an_unchanged_graph_has_nothing_to_do(world: Path) -> None:
+    assert planned(world, NODES) == set()
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_a_changed_key_reruns_its_training_and_what_hangs_on_it(world: Path, name: str) -> None:
+    for key, value in CHANGES.items():
+        nodes = changed(name, key, value)
+        if name == "hard" and key == "objective":
+            nodes[name] = {**{k: v for k, v in nodes[name].items() if k != "loss"}, "teacher": None}
+            nodes[name]["objective"] = [{"term": "hard_ce", "rows": "labeled"}]
+        if key in ("batch_size", "norm_batch", "image_size", "seed", "steps") and name in ("small", "pair"):
+            nodes["pair"] = {**nodes["pair"], "together": None}
+        if key == "image_size" and name == "last":
+            nodes[name]["mismatched_views"] = "accept"
+        assert planned(world, nodes) == AFTER[name] | {"evaluate"}, key
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_a_key_without_effect_on_the_weights_reruns_nothing(world: Path, name: str) -> None:
+    for key, value in WITHOUT_EFFECT.items():
+        assert planned(world, changed(name, key, value)) == set(), key
+    assert planned(world, changed(name, "crop_pct", 0.9)) == {"evaluate"}
+
+
+def test_another_training_and_one_fewer_concern_no_other(world: Path) -> None:
+    assert planned(world, {**NODES, "more": {"teacher": "small"}}) == {"more", "evaluate"}
+    without = {name: node for name, node in NODES.items() if name != "hard"}
+    assert planned(world, without) == {"evaluate"}
+
+
+def test_the_weights_of_the_teacher_that_mines_concern_all_but_labels_only(world: Path) -> None:
+    teacher = {**mini.settings()["teacher"], "crop_pct": 0.9}
+    assert set(NODES) - planned(world, NODES, teacher=teacher) == {"hard"}
+
+
+def test_what_is_planned_is_what_runs(world: Path, tmp_path: Path) -> None:
+    folder = mini.copy_world(world, tmp_path / "copy")
+    config = load_config(write(folder, changed("tuned", "lr", 0.3)))
+    reports = mini.bring(config)
+    assert {name for name in NODES if reports[name].ran} == AFTER["tuned"]
+    assert not any(report.ran for name, report in mini.bring(config).items()), "all is up to date now"
+
+
+def test_a_model_that_comes_out_the_same_reruns_nothing_that_hangs_on_it(world: Path, tmp_path: Path) -> None:
+    """A lost model is trained again; its metrics tell other times, its weights are the same."""
+    folder = mini.copy_world(world, tmp_path / "copy")
+    config = load_config(write(folder, NODES))
+    (folder / "workspace" / "models" / "first" / "student.safetensors").unlink()
+    reports = mini.bring(config)
+    assert {name for name in NODES if reports[name].ran} == {"first"}
+
+
+def test_only_trains_one_and_until_trains_what_it_needs(world: Path, tmp_path: Path) -> None:
+    folder = mini.copy_world(world, tmp_path / "copy")
+    config = load_config(
+        write(folder, {**NODES, "pair": {**NODES["pair"], "lr": 0.3}, "small": {**NODES["small"], "lr": 0.3}})
+    )
+    reports = mini.bring(config, only=["pair"])
+    assert reports["pair"].ran == 1 and "small" not in reports
+    reports = mini.bring(config, until="small")
+    assert reports["small"].ran == 1 and "last" not in reports
