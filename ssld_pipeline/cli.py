@@ -107,6 +107,30 @@ def run(
 
 
 @app.command()
+def presets(json: AsJson = False) -> None:
+    """List the published recipes that the key `preset` of a training may name."""
+    from ssld_pipeline.config.presets import describe_preset, preset_names
+    from ssld_pipeline.terminal import console
+
+    rows = [{"preset": name, "description": describe_preset(name)} for name in preset_names()]
+    if json:
+        console.print_json(rows)
+    else:
+        console.print_rows(rows)
+
+
+def _print_resolved(config: Path, overrides: tuple[str, ...], json: bool) -> None:
+    from ssld_pipeline.config.resolved import as_yaml, resolved_settings
+    from ssld_pipeline.terminal import console
+
+    settings = resolved_settings(config, overrides)
+    if json:
+        console.print_json([{"key": ".".join(s.key), "value": s.value, "from": s.origin} for s in settings])
+    else:
+        typer.echo(as_yaml(settings))
+
+
+@app.command()
 def plan(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -125,8 +149,14 @@ def plan(
     ] = "",
     seconds: Annotated[float, typer.Option(min=1, help="approximate measuring time, seconds")] = 60,
     seed: Annotated[int, typer.Option(help="random seed of the sample")] = 0,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="show every setting and where it comes from, presets included")
+    ] = False,
 ) -> None:
     """Show what `run` would do and why; change nothing."""
+    if resolved:
+        _print_resolved(config, tuple(overrides or ()), json)
+        return
     from ssld_pipeline.runner.plan import plan_run
     from ssld_pipeline.runner.survey import survey
     from ssld_pipeline.terminal import console

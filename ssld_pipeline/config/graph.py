@@ -46,7 +46,7 @@ _LEARNT_FROM = ("objective", "loss", "temperature")
 _OF_ONE_PASS = ("batch_size", "images_per_norm", "seed", "image_size", "min_crop_area", "augment", "steps")
 
 Origins = dict[str, dict[str, str]]
-"""By node, and its key: where the value comes from."""
+"""By node, and its key (of a part of a mapping: ``key.part``): where the value comes from."""
 
 
 def resolve(data: Mapping[str, Any]) -> tuple[dict[str, Any], Origins]:
@@ -87,11 +87,13 @@ def _with_preset(place: str, node: dict[str, Any]) -> tuple[dict[str, Any], dict
         raise ValueError(f"{place}.preset: {error}") from None
     if any(key in node for key in _LEARNT_FROM):
         found = {key: value for key, value in found.items() if key not in _LEARNT_FROM}
-    merged = {**found, **node}
+    merged, origin = {**found, **node}, f"preset {preset}"
+    origins = dict.fromkeys(found, origin) | origins
     for key, value in found.items():
         if isinstance(value, dict) and isinstance(node.get(key), dict):
             merged[key] = {**value, **node[key]}
-    return merged, dict.fromkeys(found, f"preset {preset}") | origins
+            origins |= {f"{key}.{part}": origin for part in value if part not in node[key]}
+    return merged, origins
 
 
 def _inherit(section: str, own: dict[str, Any], origins: dict[str, str], train: Mapping[str, Any]) -> None:

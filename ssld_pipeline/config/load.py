@@ -29,6 +29,16 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> RunConfig:
     Raises UserError with one message that names every mistake.
     """
     path = Path(path)
+    data = read_settings(path, overrides)
+    try:
+        config = RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise UserError(f"config {path} is not valid:\n" + "\n".join(_explain(error))) from None
+    return _absolute(config, path.resolve().parent)
+
+
+def read_settings(path: Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The config as it is written, with its overrides, not yet validated. UserError where it is no mapping."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -39,11 +49,7 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> RunConfig:
         raise UserError(f"config {path} must hold a mapping of settings, got {type(data).__name__}")
     for override in overrides:
         _override(data, override)
-    try:
-        config = RunConfig.model_validate(data)
-    except ValidationError as error:
-        raise UserError(f"config {path} is not valid:\n" + "\n".join(_explain(error))) from None
-    return _absolute(config, path.resolve().parent)
+    return data
 
 
 def _override(data: dict[str, Any], override: str) -> None:

@@ -27,6 +27,12 @@ def preset_names() -> list[str]:
     return sorted(_names(_folder(), ""))
 
 
+def describe_preset(name: str) -> str:
+    """The first line of its file: which network, which stage, and what it reached."""
+    text = _folder().joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    return text.split("\n", 1)[0].removeprefix("# ")
+
+
 def _names(folder: Traversable, prefix: str) -> Iterator[str]:
     for entry in folder.iterdir():
         if entry.is_dir():
