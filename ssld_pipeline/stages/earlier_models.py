@@ -19,6 +19,14 @@ from ssld_pipeline.config.training import TrainingConfig
 if TYPE_CHECKING:
     from ssld_pipeline.config.run import RunConfig
 
+REPAIRED = {
+    "config.training.teacher_sees": "the teacher now sees its own image size, before it was given the student's",
+    "config.training.spared": "weight_decay_norm: false now spares normalisation layers only, before the classifier's "
+    "bias, too",
+    "config.training.head": "head: auto now keeps a classifier that has as many classes as the run, before it was lost",
+}
+"""By the name of a setting that differs: the repair that makes a model of an earlier version stale."""
+
 _OLD_SECTION = "train"
 
 

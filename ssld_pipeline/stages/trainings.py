@@ -41,7 +41,7 @@ def _stage(name: str, node: TrainingConfig, together: tuple[str, ...]) -> TrainS
         job=partial(job, name),
         artifacts=(*(("fit_teacher",) if asks_teacher else ()), *depends_on(node)),
         networks=("teacher", "student") if asks_teacher else ("student",),
-        weights=lambda config: {"student": start_file(config, name)},
+        weights=lambda config: {} if node.init_node else {"student": start_file(config, name)},
         uses_classes=True,
         is_guarded=True,
         checks=("guard_training",),

@@ -12,6 +12,7 @@ from ssld_pipeline.runner.planned import StagePlan, UnitPlan
 from ssld_pipeline.runner.progress import StageReport
 from ssld_pipeline.runner.state import State
 from ssld_pipeline.runner.units import Unit, same_but_config, settings_payload, whole_unit
+from ssld_pipeline.stages.earlier_models import REPAIRED
 from ssld_pipeline.stages.stage import Stage, TrainStage
 from ssld_pipeline.store.artifacts import Record
 from ssld_pipeline.store.damage import DamagedFile
@@ -62,23 +63,24 @@ def plan_artifact(stage: Stage, unit: Unit, state: State) -> UnitPlan:
         return UnitPlan(unit.name, "run", (f"{damage.uri}: {damage.why}",), unit)
     if record is None:
         return UnitPlan(unit.name, "run", ("not made yet",), unit)
-    settings = _as_recorded_today(stage, record, state)
+    translated = _as_recorded_today(stage, record, state)
+    settings = translated or record.settings
     if Fingerprint(digest(settings), record.fingerprint.inputs) == unit.fingerprint:
         lost = artifact.lost(record) or state.lost(stage, unit.name, ())
         return UnitPlan(unit.name, "run", (lost,), unit) if lost else UnitPlan(unit.name, "reuse", (), unit)
-    changes = _explain(stage, settings, unit, state)
+    changes = _explain(stage, settings, unit, state, is_earlier=translated is not None)
     if record.fingerprint.inputs != unit.fingerprint.inputs:
         changes.append("its input rows changed")
     return UnitPlan(unit.name, "run", tuple(changes), unit)
 
 
-def _as_recorded_today(stage: Stage, record: Record, state: State) -> Mapping[str, Any]:
-    """The settings of a record; of a model of an earlier version as this one would have recorded them."""
+def _as_recorded_today(stage: Stage, record: Record, state: State) -> Mapping[str, Any] | None:
+    """The settings of a model of an earlier version, as this one would have recorded them; None for any other."""
     if not isinstance(stage, TrainStage):
-        return record.settings
+        return None
     settings = stage.modernise(state.config, len(state.survey.classes), record.settings, record.figures)
     if settings is None:
-        return record.settings
+        return None
     artifacts = {name: _weights_of(name, content, state) for name, content in settings.get("artifacts", {}).items()}
     return {**settings, "artifacts": artifacts} if artifacts else settings
 
@@ -111,9 +113,16 @@ def _covers(stage: Stage, committed: Mapping[str, Any], wanted: Mapping[str, Any
     return same_but_config(committed, wanted) and stage.covers(committed["config"], wanted["config"])
 
 
-def _explain(stage: Stage, committed: Mapping[str, Any], unit: Unit, state: State) -> list[str]:
-    """What differs from the settings something was made with; of class lists what a person can read."""
+def _explain(
+    stage: Stage, committed: Mapping[str, Any], unit: Unit, state: State, is_earlier: bool = False
+) -> list[str]:
+    """What differs from the settings something was made with; of class lists what a person can read. ``is_earlier``:
+    by an earlier version of this program."""
     lines = explain_change(committed, dict(unit.settings))
+    if "version" in committed and committed["version"] != unit.settings.get("version"):
+        lines = [line for line in lines if not line.startswith("config.")]  # of another form altogether
+    if is_earlier:
+        lines = [REPAIRED.get(line.split(": ", 1)[0], line) for line in lines]
     node = state.config.nodes.get(stage.name)
     if node and "objective" not in node.model_fields_set and any("training.objective" in line for line in lines):
         lines.append(f"the default objective is {node.objective[0].name} now; `loss: js` keeps the former one")
