@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -256,6 +257,32 @@ def test_a_teacher_that_knows_its_classes_passes(teacher, folder, tmp_path):
     assert figures["top1"] <= figures["top5"] <= 1
     assert figures["chance"] == pytest.approx(1 / NUM_CLASSES)
     assert json.loads((tmp_path / "metrics.json").read_text()) == figures
+
+
+def test_a_teacher_is_measured_as_it_teaches(teacher, folder, tmp_path):
+    """With batch norm in train mode, in the norm batches of the trainings; a much lower accuracy is a warning."""
+    rows = labelled_rightly(teacher, folder)
+    trainings = {
+        "one": {"batch_size": 12, "norm_batch": 4},
+        "other": {"batch_size": 12, "norm_batch": 3, "teacher_batch_norm": "eval"},
+        "plain": {"loss": "ce", "batch_size": 6},
+        "large": {"batch_size": 64},
+    }
+    figures, _ = check_teacher.STAGE.build(setup_for(teacher[1], trainings=trainings), rows, tmp_path)
+    model = copy.deepcopy(teacher[0]).train()
+    order = np.random.default_rng(0).permutation(37)[:36]
+    rows = sample(rows, 2000)  # all of them, class by class in turn
+    paths, labels = [Path(uri) for uri in rows["uri"].take(order).to_pylist()], rows["class_id"].take(order).to_numpy()
+    with torch.no_grad():
+        batches = [torch.cat([view_of(path) for path in paths[i : i + 4]]) for i in range(0, 36, 4)]
+        answers = torch.cat([model(batch).argmax(dim=1) for batch in batches]).numpy()
+    assert figures["top1"] == 1
+    assert figures["top1_in_norm_batches_of_4"] == pytest.approx((answers == labels).mean())
+    assert [name for name in figures if "norm_batches" in name] == ["top1_in_norm_batches_of_4"], (
+        "64 images are not there"
+    )
+    (warning,) = figures["warnings"]
+    assert "1.000 at rest" in warning and "norm_batch 4" in warning
 
 
 def test_a_teacher_with_another_class_order_is_refused(teacher, folder, tmp_path):

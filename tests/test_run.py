@@ -322,9 +322,9 @@ def test_a_training_run_fetches_what_it_starts_from_where_it_runs(
 
     class OnAnotherMachine(LocalEngine):
         def fit(self, *args: Any) -> dict[str, Any]:
-            *shipped, at_step = args
+            *shipped, at_row = args
             shutil.rmtree(tmp_path / "cache", ignore_errors=True)
-            return super().fit(*pickle.loads(pickle.dumps(shipped)), at_step)
+            return super().fit(*pickle.loads(pickle.dumps(shipped)), at_row)
 
     monkeypatch.setattr(ArtifactStore, "fetch", fetch)
     reports = run_pipeline(survey(config), OnAnotherMachine, mini.Silent(), until="finetune")

@@ -64,7 +64,7 @@ def train(tmp_path: Path) -> Callable[..., dict[str, Any]]:
         config = config_of(tmp_path, **placement)
         spec = WorkerSpec("baseline", config, trial.CLASSES, {}, 1, "cpu")
         with cluster_of(config) as cluster:
-            (found,) = cluster.fit([Training(spec, str(tmp_path / "model"), "f")], data, lambda step: None)
+            (found,) = cluster.fit([Training(spec, str(tmp_path / "model"), "f")], data, lambda row: None)
             return found
 
     return trained

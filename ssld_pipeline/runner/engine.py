@@ -33,13 +33,13 @@ class Engine(Protocol):
         """UserError where the training run would need more at once than there is, or comes in time."""
 
     def fit(
-        self, trainings: Sequence[Training], data: TrainData, at_step: Callable[[int], None]
+        self, trainings: Sequence[Training], data: TrainData, at_row: Callable[[dict[str, Any]], None]
     ) -> list[dict[str, Any]]:
         """The final metrics of trainings that are done in one pass; each leaves its files in its folder and goes on
         from what is there.
 
         The jobs are made of ``spec`` and ``data`` where they run: what they start from is fetched to that machine.
-        ``at_step`` is told from time to time how many optimiser steps are done.
+        ``at_row`` is given rows of metrics from time to time: ``step``, the optimiser steps done, and what was found.
         """
 
     def close(self) -> None:

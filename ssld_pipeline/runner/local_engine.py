@@ -26,7 +26,7 @@ class LocalEngine:
         pass
 
     def fit(
-        self, trainings: Sequence[Training], data: TrainData, at_step: Callable[[int], None]
+        self, trainings: Sequence[Training], data: TrainData, at_row: Callable[[dict[str, Any]], None]
     ) -> list[dict[str, Any]]:
         from ssld_pipeline.training.fit import Execution, fit_together
 
@@ -42,7 +42,7 @@ class LocalEngine:
             [training.folder for training in trainings],
             fingerprints=[training.fingerprint for training in trainings],
             execution=execution,
-            report=lambda row: at_step(row["step"]),
+            report=at_row,
         )
 
     def close(self) -> None:

@@ -28,13 +28,25 @@ _MEASURED_ON = {
 }
 
 
+_WORTH_A_WARNING = 0.02
+"""A drop of top-1 by which a teacher in train mode is worse than at rest."""
+
+
 def settings(config: RunConfig) -> dict[str, Any]:
-    return {**teacher_settings(config), "min_top1": config.teacher.min_top1}
+    found = {**teacher_settings(config), "min_top1": config.teacher.min_top1}
+    return found | ({"norm_batches": batches} if (batches := list(norm_batches(config))) else {})
+
+
+def norm_batches(config: RunConfig) -> tuple[int, ...]:
+    """Images per batch norm statistic of the trainings that the teacher teaches with batch norm in train mode."""
+    teaching = [node for node in config.nodes.values() if node.teacher == "teacher"]
+    return tuple(sorted({node.images_per_norm for node in teaching if node.teacher_batch_norm == "train"}))
 
 
 def build(setup: Setup, rows: pa.Table, folder: Path) -> tuple[dict[str, Any], list[Reject]]:
     """Writes ``metrics.json``: num_images, top1 and top5 (shares; null where nothing was measured), chance, min_top1,
-    measured_on (held_out, fitted or labelled: see ``_MEASURED_ON``).
+    measured_on (held_out, fitted or labelled: see ``_MEASURED_ON``), ``top1_in_norm_batches_of_N``: with batch norm in
+    train mode, as it teaches, and ``warnings``: where that is much worse.
 
     ``rows`` are catalog rows; those with a label count, and only held-out ones where there are any. UserError where
     top-1 is below ``teacher.min_top1``, or where there is nothing to measure and a limit is set.
@@ -62,6 +74,8 @@ def build(setup: Setup, rows: pa.Table, folder: Path) -> tuple[dict[str, Any], l
         )
     if figures["num_images"] and figures["top1"] < min_top1:
         raise UserError(_too_weak(setup.config, figures, num_classes, measured_on))
+    if figures["num_images"]:
+        figures |= _measure_teaching(setup, chosen, figures["top1"])
     figures |= {"chance": 1 / num_classes, "min_top1": min_top1, "measured_on": measured_on}
     (folder / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return figures, rejects
@@ -77,6 +91,33 @@ def _measure(setup: Setup, rows: pa.Table, rejects: list[Reject]) -> dict[str, A
     found = evaluate(predictor, rows, teacher.image_size, teacher.crop_pct, num_readers)
     rejects += found.pop("rejects")
     return found if found["num_images"] else {"num_images": 0, "top1": None, "top5": None}
+
+
+def _measure_teaching(setup: Setup, rows: pa.Table, at_rest: float) -> dict[str, Any]:
+    """Top-1 of the teacher as it teaches, and a warning where it is much lower than ``at_rest``."""
+    from ssld_pipeline.models.predict import open_predictor
+    from ssld_pipeline.training.evaluate import evaluate_in_norm_batches, has_batch_norm
+
+    teacher, placement = setup.config.teacher, setup.config.placement
+    found: dict[str, Any] = {}
+    warnings = []
+    for norm_batch in norm_batches(setup.config):
+        predictor = open_predictor(
+            teacher_spec(setup), setup.device, batch_size=norm_batch, num_threads=setup.num_threads
+        )
+        if not has_batch_norm(predictor.model):
+            return {}
+        num_readers = max(placement.loader_threads, setup.num_threads)
+        top1 = evaluate_in_norm_batches(predictor, rows, teacher.image_size, teacher.crop_pct, num_readers)
+        if top1 is None:
+            continue
+        found[f"top1_in_norm_batches_of_{norm_batch}"] = top1
+        if at_rest - top1 > _WORTH_A_WARNING:
+            warnings.append(
+                f"the teacher's top-1 is {at_rest:.3f} at rest and {top1:.3f} with batch norm in train mode and "
+                f"norm_batch {norm_batch}, as it teaches; consider teacher_batch_norm: eval, or a larger norm_batch"
+            )
+    return {**found, "warnings": warnings}
 
 
 def _too_weak(config: RunConfig, figures: dict[str, Any], num_classes: int, measured_on: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -38,6 +40,7 @@ class RunView:
             disable=not out.is_terminal,
         )
         self._task: Any = None
+        self._lines = _Lines()
 
     def __enter__(self) -> RunView:
         self._bars.start()
@@ -50,19 +53,56 @@ class RunView:
         for reason, count in plan.reasons()[:3]:
             out.print(f"{plan.stage:16} {count} part(s): {reason}", markup=False)
         self._task = self._bars.add_task(plan.stage, total=total or None) if plan.of("run") else None
+        self._lines.start(plan.stage, total)
 
     def advanced(self, amount: int) -> None:
         if self._task is not None:
             self._bars.advance(self._task, amount)
+            self._lines.reach(self._lines.done + amount, "")
 
-    def reached(self, amount: int) -> None:
+    def reached(self, amount: int, note: str = "") -> None:
         if self._task is not None:
             self._bars.update(self._task, completed=amount)
+            self._lines.reach(amount, note)
 
     def finished(self, report: StageReport) -> None:
         if self._task is not None:
             self._bars.remove_task(self._task)
         out.print(_line(report), markup=False)
+        for warning in report.figures.get("warnings", ()):
+            out.print(f"{report.stage:16} warning: {warning}", markup=False)
+
+
+class _Lines:
+    """Where there is no terminal: a line every half minute on how far a stage is."""
+
+    _EVERY_S = 30.0
+
+    def __init__(self) -> None:
+        self.start("", 0)
+
+    def start(self, stage: str, total: int) -> None:
+        self._stage, self._total, self.done = stage, total, 0
+        self._first: tuple[float, int] | None = None  # a resumed training begins with many steps done
+        self._told = time.monotonic()
+
+    def reach(self, amount: int, note: str) -> None:
+        self.done, now = amount, time.monotonic()
+        self._first = self._first or (now, amount)
+        if out.is_terminal or now - self._told < self._EVERY_S:
+            return
+        self._told = now
+        out.print(_progress(self._stage, amount, self._total, self._first, now, note), markup=False)
+
+
+def _progress(stage: str, done: int, total: int, first: tuple[float, int], now: float, note: str) -> str:
+    """How many are done, how many a second, and how long the rest will take."""
+    since, begun = first
+    rate = (done - begun) / (now - since) if now > since else 0.0
+    parts = [f"{done:,} of {total:,}" if total else f"{done:,}"]
+    parts += [f"{rate:.3g}/s"] if rate else []
+    parts += [f"{timedelta(seconds=round((total - done) / rate))} left"] if rate and total > done else []
+    return f"{stage:16} {', '.join([*parts, *([note] if note else [])])}"
 
 
 def _line(report: StageReport) -> str:

@@ -89,7 +89,7 @@ class RayEngine:
         self._resources.require(self._training_request(spec))
 
     def fit(
-        self, trainings: Sequence[Training], data: TrainData, at_step: Callable[[int], None]
+        self, trainings: Sequence[Training], data: TrainData, at_row: Callable[[dict[str, Any]], None]
     ) -> list[dict[str, Any]]:
         """One process is a task; several are Ray Train's, around the same loop, whose checkpoints are in the folders of
         the trainings."""
@@ -100,7 +100,7 @@ class RayEngine:
         threads = self._placement.train_threads or max(1, min(share, _cores_of_largest_node(gpu)))
         device = "cuda" if gpu else "cpu"
         placed = [replace(t, spec=replace(t.spec, num_threads=threads, device=device)) for t in trainings]
-        with _Watch(trainings[0].folder, at_step):
+        with _Watch(trainings[0].folder, at_row):
             if workers[-1] > 1:
                 return self._fit_in_group(placed, data, workers)
             attempts = 1 + self._placement.train_failures
@@ -194,7 +194,7 @@ class RayEngine:
 
 
 def _fit(trainings: Sequence[Training], data: TrainData) -> list[dict[str, Any]]:
-    return LocalEngine().fit(trainings, data, lambda step: None)
+    return LocalEngine().fit(trainings, data, lambda row: None)
 
 
 def _train_worker(config: dict[str, Any]) -> None:
@@ -229,8 +229,8 @@ def _train_worker(config: dict[str, Any]) -> None:
 class _Watch:
     """Tells how far a training run is, from the metrics that it writes: Ray tells its controller alone."""
 
-    def __init__(self, folder: str, at_step: Callable[[int], None]) -> None:
-        self._uri, self._at_step = files.join(folder, "metrics.jsonl"), at_step
+    def __init__(self, folder: str, at_row: Callable[[dict[str, Any]], None]) -> None:
+        self._uri, self._at_row = files.join(folder, "metrics.jsonl"), at_row
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -244,7 +244,7 @@ class _Watch:
     def _follow(self) -> None:
         while not self._ended.wait(_WATCH_S):
             if files.exists(self._uri) and (lines := files.read_bytes(self._uri).splitlines()):
-                self._at_step(json.loads(lines[-1])["step"])
+                self._at_row(json.loads(lines[-1]))
 
 
 @lru_cache(maxsize=1)

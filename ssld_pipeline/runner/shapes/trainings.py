@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ssld_pipeline.pipeline import stage_of
 from ssld_pipeline.runner.context import RunContext
 from ssld_pipeline.runner.engine import Training
 from ssld_pipeline.runner.planned import StagePlan, UnitPlan
-from ssld_pipeline.runner.progress import StageReport
+from ssld_pipeline.runner.progress import Progress, StageReport
 from ssld_pipeline.runner.shapes.shape import Shape, plan_artifact, whole
 from ssld_pipeline.runner.state import State
 from ssld_pipeline.runner.units import Unit
@@ -57,11 +57,18 @@ def bring(stage: TrainStage, plan: StagePlan, state: State, context: RunContext,
         Training(context.spec(m), context.workspace.artifact(m.name).folder(unit.fingerprint), str(unit.fingerprint))
         for m, unit in members.items()
     ]
-    metrics = context.engine.fit(trainings, state.train_data(), context.progress.reached)
+    metrics = context.engine.fit(trainings, state.train_data(), lambda row: _show(row, context.progress))
     for (member, unit), own in zip(members.items(), metrics, strict=True):
         _commit(member, unit, own, state, context, time.monotonic() - started)
         context.trained[member.name] = own
     _tell(report, metrics[0])
+
+
+def _show(row: Mapping[str, Any], progress: Progress) -> None:
+    """A row of metrics."""
+    shown = {"loss": "loss", "validation_top1": "validation top-1"}
+    note = ", ".join(f"{name} {row[key]:.4g}" for key, name in shown.items() if key in row)
+    progress.reached(row["step"], note)
 
 
 def _work(stage: TrainStage, planned: Sequence[UnitPlan]) -> dict[TrainStage, Unit]:
