@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import mini
 import pyarrow as pa
 import pytest
 import yaml
@@ -17,6 +18,8 @@ from ssld_pipeline.config.load import load_config
 from ssld_pipeline.export.model import WEIGHTS_FILE
 from ssld_pipeline.models.build import has_model
 from ssld_pipeline.pipeline import stage_named
+from ssld_pipeline.runner.plan import plan_run
+from ssld_pipeline.runner.survey import survey
 from ssld_pipeline.stages.stage import TrainStage
 from ssld_pipeline.stages.teacher import networks_of
 from ssld_pipeline.store.tables import TableStore
@@ -85,6 +88,29 @@ def test_clothing_stays_in_the_ignored_folder() -> None:
     uris = [config.workspace, str(config.teacher.weights), *(item.uri for _, item in config.named_inputs().values())]
     assert [Path(uri).resolve().relative_to(ROOT).parts[:2] for uri in uris] == [("runs", "clothing")] * len(uris)
     assert list(config.named_inputs()) == ["labeled", "validation", "test", "pool", "teacher"]
+
+
+def test_one_config_trains_the_seven_students_of_the_publication(tmp_path: Path) -> None:
+    """Each in two stages, the MobileNets taught by the finished ResNet50_vd, from one mining."""
+    mini.write_inputs(tmp_path / "inputs")
+    mini.write_teacher(tmp_path / "teacher.safetensors")
+    inputs = {"labeled": "train", "protected": "validation", "pool": "pool"}
+    overrides = [f"inputs.{role}.uri={tmp_path}/inputs/{name}" for role, name in inputs.items()]
+    overrides += ["inputs.protected.format=folder", f"workspace={tmp_path}/workspace"]
+    overrides += [f"teacher.weights={tmp_path}/teacher.safetensors"]
+    config = load_config(JOBS / "configs" / "imagenet22k_ssld.yaml", tuple(overrides))
+    planned = [made.stage for made in plan_run(survey(config)) if made.changes]
+    networks = ["resnet50_vd", "resnet101_vd", "res2net200_vd", "mobilenetv3_large", "mobilenetv3_small"]
+    networks += ["mobilenetv1", "mobilenetv2"]
+    names = {f"{network}{stage}" for network in networks for stage in ("", "_finetuned")}
+    assert set(config.nodes) == names <= set(planned)
+    for network in networks:
+        first, second = config.nodes[network], config.nodes[f"{network}_finetuned"]
+        assert (first.data, second.data, second.init) == ("manifest", "labeled", network)
+        teacher = "teacher" if "res" in network else "resnet50_vd_finetuned"
+        assert first.teacher == second.teacher == teacher
+        assert planned.index(network) > planned.index("select")
+    assert planned.index("mobilenetv1") > planned.index("resnet50_vd_finetuned")
 
 
 @pytest.mark.parametrize("path", [*CONFIGS, *JOBS.glob("*.*")], ids=lambda p: p.stem)
