@@ -138,6 +138,30 @@ class RayEngine:
     def _fit_in_group(
         self, trainings: Sequence[Training], data: TrainData, workers: tuple[int, ...]
     ) -> list[dict[str, Any]]:
+        """Of ``workers`` as many as there is room for. Where there is a choice, it is made anew for every attempt: a
+        group that lost a node goes on with fewer processes, and gives the same model."""
+        from ray.train import ControllerError, WorkerGroupError
+
+        request, failures = self._training_request(trainings[0].spec), self._placement.train_failures
+        if len(workers) == 1:
+            return self._fit_in_one_group(trainings, data, request, failures)
+        for lost in range(1 + failures):
+            with self._resources.reserved(request):
+                pass
+            count = self._resources.largest(request, workers)
+            try:
+                return self._fit_in_one_group(trainings, data, replace(request, count=count), 0)
+            except (ControllerError, WorkerGroupError) as error:
+                if lost == failures:
+                    raise
+                _log.warning("%s lost one of %d processes, for the %d. time", request.why, count, lost + 1)
+                _log.warning("%s", error)
+        raise AssertionError  # the last attempt returns or raises
+
+    def _fit_in_one_group(
+        self, trainings: Sequence[Training], data: TrainData, request: ResourceRequest, failures: int
+    ) -> list[dict[str, Any]]:
+        """``request.count`` processes."""
         from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
@@ -148,9 +172,9 @@ class RayEngine:
         fit = {"trainings": list(trainings), "data": data}
         trainer = TorchTrainer(
             _train_worker,
-            train_loop_config={"mistake": mistake, "fit": fit, "workers": workers},
+            train_loop_config={"mistake": mistake, "fit": fit},
             scaling_config=ScalingConfig(
-                num_workers=workers[0] if len(workers) == 1 else (workers[0], workers[-1]),
+                num_workers=request.count,
                 use_gpu=gpu,
                 resources_per_worker={"CPU": 1, "GPU": 1} if gpu else {"CPU": 1},
             ),
@@ -158,13 +182,12 @@ class RayEngine:
                 name=name,
                 storage_path=storage,
                 failure_config=FailureConfig(
-                    max_failures=self._placement.train_failures,
-                    max_preemption_failures=self._placement.train_failures,
+                    max_failures=failures,
+                    max_preemption_failures=failures,
                     controller_failure_limit=1 + int(self._placement.room_wait_s / _GROUP_START_S),
                 ),
             ),
         )
-        request = self._training_request(spec)
         with self._resources.reserved(request):
             pass  # Ray Train asks for the same itself
         try:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
@@ -15,6 +15,7 @@ from ssld_pipeline.errors import UserError
 
 _log = logging.getLogger(__name__)
 _POLL_S = 1.0
+_TRY_S = 5.0
 _ANNOUNCE_AFTER_S = 10.0
 
 
@@ -60,6 +61,17 @@ class ClusterResources:
         with _placement_group(request) as group:
             self._wait(request, lambda: bool(group.wait(_POLL_S)), self._wait_s)
             yield group
+
+    def largest(self, request: ResourceRequest, counts: Sequence[int]) -> int:
+        """The greatest of the ascending ``counts`` for which there is room now; the first where there is for none, and
+        ``reserved`` then waits for that."""
+        for count in reversed(counts[1:]):
+            larger = replace(request, count=count)
+            if num_bundles_that_fit(larger) >= count:
+                with _placement_group(larger) as group:
+                    if group.wait(_TRY_S):
+                        return count
+        return counts[0]
 
     def _wait(self, request: ResourceRequest, is_there: Callable[[], bool], limit_s: float) -> None:
         started, told = time.monotonic(), False
