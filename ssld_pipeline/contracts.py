@@ -299,7 +299,12 @@ SOFT_LABELS = Table(
         Column("entropy", "float32", "entropy of the full distribution, to 11 significant bits", "nats"),
         Column("class_ids", "list<int32>", "the num_kept most probable classes, by falling probability"),
         Column("probs", "list<float32>", "their probabilities, rounded towards zero to 8 significant bits"),
-        Column("tail_prob", "float32", "1 minus the sum of probs: the mass not kept"),
+        Column(
+            "tail_prob",
+            "float32",
+            "probability of all other classes, before rounding, so that probs times (1 - tail_prob) / sum(probs) and "
+            "tail_prob sum to 1; in parts of older programs 1 minus the sum of the rounded probs",
+        ),
         Column("crop_left", "float32", "left edge of the view in the upright source image", "pixels"),
         Column("crop_top", "float32", "top edge of the view in the upright source image", "pixels"),
         Column("crop_width", "float32", "width of the view in the upright source image", "pixels"),

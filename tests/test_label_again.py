@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mini
 import numpy as np
+import pyarrow as pa
 import pytest
 from test_run import assert_lawful, bring, planned, ran
 
@@ -17,12 +18,16 @@ from ssld_pipeline.errors import UserError
 from ssld_pipeline.inputs.read import ImageReader
 from ssld_pipeline.kernels.soft_label import dense
 from ssld_pipeline.queries.sql import run_sql
+from ssld_pipeline.store.fingerprints import Fingerprint
 from ssld_pipeline.store.workspace import Workspace
 from ssld_pipeline.training import predictions
 from ssld_pipeline.training.data import TrainImages, read_rows
 from ssld_pipeline.training.job import StoredTeacher
 from ssld_pipeline.training.recipe import Recipe
+from ssld_pipeline.training.stored_labels import read_labels
 from ssld_pipeline.training.views import REPLAY_COLUMNS, Replay, replay_view
+from ssld_pipeline.verify.laws import verify_laws
+from ssld_pipeline.verify.recompute import recompute_labels
 
 RECIPE = Recipe(32, 0.875)
 STORED = ("label.views=2", "train.teacher=stored", "train.teacher_batch_norm=eval")
@@ -94,6 +99,89 @@ def test_more_classes_label_everything_again(folder, cut):
     bring(config, until="label")
     assert cut == {0: 24, 1: 48, 2: 48}
     assert {len(row["probs"]) for row in labels(config).values()} == {3}
+
+
+def make_old(folder: Path, change: float = 0.0) -> None:
+    """Write soft_labels as programs did before tails were exact: 1 minus the sum of the rounded probabilities.
+
+    ``change`` is added to each tail, which is never made negative.
+    """
+    table = Workspace(str(folder / "workspace")).tables["soft_labels"]
+    for part in table.parts().values():
+        settings, rows = table.settings_of(part), table.read(part).to_pylist()
+        assert settings["config"].pop("exact_tail")
+        tails = [{"tail_prob": np.float32(max(0.0, 1 - sum(row["probs"]) + change))} for row in rows]
+        old = pa.Table.from_pylist([row | tail for row, tail in zip(rows, tails, strict=True)], table.contract.schema())
+        fingerprint = Fingerprint.of(settings, table.inputs_of(part))
+        unit = {"part": part.name}
+        new = table.write(old, unit, fingerprint, settings, table.roots_of(part), inputs=table.inputs_of(part))
+        table.commit([new], [part])
+
+
+def test_labels_with_rounded_tails_serve_as_they_are(folder, cut):
+    make_old(folder)
+    config = load_config(folder / "config.yaml", STORED)
+    assert not planned(config)["label"].changes
+    assert bring(config)["train"].ran == 1
+    assert_lawful(config)
+    assert not recompute_labels(config, 1000).differences
+    cut.clear()
+    old = labels(config)
+    more = load_config(folder / "config.yaml", (*STORED, "label.views=3"))
+    assert planned(more)["label"].reasons() == [("config.views: 2 -> 3", 13)]
+    bring(more, until="label")
+    assert cut == {3: 48}
+    assert {key: row for key, row in labels(more).items() if key in old} == old
+    assert_lawful(more)
+
+
+def test_rounded_tails_are_labelled_again_for_symmetric_kl(folder, cut):
+    """Those that were kept beside new views, too; and the plan says which training wants it."""
+    exact = labels(load_config(folder / "config.yaml", STORED))
+    make_old(folder)
+    bring(load_config(folder / "config.yaml", (*STORED, "label.views=3")), until="label")
+    config = load_config(folder / "config.yaml", (*STORED, "label.views=3", "train.loss=symmetric_kl"))
+    online = load_config(folder / "config.yaml", ("train.loss=symmetric_kl",))
+    assert not planned(online)["label"].changes
+    reason = "stored tails are rounded; training train learns symmetric_kl from them"
+    assert planned(config)["label"].reasons() == [(reason, 13)]
+    cut.clear()
+    bring(config, until="label")
+    assert cut == {0: 24, 1: 48, 2: 48, 3: 48}
+    after = labels(config)
+    assert {key: after[key] for key in exact} == exact
+    assert not planned(config)["label"].changes
+    assert_lawful(config)
+
+
+def test_more_classes_of_rounded_tails_give_exact_ones(folder, cut):
+    make_old(folder)
+    more = ("label.num_kept=3", *STORED)
+    assert planned(load_config(folder / "config.yaml", more))["label"].reasons() == [("config.num_kept: 2 -> 3", 13)]
+    bring(load_config(folder / "config.yaml", more), until="label")
+    assert not planned(load_config(folder / "config.yaml", (*more, "train.loss=symmetric_kl")))["label"].changes
+
+
+def test_fewer_classes_than_are_stored_leave_the_others_to_the_tail(folder):
+    """Scaled as the classes that are read."""
+    config = load_config(folder / "config.yaml", STORED)
+    stored = labels(config, '"view" = 1')
+    image_ids = pa.array([image_id for image_id, _ in stored])
+    found = read_labels(Workspace(config.workspace).tables["soft_labels"].uris(), image_ids, num_views=1, num_kept=1)
+    for row, tail in zip(stored.values(), found.tail_probs[:, 0], strict=True):
+        second = row["probs"][1] * (1 - row["tail_prob"]) / sum(row["probs"])
+        assert tail == pytest.approx(row["tail_prob"] + second, abs=1e-6)
+    rounded = np.array([1 - row["probs"][0] for row in stored.values()])
+    assert np.abs(found.tail_probs[:, 0] - rounded).max() > 1e-4  # not what the rounding of the first left
+
+
+@pytest.mark.parametrize(("change", "is_broken"), [(-0.01, True), (-0.001, False), (0.01, True)])
+def test_a_tail_that_the_rounding_does_not_explain_breaks_the_law(folder, change, is_broken):
+    """Rounding takes less than 2^-7 of the kept probabilities, and never adds."""
+    make_old(folder, change)
+    config = load_config(folder / "config.yaml", STORED)
+    broken = {v.law.name for v in verify_laws(Workspace(config.workspace), config) if v.num_broken}
+    assert broken == ({"probs"} if is_broken else set())
 
 
 def test_another_recipe_keeps_the_evaluation_views(folder, cut):

@@ -17,9 +17,11 @@ ROUNDING_STEP = 2.0 ** (1 - SIGNIFICANT_BITS)  # of a probability, relative
 class SoftLabels:
     """N soft labels of k classes each, by falling probability, equal probabilities by rising class id.
 
-    ``probs`` are rounded towards zero to 8 significant bits; ``probs.sum(1) + tail_prob`` is 1 up to float32.
-    ``top1_prob``, which ranks images, is not rounded, and ``entropy`` (nats) to 11 bits; both are of the full
-    distribution.
+    ``probs [N, k]`` are rounded towards zero to 8 significant bits. ``tail_prob [N]`` is the mass of the other classes
+    before any rounding, in float32, also rounded towards zero; 0 where every class is kept. Hence
+    0 <= 1 - sum(probs) - tail_prob <= 2^-7 sum(probs) + 2^-23 tail_prob, and `scaled` gives readers probabilities that
+    sum to 1. ``top1_prob``, which ranks images, is not rounded, and ``entropy`` (nats) to 11 bits; both are of the
+    full distribution.
     """
 
     class_ids: NDArray[np.int32]
@@ -34,18 +36,20 @@ def from_probs(probs: NDArray[np.floating], num_kept: int, bits: int = SIGNIFICA
     """The ``num_kept`` most probable classes (or all there are) of each row of ``probs [N, classes]``, to ``bits``.
 
     Rows must be finite, not negative and sum to 1 within 1e-3: ValueError otherwise, as it means a missing softmax or
-    a network that diverged. Deterministic, and independent of the other rows.
+    a network that diverged. A softmax in float32 sums to 1 within 1e-6; what is kept is of the row divided by its sum.
+    Deterministic, and independent of the other rows.
     """
     exact = np.asarray(probs, dtype=np.float64)
     _check(exact)
     order = most_probable(exact, num_kept)
-    kept = round_mantissa(np.take_along_axis(exact, order, axis=1).astype(np.float32), bits)
+    rest = exact / exact.sum(axis=1, keepdims=True)
+    kept = round_mantissa(_towards_zero(np.take_along_axis(rest, order, axis=1)), bits)
+    np.put_along_axis(rest, order, 0.0, axis=1)  # 1 minus what is kept would lose a small tail's digits
     top1 = order[:, 0] if len(order) else np.zeros(0, dtype=np.int64)
     return SoftLabels(
         class_ids=order.astype(np.int32),
         probs=kept,
-        # A softmax in float32 may sum to a little more than 1.
-        tail_prob=np.maximum(1.0 - kept.sum(axis=1, dtype=np.float64), 0.0).astype(np.float32),
+        tail_prob=_towards_zero(rest.sum(axis=1)),
         top1_class=top1.astype(np.int32),
         top1_prob=exact.max(axis=1, initial=0.0).astype(np.float32),
         entropy=round_mantissa(_entropy(exact).astype(np.float32), ENTROPY_BITS),
@@ -83,6 +87,17 @@ def round_mantissa(values: NDArray[np.float32], bits: int = SIGNIFICANT_BITS) ->
     return (raw & mask).view(np.float32)
 
 
+def scaled(probs: NDArray[np.floating], tail_prob: NDArray[np.floating]) -> NDArray[np.float64]:
+    """``probs [N, k]`` times one factor a row, so that with ``tail_prob [N]`` they sum to 1.
+
+    The rounding took up to 0.8 % of them, which no class of the tail may get: with a teacher that is sure, that is ten
+    times the tail, and symmetric_kl takes its logarithm. Of labels made before the tail was exact, the factor is 1.
+    """
+    kept: NDArray[np.float64] = probs.astype(np.float64)
+    kept *= ((1.0 - tail_prob.astype(np.float64)) / kept.sum(axis=1))[:, None]
+    return kept
+
+
 def largest_difference(
     class_ids: Sequence[int], probs: Sequence[float], other_ids: Sequence[int], other_probs: Sequence[float]
 ) -> float:
@@ -106,17 +121,22 @@ def largest_difference(
 def dense(
     class_ids: NDArray[np.int32], probs: NDArray[np.float32], tail_prob: NDArray[np.float32], num_classes: int
 ) -> NDArray[np.float64]:
-    """Distributions ``[N, num_classes]``: the stored probabilities, the tail spread evenly over the other classes.
+    """Distributions ``[N, num_classes]``: the stored probabilities `scaled`, the tail spread evenly over the others.
 
     Without the tail a student learns labels that are too sure (Sparse Logit Sampling, arXiv:2503.16870). Where every
-    class was kept, the tail is the rounding's and is shared in proportion, so that rows still sum to 1.
+    class was kept there is no tail; of labels made before it was exact, it is the rounding's and is passed over.
     """
     num_rest = num_classes - class_ids.shape[1]
-    share = tail_prob.astype(np.float64) / num_rest if num_rest else np.zeros(len(tail_prob))
-    rows = np.repeat(share[:, None], num_classes, axis=1)
-    np.put_along_axis(rows, class_ids.astype(np.int64), probs.astype(np.float64), axis=1)
-    rows /= rows.sum(axis=1, keepdims=True)
+    tail = tail_prob.astype(np.float64) if num_rest else np.zeros(len(tail_prob))
+    rows = np.repeat(tail[:, None] / max(num_rest, 1), num_classes, axis=1)
+    np.put_along_axis(rows, class_ids.astype(np.int64), scaled(probs, tail), axis=1)
     return rows
+
+
+def _towards_zero(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The nearest float32 that is not larger, of values that are not negative."""
+    nearest = values.astype(np.float32)
+    return np.where(nearest > values, np.nextafter(nearest, np.float32(0)), nearest)
 
 
 def _check(probs: NDArray[np.float64]) -> None:

@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from ssld_pipeline.training.predictions import MapAhead, Predictions
 
 _GROWS = ("num_kept", "views")
+_EXACT_TAIL = "exact_tail"
+"""Recorded where all tails of a part are exact. Older parts hold 1 minus the sum of the rounded probabilities, which
+serves every loss but symmetric_kl."""
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
     label = config.label
-    found = {**teacher_settings(config), "num_kept": label.num_kept}
+    found = {**teacher_settings(config), "num_kept": label.num_kept, _EXACT_TAIL: True}
     if label.views:
         found["views"] = label.views
         found["view_recipe"] = {
@@ -39,25 +42,45 @@ def settings(config: RunConfig) -> dict[str, Any]:
 
 def covers(committed: Json, wanted: Json) -> bool:
     """Whether labels made with the settings ``committed`` hold all that is ``wanted``: as many classes and views, or
-    more."""
+    more, and exact tails."""
     same_views = "views" not in wanted or committed.get("view_recipe") == wanted["view_recipe"]
     enough = all(committed.get(name, 0) >= wanted.get(name, 0) for name in _GROWS)
-    return _same_teacher(committed, wanted) and same_views and enough
+    return _same_teacher(committed, wanted) and same_views and enough and _tails_serve(committed, wanted)
+
+
+def needed(committed: Json, wanted: Json, config: RunConfig) -> Json:
+    """``wanted`` without exact tails where labels that serve, or are kept, have rounded ones and no training needs
+    better: millions of images are not labelled again for them."""
+    is_kept = _same_teacher(committed, wanted) and committed["num_kept"] >= wanted["num_kept"]
+    if _EXACT_TAIL in committed or not is_kept or config.needs_exact_tails():
+        return wanted
+    return {name: value for name, value in wanted.items() if name != _EXACT_TAIL}
+
+
+def reasons(config: RunConfig) -> dict[str, str]:
+    names = config.needs_exact_tails()
+    learn = f"training {names[0]} learns" if len(names) == 1 else f"trainings {', '.join(names)} learn"
+    return {_EXACT_TAIL: f"stored tails are rounded; {learn} symmetric_kl from them" if names else ""}
 
 
 def keep(rows: pa.Table, committed: Json, wanted: Json) -> pa.Table:
     """The ``rows`` of soft_labels, made with the settings ``committed``, that hold as ``wanted``."""
     import pyarrow.compute as pc
 
-    if not _same_teacher(committed, wanted) or committed["num_kept"] < wanted["num_kept"]:
+    is_kept = _same_teacher(committed, wanted) and committed["num_kept"] >= wanted["num_kept"]
+    if not (is_kept and _tails_serve(committed, wanted)):
         return rows.slice(0, 0)
     same_views = committed.get("view_recipe") == wanted.get("view_recipe")
     return rows.filter(pc.less_equal(rows["view"], wanted.get("views", 0) if same_views else 0))
 
 
 def _same_teacher(one: Json, other: Json) -> bool:
-    varies = (*_GROWS, "view_recipe")
+    varies = (*_GROWS, "view_recipe", _EXACT_TAIL)
     return {k: v for k, v in one.items() if k not in varies} == {k: v for k, v in other.items() if k not in varies}
+
+
+def _tails_serve(committed: Json, wanted: Json) -> bool:
+    return _EXACT_TAIL in committed or _EXACT_TAIL not in wanted
 
 
 def recipe_of(config: RunConfig) -> Recipe:
@@ -165,6 +188,8 @@ STAGE = PartStage(
     uses_classes=True,
     roles=lambda config: ("pool", "labeled") if config.replays_views() else ("pool",),
     covers=covers,
+    needed=needed,
+    reasons=reasons,
     keep=keep,
     section="label",
     checks=("check_teacher",),

@@ -107,6 +107,14 @@ def _is_present(
     return None
 
 
+def _all_wanted(committed: Json, wanted: Json, config: RunConfig) -> Json:
+    return wanted
+
+
+def _no_reasons(config: RunConfig) -> Mapping[str, str]:
+    return {}
+
+
 def _no_side_files(config: RunConfig) -> Mapping[str, tuple[str, ...]]:
     return {}
 
@@ -131,6 +139,10 @@ class Stage:
     are trained on, without the images that copy protected ones (a query has them as the view ``left_out``).
 
     ``covers``, given (committed settings, wanted settings) that differ: whether what the former made serves as well.
+    ``needed``, given these two and the config: the wanted settings without what the committed ones lack and nothing in
+    the config asks for. They replace the wanted ones in ``covers``, and as the recorded settings of a part that is made
+    of rows that are kept. ``reasons``: by setting, why a change of it makes the stage run again, for people, in place
+    of `setting: old -> new`; an empty text drops the line.
     """
 
     name: str
@@ -150,6 +162,8 @@ class Stage:
     checks: tuple[str, ...] = ()
     is_guarded: bool = False
     covers: Callable[[Json, Json], bool] = _never_covers
+    needed: Callable[[Json, Json, RunConfig], Json] = _all_wanted
+    reasons: Callable[[RunConfig], Mapping[str, str]] = _no_reasons
 
     def tables_read(self, config: RunConfig) -> tuple[str, ...]:
         return (*self.reads, *self.also_reads(config))

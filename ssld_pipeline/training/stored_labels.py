@@ -19,6 +19,7 @@ from ssld_pipeline.errors import BadImage
 from ssld_pipeline.training.views import REPLAY_COLUMNS, Replay
 
 _LEAST = 1e-9  # of a probability: what was stored as 0 has no logarithm
+_COLUMNS = ["image_id", "view", "class_ids", "probs", "tail_prob", *REPLAY_COLUMNS]
 _AT_ONCE = 1 << 20  # views whose images are looked up together: each look-up hashes all image_ids, 2.5 s for 5 million
 
 
@@ -81,7 +82,7 @@ def _some_parts_at_once(tables: Sequence[str], num_views: int) -> Iterator[pa.Ta
     waiting: list[pa.Table] = []
     for uri in tables:
         with fsspec.open(uri, "rb") as file:
-            part = pq.read_table(file, columns=["image_id", "view", "class_ids", "probs", *REPLAY_COLUMNS])
+            part = pq.read_table(file, columns=_COLUMNS)
         waiting.append(part.filter(pc.and_(pc.greater(part["view"], 0), pc.less_equal(part["view"], num_views))))
         if sum(part.num_rows for part in waiting) >= _AT_ONCE:
             yield pa.concat_tables(waiting)
@@ -95,12 +96,34 @@ def _fill(found: StoredLabels, part: pa.Table) -> None:
         return
     places = part["image"].to_numpy(), part["view"].to_numpy() - 1
     num_kept = found.class_ids.shape[2]
-    probs = _first(part["probs"], num_kept)
+    probs, tail_probs = _first(part["probs"], num_kept), part["tail_prob"].to_numpy()
     found.class_ids[places], found.probs[places] = _first(part["class_ids"], num_kept), probs
-    found.tail_probs[places] = np.maximum(1 - probs.sum(axis=1, dtype=np.float64), 0)
+    found.tail_probs[places] = _tail_beyond(probs, _sums(part["probs"]), tail_probs)
     for number, name in enumerate(REPLAY_COLUMNS):
         found.replays[(*places, np.full(part.num_rows, number))] = part[name].to_numpy()
     found.present[places] = True
+
+
+def _tail_beyond(
+    probs: NDArray[np.generic], sums: NDArray[np.float64], tail_probs: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """The tail of labels that are cut to ``probs [rows, k]``: what was stored, and the classes that are left out.
+
+    ``sums [rows]``: of all stored probabilities. What is left out is scaled as the kept classes are.
+    """
+    left_out: NDArray[np.float64] = np.maximum(sums - probs.astype(np.float64).sum(axis=1), 0.0)
+    left_out *= (1.0 - tail_probs) / sums
+    return left_out + tail_probs
+
+
+def _sums(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """The sum of each list ``[rows]``; lists are not empty."""
+    lists = column.combine_chunks()
+    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
+    offsets = lists.offsets.to_numpy()
+    values = lists.values.to_numpy()[: offsets[-1]].astype(np.float64)
+    sums: NDArray[np.float64] = np.add.reduceat(values, offsets[:-1])
+    return sums
 
 
 def _first(column: pa.ChunkedArray, count: int) -> NDArray[np.generic]:
@@ -119,12 +142,14 @@ def stack(labels: Sequence[SoftLabel]) -> SoftLabel:
 
 
 def logits_of(labels: SoftLabel, num_classes: int, device: str = "cpu") -> Tensor:
-    """Logits ``[N, num_classes]`` whose softmax is the stored distribution, the tail spread evenly over the rest.
+    """Logits ``[N, num_classes]`` whose softmax is the stored distribution: the kept probabilities times a factor so
+    that they sum to 1 - tail_prob, the tail spread evenly over the rest; without a rest there is no tail.
 
     As ``kernels.soft_label.dense``, on any device; a probability of 0 becomes 1e-9.
     """
     class_ids, probs, tail_probs = (torch.from_numpy(values).to(device) for values in labels)
     num_rest = num_classes - class_ids.shape[1]
-    share = tail_probs / num_rest if num_rest else torch.zeros_like(tail_probs)
-    rows = share[:, None].repeat(1, num_classes)
-    return rows.scatter_(1, class_ids.long(), probs).clamp_(min=_LEAST).log_()
+    tail_probs = tail_probs if num_rest else torch.zeros_like(tail_probs)
+    rows = (tail_probs / max(num_rest, 1))[:, None].repeat(1, num_classes)
+    kept = probs * ((1 - tail_probs) / probs.sum(dim=1))[:, None]
+    return rows.scatter_(1, class_ids.long(), kept).clamp_(min=_LEAST).log_()

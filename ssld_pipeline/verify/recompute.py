@@ -112,6 +112,8 @@ def _require_comparable(state: State) -> None:
     wanted = settings_payload(stage, state)
     for part in {part.fingerprint.settings: part for part in parts}.values():
         committed = state.settings_of("soft_labels", part)
+        if "exact_tail" not in committed["config"]:  # only probabilities are compared
+            wanted = {**wanted, "config": {k: v for k, v in wanted["config"].items() if k != "exact_tail"}}
         if not (same_but_config(committed, wanted) and stage.covers(committed["config"], _least(wanted, committed))):
             raise UserError(
                 f"verify --recompute: labels were made otherwise than the config says "

@@ -18,7 +18,7 @@ from ssld_pipeline.runner.context import RunContext
 from ssld_pipeline.runner.lossy_inputs import explain_gaps, guards
 from ssld_pipeline.runner.planned import StagePlan, UnitPlan
 from ssld_pipeline.runner.progress import StageReport
-from ssld_pipeline.runner.shapes.shape import Shape, changes_of, plan_unit
+from ssld_pipeline.runner.shapes.shape import Shape, changes_of, needed_settings, plan_unit
 from ssld_pipeline.runner.state import State
 from ssld_pipeline.runner.units import Unit, notes_of, settings_payload, whole_unit
 from ssld_pipeline.runner.work import Receipt, write_reject_rows
@@ -94,7 +94,8 @@ def _plan_unit(stage: PartStage, unit: Unit, committed: list[Part], state: State
     if planned.reasons == ("input changed",) and "duplicates" in stage.reads and not state.knows_excluded:
         return replace(planned, action="reuse", reasons=())  # dedupe runs first, and may exclude the same images
     if stage.keep and committed and planned.action == "run" and state.whole(stage.table, committed[:1]):
-        return replace(planned, unit=replace(unit, previous=committed[0]))
+        settings = needed_settings(stage, state.settings_of(stage.table, committed[0]), unit, state)
+        return replace(planned, unit=replace(unit, settings=settings, previous=committed[0]))
     return planned
 
 

@@ -102,15 +102,25 @@ def changes_of(stage: Stage, unit: Unit, committed: list[Part], state: State) ->
             settings = state.settings_of(stage.table, stale)
         except DamagedFile as damage:
             return [f"{damage.uri}: {damage.why}"]
-        if not _covers(stage, settings, unit.settings):
+        if not _covers(stage, settings, needed_settings(stage, settings, unit, state)):
             changes += _explain(stage, settings, unit, state)
     if any(p.fingerprint.inputs != wanted.inputs for p in committed):
         changes.append("input changed")
     return changes
 
 
+def needed_settings(stage: Stage, committed: Mapping[str, Any], unit: Unit, state: State) -> dict[str, Any]:
+    """The payload of ``unit`` as far as the config needs it of what was made with the payload ``committed``."""
+    wanted = dict(unit.settings)
+    if "config" in committed and "config" in wanted:
+        wanted["config"] = stage.needed(committed["config"], wanted["config"], state.config)
+    return wanted
+
+
 def _covers(stage: Stage, committed: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    return same_but_config(committed, wanted) and stage.covers(committed["config"], wanted["config"])
+    if not same_but_config(committed, wanted):
+        return False
+    return bool(committed["config"] == wanted["config"]) or stage.covers(committed["config"], wanted["config"])
 
 
 def _explain(
@@ -126,6 +136,9 @@ def _explain(
     node = state.config.nodes.get(stage.name)
     if node and "objective" not in node.model_fields_set and any("training.objective" in line for line in lines):
         lines.append(f"the default objective is {node.objective[0].name} now; `loss: js` keeps the former one")
+    for setting, reason in stage.reasons(state.config).items():
+        named = [line.startswith(f"config.{setting}: ") for line in lines]
+        lines = [reason if is_it else line for is_it, line in zip(named, lines, strict=True) if reason or not is_it]
     if "classes" not in committed or committed["classes"] == unit.settings.get("classes"):
         return lines
     text = explain_classes(state.class_lists, committed["classes"], state.survey.classes)
