@@ -148,6 +148,12 @@ def test_logits_of_stored_labels_give_the_stored_distribution(num_kept):
     np.testing.assert_allclose(torch.softmax(logits, 1).numpy(), expected, atol=2e-7)
 
 
+def test_a_small_tail_keeps_its_logarithm():
+    label = SoftLabel(np.array([[2]], np.int32), np.ones((1, 1), np.float32), np.full(1, 3e-15, np.float32))
+    log_probs = torch.log_softmax(logits_of(label, 4), 1)[0]
+    assert log_probs[[0, 1, 3]].tolist() == pytest.approx([np.log(1e-15)] * 3, rel=1e-5)
+
+
 def test_a_probability_of_zero_has_a_logarithm():
     label = SoftLabel(np.array([[2]], np.int32), np.ones((1, 1), np.float32), np.zeros(1, np.float32))
     logits = logits_of(label, 4)

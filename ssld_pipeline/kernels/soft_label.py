@@ -78,9 +78,9 @@ def round_mantissa(values: NDArray[np.float32], bits: int = SIGNIFICANT_BITS) ->
 
     Rounded towards zero, so that probabilities never sum to more than before; the relative error is below 2^(1 - bits),
     0.8 % for 8 bits. Beside keeping 20 of 1,000 classes that is little: the JS loss of a MobileNetV2 that sees half the
-    resolution, 0.35 nats, is off by 7.8e-3 with float32, 7.9e-3 with 11 bits, 8.2e-3 with 8, 9.2e-3 with 6; its
-    gradient by 4.5 to 4.8 %. A view costs 106, 74, 65, 59 bytes (benchmarks/RESULTS.md, "Size and error of stored soft
-    labels"): what 8 bits save beside 11 buys four more classes, which count for more.
+    resolution, 0.35 nats, is off by 7.8e-3 with float32, 11 and 8 bits, 7.9e-3 with 6; its gradient by 4.8 to 4.9 %. A
+    view costs 106, 74, 66, 61 bytes (benchmarks/RESULTS.md, "Size and error of stored soft labels"): what 8 bits save
+    beside 11 buys four more classes, which count for more.
     """
     raw = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     mask = np.uint32(0xFFFFFFFF << (24 - bits) & 0xFFFFFFFF)
