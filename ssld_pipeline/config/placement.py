@@ -58,7 +58,8 @@ class PlacementConfig(Settings):
     """Seconds to wait for the CPUs and GPUs that a training run, or an index, needs at once, on a cluster that still
     fills up or has other work; then the run gives up."""
     cache: str | None = None
-    """Local folder for artifacts of a remote workspace; default: a folder in the system's temporary directory."""
+    """Local folder for artifacts of a remote workspace, and for rows and stored labels that the training processes of a
+    node map; default: a folder in the system's temporary directory."""
 
     @model_validator(mode="after")
     def _fewest_before_most(self) -> Self:

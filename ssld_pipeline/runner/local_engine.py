@@ -35,7 +35,12 @@ class LocalEngine:
         first, placement = specs[0], specs[0].config.placement
         threads = placement.train_threads or first.num_threads
         execution = Execution(
-            threads, placement.loader_threads, first.device, placement.amp, placement.checkpoint_every_s
+            threads,
+            placement.loader_threads,
+            first.device,
+            placement.amp,
+            placement.checkpoint_every_s,
+            placement.cache,
         )
         return fit_together(
             jobs,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import fsspec
 import numpy as np
@@ -22,11 +23,13 @@ from ssld_pipeline.kernels.ahead import ahead
 from ssld_pipeline.kernels.images import decode
 from ssld_pipeline.training.augmentation import cut, draw_crop, random_generator
 from ssld_pipeline.training.job import StoredTeacher, TrainJob
+from ssld_pipeline.training.row_store import mapped_table, open_store, write_table
 from ssld_pipeline.training.stored_labels import SoftLabel, StoredLabels, read_labels, stack
 from ssld_pipeline.training.views import least_short_side, replay_view
 
 _COLUMNS = ["image_id", "role", "uri", "offset", "size_bytes", "class_id"]
 _MOST_SUBSTITUTES = 20
+_ROW_BYTES = 150  # about: two names of 50 characters, and numbers
 
 
 class Lost(NamedTuple):
@@ -63,15 +66,41 @@ class Place(NamedTuple):
 
     epoch: int
     place: int
-    order: NDArray[np.int64]
+    order: NDArray[np.integer]
 
 
-def read_rows(tables: Sequence[str], roles: Sequence[str], labelled: bool, left_out: Sequence[str] = ()) -> pa.Table:
+def read_rows(
+    tables: Sequence[str],
+    roles: Sequence[str],
+    labelled: bool,
+    left_out: Sequence[str] = (),
+    cache: str | None = None,
+) -> pa.Table:
     """The rows of these roles, sorted by image_id, so that neither order nor size of parts matters.
 
-    ``tables``: URIs of Parquet parts. ``labelled``: leave out rows without class_id.
-    ``left_out``: image_ids of rows to leave out.
+    ``tables``: URIs of Parquet parts. ``labelled``: leave out rows without class_id. ``left_out``: image_ids of rows to
+    leave out. ``cache``: local folder of the `row_store`; null: the default. The table is a file that all processes of
+    the node map; its column ``known_class`` is class_id with -1 for null.
     """
+    arguments = {"tables": list(tables), "roles": sorted(roles), "labelled": labelled, "left_out": sorted(left_out)}
+    store = open_store(cache, write_rows, arguments, size_bytes=lambda: _ROW_BYTES * _num_rows(tables))
+    rows = mapped_table(store.folder / "rows.arrow")
+    store.used_by(rows)
+    return rows
+
+
+def _num_rows(tables: Sequence[str]) -> int:
+    found = 0
+    for uri in tables:
+        with fsspec.open(uri, "rb") as file:
+            found += pq.read_metadata(file).num_rows
+    return found
+
+
+def write_rows(
+    folder: Path, tables: Sequence[str], roles: Sequence[str], labelled: bool, left_out: Sequence[str]
+) -> None:
+    """``rows.arrow`` in ``folder``: what `read_rows` returns."""
     parts = [pa.schema([CATALOG.schema().field(name) for name in _COLUMNS]).empty_table()]
     for uri in tables:
         with fsspec.open(uri, "rb") as file:
@@ -82,7 +111,8 @@ def read_rows(tables: Sequence[str], roles: Sequence[str], labelled: bool, left_
         rows = rows.filter(pc.is_valid(rows["class_id"]))
     if left_out:
         rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], pa.array(left_out, pa.string()))))
-    return rows.sort_by("image_id").combine_chunks()
+    rows = rows.append_column("known_class", pc.fill_null(rows["class_id"], -1))
+    write_table(folder / "rows.arrow", rows.sort_by("image_id"))
 
 
 def left_out_of(job: TrainJob) -> tuple[str, ...]:
@@ -91,9 +121,11 @@ def left_out_of(job: TrainJob) -> tuple[str, ...]:
     return (*job.left_out, *(more["image_id"].to_pylist() if more else ()))
 
 
-def epoch_order(seed: int, epoch: int, num_images: int) -> NDArray[np.int64]:
-    """The row numbers in the order of an epoch; the same on every rank."""
-    return random_generator(seed, epoch, -1).permutation(num_images)
+def epoch_order(seed: int, epoch: int, num_images: int) -> NDArray[np.integer]:
+    """The row numbers in the order of an epoch, as uint32 where they fit; the same on every rank."""
+    order: NDArray[Any] = np.arange(num_images, dtype=np.uint32 if num_images <= 1 << 32 else np.int64)
+    random_generator(seed, epoch, -1).shuffle(order)
+    return order
 
 
 @dataclass
@@ -102,6 +134,7 @@ class TrainImages:
 
     Place p of an epoch goes to rank p mod ``world_size``, and the same images are in a batch whatever the number of
     ranks. The rest of an epoch that fills no batch is left out; as the order is drawn anew, it is another each time.
+    ``cache``: as in `read_rows`.
     """
 
     rows: pa.Table
@@ -109,6 +142,7 @@ class TrainImages:
     rank: int = 0
     world_size: int = 1
     stored: StoredTeacher | None = None
+    cache: str | None = None
     rejects: dict[str, Reject] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -117,17 +151,19 @@ class TrainImages:
                 f"batch_size {self.settings.batch_size} cannot be shared by {self.world_size} training workers; "
                 "make it a multiple of placement.train_workers"
             )
-        self._uris = self.rows["uri"].combine_chunks()
+        self._uris = self.rows["uri"]
         self._offsets = self.rows["offset"].to_numpy()
         self._sizes = self.rows["size_bytes"].to_numpy()
-        self._mined_ids = pc.fill_null(self.rows["class_id"], -1).to_numpy().astype(np.int64)
-        is_mined = pc.equal(self.rows["role"], "pool").to_numpy()
-        self._class_ids = np.where(is_mined, -1, self._mined_ids)
+        is_mapped = "known_class" in self.rows.column_names  # a table that `read_rows` made needs no copy
+        mined_ids = self.rows["known_class"] if is_mapped else pc.fill_null(self.rows["class_id"], -1)
+        self._mined_ids = mined_ids.to_numpy()
+        self._roles = self.rows["role"]
         self._reader = ImageReader()
         self._labels: StoredLabels | None = None
         if self.stored is not None:
-            image_ids = self.rows["image_id"].combine_chunks()
-            self._labels = read_labels(self.stored.tables, image_ids, self.stored.num_views, self.stored.num_kept)
+            stored = self.stored
+            image_ids = self.rows["image_id"]
+            self._labels = read_labels(stored.tables, image_ids, stored.num_views, stored.num_kept, self.cache)
 
     def batches(self, first_step: int, last_step: int, num_threads: int) -> Generator[Batch]:
         """The batches of steps ``first_step`` .. ``last_step - 1``, counted over the whole run.
@@ -147,7 +183,7 @@ class TrainImages:
         """Those of this rank, step by step."""
         batch_size = self.settings.batch_size
         steps_per_epoch = len(self.rows) // batch_size
-        epoch, order = -1, np.zeros(0, np.int64)
+        epoch, order = -1, epoch_order(0, 0, 0)
         for step in range(first_step, last_step):
             if step // steps_per_epoch != epoch:
                 epoch = step // steps_per_epoch
@@ -159,7 +195,7 @@ class TrainImages:
     def _views(self, piece: list[Place]) -> list[_View]:
         return [self._view(*place) for place in piece]
 
-    def _view(self, epoch: int, place: int, order: NDArray[np.int64]) -> _View:
+    def _view(self, epoch: int, place: int, order: NDArray[np.integer]) -> _View:
         """An augmented view, its class and its stored label, if any.
 
         The next image in order takes the place of one that cannot be used.
@@ -170,12 +206,17 @@ class TrainImages:
             row = int(order[(place + attempt) % len(order)])
             try:
                 pixels, label = self._load(row, epoch, place)
-                return _View(pixels, int(self._class_ids[row]), int(self._mined_ids[row]), label, lost)
+                return _View(pixels, *self._class_ids(row), label, lost)
             except BadImage as error:
                 bad, image_id = error, self.rows["image_id"][row].as_py()
                 lost = lost or Lost(self.rows["role"][row].as_py(), error.reason)
                 self.rejects[image_id] = Reject(image_id, error.reason, error.detail)
         raise UserError(f"{_MOST_SUBSTITUTES} images in a row cannot be used for training, the last: {image_id}: {bad}")
+
+    def _class_ids(self, row: int) -> tuple[int, int]:
+        """The true class, -1 where unknown, and the class that the image was selected for."""
+        mined_id = int(self._mined_ids[row])
+        return -1 if self._roles[row].as_py() == "pool" else mined_id, mined_id
 
     def _load(self, row: int, epoch: int, place: int) -> tuple[NDArray[np.uint8], SoftLabel | None]:
         size, area = self.settings.image_size, self.settings.min_crop_area

@@ -49,13 +49,17 @@ Report = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and how fast a job runs; nothing here changes a result beyond floating point."""
+    """Where and how fast a job runs; nothing here changes a result beyond floating point.
+
+    ``cache``: local folder for the files that the processes of a node share; null: the default of `row_store`.
+    """
 
     num_threads: int = 1
     loader_threads: int = 2
     device: str = "cpu"
     amp: bool = False
     checkpoint_every_s: float = 600
+    cache: str | None = None
 
 
 def fit(
@@ -103,15 +107,15 @@ class _Trial:
     ) -> None:
         self.job, self.settings, self.execution, self.group = job, job.settings, execution, group
         self.folder, self.fingerprint, self.report = folder, fingerprint, report
-        rows = read_rows(job.tables, job.roles, job.labelled_only, left_out_of(job))
+        rows = read_rows(job.tables, job.roles, job.labelled_only, left_out_of(job), execution.cache)
         require_a_batch(job.stage, job.section, job.settings, job.roles, len(rows), job.labelled_only)
         self.per_epoch = steps_per_epoch(job.settings, len(rows))
         self.total = num_steps(job.settings, len(rows))
         self.warmup = num_warmup_steps(job.settings, len(rows))
         stored = job.teacher if isinstance(job.teacher, StoredTeacher) else None
-        self.images = TrainImages(rows, job.settings, group.rank, group.size, stored)
+        self.images = TrainImages(rows, job.settings, group.rank, group.size, stored, execution.cache)
         self.images_per_process = job.settings.batch_size // group.size
-        self.validation = read_rows(job.validation, ("protected",), labelled=True)
+        self.validation = read_rows(job.validation, ("protected",), labelled=True, cache=execution.cache)
         self.learner = Learner(job, group, execution.amp)
         self.reject_limit = RejectLimit(job, rows["role"], self.per_epoch, self.total)
         self.loss_sum, self.loss_steps = torch.zeros((), device=group.device), 0

@@ -1,10 +1,12 @@
-"""Soft labels of augmented views as the label stage stored them, in memory, for a student that replays these views."""
+"""Soft labels of augmented views as the label stage stored them, mapped, for a student that replays these views."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import fsspec
 import numpy as np
@@ -12,16 +14,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from ssld_pipeline.errors import BadImage
+from ssld_pipeline.training.row_store import digest_table, mapped_table, open_store
 from ssld_pipeline.training.views import REPLAY_COLUMNS, Replay
 
 # Of a probability: what was stored as 0 has no logarithm. Tails of a sure teacher, spread over hundreds of classes, are
 # far below 1e-9 each: raised to that, they put symmetric_kl's gradient 13 % off where this gives 3 % (num_kept 20).
 _LEAST = 1e-30
 _COLUMNS = ["image_id", "view", "class_ids", "probs", "tail_prob", *REPLAY_COLUMNS]
+_ARRAYS = ("class_ids", "probs", "tail_probs", "replays", "present")
 _AT_ONCE = 1 << 20  # views whose images are looked up together: each look-up hashes all image_ids, 2.5 s for 5 million
 
 
@@ -38,7 +42,8 @@ class SoftLabel(NamedTuple):
 class StoredLabels:
     """Of image i (row i of the training images) and view 1 + v the label and what replays the view, at [i, v].
 
-    8 bytes a class and 37 more per view are in memory: 1 GB for 5 million views of 20 classes.
+    8 bytes a class and 37 more per view are in files that all processes of a node map: 1 GB for 5 million views of 20
+    classes.
     """
 
     class_ids: NDArray[np.int32]
@@ -60,22 +65,55 @@ class StoredLabels:
         return replay, SoftLabel(self.class_ids[place], self.probs[place], np.asarray(self.tail_probs[place]))
 
 
-def read_labels(tables: Sequence[str], image_ids: pa.Array, num_views: int, num_kept: int) -> StoredLabels:
+def read_labels(
+    tables: Sequence[str],
+    image_ids: pa.ChunkedArray | pa.Array,
+    num_views: int,
+    num_kept: int,
+    cache: str | None = None,
+) -> StoredLabels:
     """The views 1 .. ``num_views`` of these images, the first ``num_kept`` classes of each, from parts of soft_labels.
 
-    Views or classes beyond these are passed over, so that it does not matter whether a table holds more.
+    Views or classes beyond these are passed over, so that it does not matter whether a table holds more. ``cache``:
+    local folder of the `row_store`; null: the default.
     """
+    images = pa.table({"image_id": image_ids})
+    arguments = {"tables": list(tables), "num_views": num_views, "num_kept": num_kept}
+    store = open_store(
+        cache,
+        write_labels,
+        arguments,
+        {"images": images},
+        content=digest_table(images),
+        size_bytes=lambda: len(images) * num_views * (8 * num_kept + 37),
+    )
+    found = StoredLabels(*(np.asarray(np.load(store.folder / f"{name}.npy", mmap_mode="r")) for name in _ARRAYS))
+    store.used_by(found)
+    return found
+
+
+def write_labels(folder: Path, tables: Sequence[str], num_views: int, num_kept: int) -> None:
+    """One NumPy file in ``folder`` per array of `StoredLabels`, for the images of ``images.arrow``."""
+    image_ids = mapped_table(folder / "images.arrow")["image_id"].combine_chunks()
     shape = len(image_ids), num_views
     found = StoredLabels(
-        np.zeros((*shape, num_kept), np.int32),
-        np.zeros((*shape, num_kept), np.float32),
-        np.zeros(shape, np.float32),
-        np.zeros((*shape, len(REPLAY_COLUMNS)), np.float32),
-        np.zeros(shape, np.bool_),
+        _file(folder, "class_ids", np.int32, (*shape, num_kept)),
+        _file(folder, "probs", np.float32, (*shape, num_kept)),
+        _file(folder, "tail_probs", np.float32, shape),
+        _file(folder, "replays", np.float32, (*shape, len(REPLAY_COLUMNS))),
+        _file(folder, "present", np.bool_, shape),
     )
     for rows in _some_parts_at_once(tables, num_views):
         rows = rows.append_column("image", pc.index_in(rows["image_id"], image_ids))
         _fill(found, rows.filter(pc.is_valid(rows["image"])).combine_chunks())
+
+
+def _file(folder: Path, name: str, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray[Any]:
+    """A mapped array of zeros. OSError where the disk is full: later it would end the process."""
+    path = folder / f"{name}.npy"
+    found = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return found
 
 
