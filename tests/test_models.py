@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,8 +90,10 @@ def test_a_new_head_starts_with_all_classes_alike(saved):
     [
         (ModelSpec("timm:test_resnett", 7), "no model called 'test_resnett'; the nearest names: test_resnet"),
         (ModelSpec("torchvision:resnet5", 7), "resnet50"),
-        (ModelSpec("resnet50", 7), "expected timm:<name> or torchvision:<name>"),
+        (ModelSpec("resnet50", 7), "expected timm:<name>, torchvision:<name> or ssld:<name>"),
         (ModelSpec("keras:resnet50", 7), "expected timm:<name>"),
+        (ModelSpec("ssld:res2net200", 7), "no model called 'res2net200'; the nearest names: res2net200_vd_26w_4s"),
+        (ModelSpec("ssld:res2net200_vd_26w_4s", 7, {"depth": 3}), "depth"),
         (ModelSpec("timm:test_resnet", 7, {"depth": 3}), "model_args {'depth': 3}"),
         (ModelSpec("torchvision:resnet18", 7, {"depth": 3}), "depth"),
         (ModelSpec("timm:test_resnet", 7, {"pretrained": True}), "may not set pretrained"),
@@ -298,6 +301,26 @@ def test_a_device_that_holds_not_one_image_is_a_users_mistake(saved, monkeypatch
     monkeypatch.setattr(Predictor, "_forward", out_of_memory)
     with pytest.raises(UserError, match="not even one image of 64 px"):
         predictor.probs(np.zeros((3, 64, 64, 3), np.uint8))
+
+
+def test_res2net200_has_the_published_size_and_is_exported_like_any_network(tmp_path):
+    """76.2 million parameters with 1,000 classes."""
+    spec = ModelSpec("ssld:res2net200_vd_26w_4s", 1000)
+    model = build(spec)
+    assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 1) == 76.2
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        logits = model(images)
+    assert logits.shape == (2, 1000) and torch.isfinite(logits).all()
+    assert classifier_keys(model) == {"fc.weight", "fc.bias"}
+    card = config_json(spec, model, image_size=64, crop_pct=0.875, class_names=["a"] * 1000)
+    assert (card["library"], card["architecture"]) == ("ssld", "res2net200_vd_26w_4s")
+    assert (card["pretrained_cfg"]["first_conv"], card["num_features"]) == ("conv1.0", 2048)
+    save_weights(model, tmp_path / "w.safetensors")
+    fewer = build(replace(spec, num_classes=5, weights=str(tmp_path / "w.safetensors"), new_head=True))
+    assert torch.equal(fewer.layer3[47].convs[2].weight, model.layer3[47].convs[2].weight)
+    assert fewer.fc.weight.shape == (5, 2048)
+    assert json.loads(json.dumps(card)) == card
 
 
 def test_a_network_of_features_alone_has_no_classifier():

@@ -11,7 +11,7 @@ from ssld_pipeline.config.settings import Means, Settings, Stds
 
 class StudentConfig(Settings):
     model: str
-    """`timm:<name>` or `torchvision:<name>`."""
+    """`timm:<name>`, `torchvision:<name>` or `ssld:<name>` (res2net200_vd_26w_4s, which the others lack)."""
     model_args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the model's constructor."""
     weights: str | None = None

@@ -16,7 +16,7 @@ class TeacherNetworkConfig(Settings):
     """One network that labels."""
 
     model: str
-    """`timm:<name>` or `torchvision:<name>`."""
+    """`timm:<name>`, `torchvision:<name>` or `ssld:<name>` (res2net200_vd_26w_4s, which the others lack)."""
     model_args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the model's constructor."""
     weights: str | None

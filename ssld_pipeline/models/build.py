@@ -1,8 +1,9 @@
-"""Networks by name: timm's and torchvision's, with the run's classes and weights."""
+"""Networks by name: timm's, torchvision's and our own, with the run's classes and weights."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +13,14 @@ from torch import nn
 
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.models.ensemble import Ensemble, MemberNetwork
+from ssld_pipeline.models.res2net import res2net200_vd_26w_4s
 from ssld_pipeline.models.spec import EnsembleSpec, Member, ModelSpec
 from ssld_pipeline.models.weights import head_size, load_weights
 
 # What the spec itself decides; and nothing may be downloaded behind the user's back.
 _OWN_ARGUMENTS = ("num_classes", "pretrained", "pretrained_cfg", "checkpoint_path", "weights", "weights_backbone")
+
+_OWN_NETWORKS: dict[str, Callable[..., nn.Module]] = {"res2net200_vd_26w_4s": res2net200_vd_26w_4s}
 
 
 def build(spec: ModelSpec) -> nn.Module:
@@ -50,9 +54,8 @@ def _build_member(member: Member, spec: EnsembleSpec) -> MemberNetwork:
 def _create(spec: ModelSpec) -> nn.Module:
     library, _, name = spec.model.partition(":")
     _check(spec, library, name)
-    create = _create_timm if library == "timm" else _create_torchvision
     try:
-        return create(name, num_classes=spec.num_classes, **spec.model_args)
+        return _LIBRARIES[library](name, num_classes=spec.num_classes, **spec.model_args)
     except (TypeError, ValueError, KeyError, AttributeError, AssertionError, RuntimeError) as error:
         raise UserError(f"model {spec.model!r} cannot be built with model_args {spec.model_args}: {error}") from error
 
@@ -67,23 +70,38 @@ def _create_torchvision(name: str, **arguments: Any) -> nn.Module:
     return model
 
 
+def _create_own(name: str, **arguments: Any) -> nn.Module:
+    return _OWN_NETWORKS[name](**arguments)
+
+
+_LIBRARIES: dict[str, Callable[..., nn.Module]] = {
+    "timm": _create_timm,
+    "torchvision": _create_torchvision,
+    "ssld": _create_own,
+}
+
+
 def has_model(model: str) -> bool:
     """Whether ``<library>:<name>`` names a network that can be built."""
     library, _, name = model.partition(":")
-    return name.partition(".")[0] in _names(library)
+    return library in _LIBRARIES and name.partition(".")[0] in _known(library)
 
 
-def _names(library: str) -> list[str]:
-    if library == "timm":
-        return list(timm.list_models())
-    return list(torchvision.models.list_models(module=torchvision.models)) if library == "torchvision" else []
+def _known(library: str) -> list[str]:
+    """Names of all its networks that classify."""
+    if library == "ssld":
+        return list(_OWN_NETWORKS)
+    found: list[str] = (
+        timm.list_models() if library == "timm" else torchvision.models.list_models(module=torchvision.models)
+    )
+    return found
 
 
 def _check(spec: ModelSpec, library: str, name: str) -> None:
-    if library not in ("timm", "torchvision") or not name:
-        raise UserError(f"model {spec.model!r}: expected timm:<name> or torchvision:<name>")
-    # "name.tag" names pretrained weights of timm; the file is given by `weights` here, so the tag says nothing.
-    known, wanted = _names(library), name.partition(".")[0]
+    if library not in _LIBRARIES or not name:
+        raise UserError(f"model {spec.model!r}: expected timm:<name>, torchvision:<name> or ssld:<name>")
+    # "name.tag" of timm names pretrained weights; the file is given by `weights` here, so the tag says nothing.
+    known, wanted = _known(library), name.partition(".")[0] if library == "timm" else name
     if wanted not in known:
         near = difflib.get_close_matches(wanted, known, n=3) or known[:3]
         raise UserError(f"{library} has no model called {name!r}; the nearest names: {', '.join(near)}")

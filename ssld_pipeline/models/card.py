@@ -22,8 +22,8 @@ def config_json(
 ) -> dict[str, Any]:
     """What ``timm.create_model("local-dir:<folder>", pretrained=True)`` reads; ``model`` is ``spec`` built.
 
-    ``licence`` is that of the teacher the model was made with, as an SPDX name. For torchvision's networks
-    ``library`` says that timm cannot build them; the rest holds.
+    ``licence`` is that of the teacher the model was made with, as an SPDX name. For torchvision's networks and
+    our own ``library`` says that timm cannot build them; the rest holds.
     """
     library, _, architecture = spec.model.partition(":")
     classifier = classifier_modules(model)
