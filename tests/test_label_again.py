@@ -162,6 +162,20 @@ def test_more_classes_of_rounded_tails_give_exact_ones(folder, cut):
     assert not planned(load_config(folder / "config.yaml", (*more, "train.loss=symmetric_kl")))["label"].changes
 
 
+def test_a_changed_archive_of_rounded_tails_gives_exact_ones(folder, cut):
+    """Its part alone is not labelled again when a training needs them."""
+    make_old(folder)
+    members = mini.pool_tar(0)
+    members["003.jpg"] = mini.jpeg(mini.draw(1, 77))
+    mini.write_tar(folder / "inputs/pool/pool-0.tar", members)
+    bring(load_config(folder / "config.yaml", STORED), until="label")
+    assert cut[0] == 12
+    config = load_config(folder / "config.yaml", (*STORED, "train.loss=symmetric_kl"))
+    changed = {unit.name for unit in planned(config)["label"].of("run")}
+    kept = {unit.name for unit in planned(config)["label"].units} - changed
+    assert kept and all("pool-0" in name for name in kept) and not any("pool-0" in name for name in changed)
+
+
 def test_fewer_classes_than_are_stored_leave_the_others_to_the_tail(folder):
     """Scaled as the classes that are read."""
     config = load_config(folder / "config.yaml", STORED)

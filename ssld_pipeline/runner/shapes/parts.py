@@ -94,9 +94,17 @@ def _plan_unit(stage: PartStage, unit: Unit, committed: list[Part], state: State
     if planned.reasons == ("input changed",) and "duplicates" in stage.reads and not state.knows_excluded:
         return replace(planned, action="reuse", reasons=())  # dedupe runs first, and may exclude the same images
     if stage.keep and committed and planned.action == "run" and state.whole(stage.table, committed[:1]):
-        settings = needed_settings(stage, state.settings_of(stage.table, committed[0]), unit, state)
-        return replace(planned, unit=replace(unit, settings=settings, previous=committed[0]))
+        return replace(planned, unit=_with_previous(stage, unit, committed[0], state))
     return planned
+
+
+def _with_previous(stage: PartStage, unit: Unit, previous: Part, state: State) -> Unit:
+    """The unit with a stale part whose rows may be kept, and with settings that hold for kept and new rows alike."""
+    catalog = state.workspace.tables[stage.table].inputs_of(previous).get("catalog")
+    if catalog != unit.inputs.get("catalog"):  # other images: no row will be kept
+        return replace(unit, previous=previous)
+    settings = needed_settings(stage, state.settings_of(stage.table, previous), unit, state)
+    return replace(unit, settings=settings, previous=previous)
 
 
 def _why_gone(name: str, state: State) -> str:
