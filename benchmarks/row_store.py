@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from results import table, write_section
 
-from ssld_pipeline.config.train import TrainSettings
+from ssld_pipeline.config.training import TrainingConfig
 from ssld_pipeline.training.data import TrainImages, read_rows
 from ssld_pipeline.training.job import StoredTeacher
 from ssld_pipeline.training.recipe import Recipe
@@ -151,7 +151,7 @@ def measure(tables: Tables, cache: Path, num_processes: int) -> Measured:
 
 
 def _open(rank: int, num_processes: int, tables: Tables, cache: str, barrier: Barrier, found: Queue[Opened]) -> None:
-    settings = TrainSettings(batch_size=num_processes, image_size=32, teacher="stored", teacher_batch_norm="eval")
+    settings = TrainingConfig(batch_size=num_processes, image_size=32, teacher="stored", teacher_batch_norm="eval")
     teacher = StoredTeacher(tables.soft_labels, NUM_VIEWS, NUM_KEPT, Recipe(32, 0.875))
     pa.chunked_array([[0]]).to_numpy()  # loads pandas, 25 MB, which every training does
     barrier.wait()

@@ -219,7 +219,9 @@ class RunConfig(Settings):
         It takes the logarithm of the tail. Where the teacher is sure, a tail that also holds the rounding of the kept
         classes puts its gradient 29 % off, the exact one 4 % (benchmarks/RESULTS.md).
         """
-        return tuple(name for name, section in self._replaying() if section.loss == "symmetric_kl")
+        return tuple(
+            name for name, node in self._replaying() if any(term.name == "symmetric_kl" for term in node.objective)
+        )
 
     def named_inputs(self) -> dict[str, tuple[str, InputConfig]]:
         """Input name -> (role, input), in the order of the file; ``teacher`` is ``teacher.fit.data``."""
