@@ -62,17 +62,18 @@ def test_the_readers_open_it(world: Path) -> None:
 
 def test_plan_names_what_must_be_made_again_and_why(world: Path) -> None:
     found = reasons(world)
-    assert set(found) == {"baseline", "train", "finetune", "evaluate"}, "nothing of the mining half"
+    assert set(found) == {"check_teacher", "baseline", "train", "finetune", "evaluate"}, "no labels, no copies"
+    assert "is measured as it teaches" in found["check_teacher"]
     assert "the default objective is symmetric_kl now; `loss: js` keeps the former one" in found["train"]
     assert "weight_decay_norm: false now spares normalisation layers only" in found["baseline"]
     assert found["finetune"] == "waits for train"
 
 
 def test_models_that_no_repair_concerns_stay_valid(world: Path) -> None:
-    assert set(reasons(world, "train.loss=js")) == {"baseline", "evaluate"}
+    assert set(reasons(world, "train.loss=js")) == {"check_teacher", "baseline", "evaluate"}
     changed = reasons(world, "train.loss=js", "finetune.lr=0.5")
     assert (
-        set(changed) == {"baseline", "finetune", "evaluate"}
+        set(changed) == {"check_teacher", "baseline", "finetune", "evaluate"}
         and "config.training.lr: 0.01 -> 0.5" in changed["finetune"]
     )
 
@@ -92,5 +93,5 @@ def test_nothing_is_deleted(world: Path) -> None:
 def test_a_run_makes_again_what_the_plan_named_and_then_all_is_up_to_date(world: Path) -> None:
     config = load_config(world / "config.yaml", ("train.loss=js",))
     reports = mini.bring(config)
-    assert [name for name, report in reports.items() if report.ran] == ["baseline", "evaluate"]
+    assert [name for name, report in reports.items() if report.ran] == ["check_teacher", "baseline", "evaluate"]
     assert reasons(world, "train.loss=js") == {}

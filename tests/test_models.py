@@ -317,7 +317,7 @@ def test_res2net200_has_the_published_size_and_is_exported_like_any_network(tmp_
     assert (card["library"], card["architecture"]) == ("ssld", "res2net200_vd_26w_4s")
     assert (card["pretrained_cfg"]["first_conv"], card["num_features"]) == ("conv1.0", 2048)
     save_weights(model, tmp_path / "w.safetensors")
-    fewer = build(replace(spec, num_classes=5, weights=str(tmp_path / "w.safetensors"), new_head=True))
+    fewer = build(replace(spec, num_classes=5, weights=str(tmp_path / "w.safetensors"), head="new"))
     assert torch.equal(fewer.layer3[47].convs[2].weight, model.layer3[47].convs[2].weight)
     assert fewer.fc.weight.shape == (5, 2048)
     assert json.loads(json.dumps(card)) == card

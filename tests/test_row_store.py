@@ -144,8 +144,8 @@ def test_rows_are_mapped_without_a_copy_and_those_of_other_settings_are_others(t
     images = TrainImages(found, trial.settings())
     assert pa.total_allocated_bytes() == before  # nothing of it is in Arrow's own memory
     assert found["class_id"].to_pylist() == [row["class_id"] for row in rows]
-    assert images._class_ids.tolist() == [-1 if row["class_id"] is None else row["class_id"] for row in rows]
-    for values in (images._class_ids, images._offsets, images._sizes):
+    assert images._mined_ids.tolist() == [-1 if row["class_id"] is None else row["class_id"] for row in rows]
+    for values in (images._mined_ids, images._offsets, images._sizes):
         assert not values.flags.owndata and not values.flags.writeable
     assert len(read_rows([table], ["labeled"], True, cache=cache)) == 23
     assert len(read_rows([table], ["labeled"], False, [rows[0]["image_id"]], cache=cache)) == 23

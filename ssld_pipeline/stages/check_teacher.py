@@ -142,4 +142,5 @@ STAGE = ArtifactStage(
     networks=("teacher",),
     uses_classes=True,
     roles=lambda config: TRAINED_ON_ROLES,
+    reasons=lambda config: {"norm_batches": f"is measured as it teaches, in norm batches of {norm_batches(config)}"},
 )
