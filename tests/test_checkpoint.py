@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssld_pipeline.training.folder import MetricsLog, TrialFolder
+from ssld_pipeline.training.folder import TrialFolder
+from ssld_pipeline.training.metrics_log import MetricsLog
 
 
 @pytest.fixture(params=["local", "memory"])

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from ssld_pipeline.training.folder import MetricsLog, TrialFolder
+from ssld_pipeline.training.folder import TrialFolder
+from ssld_pipeline.training.metrics_log import MetricsLog
 
 
 def flip(path: Path, place: int) -> None:

@@ -39,6 +39,12 @@ class PlacementConfig(Settings):
     the table's metadata records it."""
     compile: bool = False
     """torch.compile the network that labels: half a minute per worker, and a C++ compiler is needed there."""
+    compile_training: bool = False
+    """torch.compile the networks of a training, teacher and students: minutes at the start of each, and a C++ compiler
+    is needed there."""
+    norm_batches_per_pass: int = Field(1, gt=0)
+    """Norm batches (`norm_batch` images each) that go through a network at once in training, as far as the device's
+    memory allows; statistics stay those of each. A small norm batch alone does not fill a GPU."""
     decode_workers: int = Field(0, ge=0)
     """CPUs anywhere in the cluster that decode images for each worker that labels, where the nodes with GPUs have too
     few of their own. Pixels then travel through Ray's object store. 0: the worker's own threads decode."""

@@ -33,14 +33,15 @@ class LocalEngine:
         specs = [training.spec for training in trainings]
         jobs = [stage_of(spec.config, spec.stage, TrainStage).job(spec.setup(), data) for spec in specs]
         first, placement = specs[0], specs[0].config.placement
-        threads = placement.train_threads or first.num_threads
         execution = Execution(
-            threads,
-            placement.loader_threads,
-            first.device,
-            placement.amp,
-            placement.checkpoint_every_s,
-            placement.cache,
+            num_threads=placement.train_threads or first.num_threads,
+            loader_threads=placement.loader_threads,
+            device=first.device,
+            amp=placement.amp,
+            checkpoint_every_s=placement.checkpoint_every_s,
+            norm_batches_per_pass=placement.norm_batches_per_pass,
+            compile=placement.compile_training,
+            cache=placement.cache,
         )
         return fit_together(
             jobs,

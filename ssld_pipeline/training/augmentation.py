@@ -57,3 +57,13 @@ def cut(pixels: NDArray[np.uint8], crop: Crop, image_size: int) -> NDArray[np.ui
     resized = cv2.resize(box, (image_size, image_size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     view: NDArray[np.uint8] = np.ascontiguousarray(resized[:, ::-1] if crop.flipped else resized)
     return view
+
+
+def dropout_seed(seed: int, step: int, micro_batch: int) -> int:
+    """Of what networks draw at random in a part of a step, for ``torch.manual_seed``: 63 bits.
+
+    ``micro_batch``: its number in the batch, below 2^20. The counter keeps it apart from all of `random_generator`.
+    """
+    key = np.array([seed & _64_BITS, ((step << 20) + micro_batch) & _64_BITS], dtype=np.uint64)
+    counter = np.array([0, 0, 0, 1], dtype=np.uint64)
+    return int(np.random.Philox(key=key, counter=counter).random_raw()) >> 1

@@ -42,13 +42,14 @@ class Lost(NamedTuple):
 @dataclass(frozen=True)
 class Batch:
     """``views`` uint8 [N,S,S,3]; ``class_ids`` int64 [N], the true classes, -1 where unknown; ``mined_ids`` int64 [N]:
-    the classes that images were selected for, the true ones of labelled images; ``labels``: of views that are replayed,
-    the stored soft labels as one, with a first dimension N; ``lost``: of images that belong here and could not be
-    used."""
+    the classes that images were selected for, the true ones of labelled images; ``rows`` int64 [N]: the images' row
+    numbers; ``labels``: of views that are replayed, the stored soft labels as one, with a first dimension N; ``lost``:
+    of images that belong here and could not be used."""
 
     views: NDArray[np.uint8]
     class_ids: NDArray[np.int64]
     mined_ids: NDArray[np.int64]
+    rows: NDArray[np.int64]
     labels: SoftLabel | None = None
     lost: tuple[Lost, ...] = ()
 
@@ -57,6 +58,7 @@ class _View(NamedTuple):
     pixels: NDArray[np.uint8]
     class_id: int
     mined_id: int
+    row: int
     label: SoftLabel | None
     lost: Lost | None
 
@@ -132,9 +134,10 @@ def epoch_order(seed: int, epoch: int, num_images: int) -> NDArray[np.integer]:
 class TrainImages:
     """Batches of one rank's share. ``rejects``: images that could not be used, once each; others took their place.
 
-    Place p of an epoch goes to rank p mod ``world_size``, and the same images are in a batch whatever the number of
-    ranks. The rest of an epoch that fills no batch is left out; as the order is drawn anew, it is another each time.
-    ``cache``: as in `read_rows`.
+    A rank has one run of consecutive places of each batch, so that norm batches, which are consecutive too, hold the
+    same images whatever the number of ranks. The rest of an epoch that fills no batch is left out; as the order is
+    drawn for each epoch, it is another each time. ``image_size``: side in pixels that views are cut at; null: that of
+    the settings. ``cache``: as in `read_rows`.
     """
 
     rows: pa.Table
@@ -144,6 +147,7 @@ class TrainImages:
     stored: StoredTeacher | None = None
     cache: str | None = None
     rejects: dict[str, Reject] = field(default_factory=dict)
+    image_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.settings.batch_size % self.world_size:
@@ -174,22 +178,22 @@ class TrainImages:
         pieces = _pieces(self.places(first_step, last_step), max(1, share // (2 * num_threads)))
         views = chain.from_iterable(ahead(self._views, pieces, num_threads))
         for _ in range(first_step, last_step):
-            pixels, class_ids, mined_ids, labels, lost = zip(*islice(views, share), strict=True)
+            pixels, class_ids, mined_ids, rows, labels, lost = zip(*islice(views, share), strict=True)
             stored = stack(labels) if self._labels else None
-            ids = np.array(class_ids, dtype=np.int64), np.array(mined_ids, dtype=np.int64)
-            yield Batch(np.stack(pixels), *ids, stored, tuple(filter(None, lost)))
+            classes, mined, numbers = (np.array(values, dtype=np.int64) for values in (class_ids, mined_ids, rows))
+            yield Batch(np.stack(pixels), classes, mined, numbers, stored, tuple(filter(None, lost)))
 
     def places(self, first_step: int, last_step: int) -> Iterator[Place]:
         """Those of this rank, step by step."""
-        batch_size = self.settings.batch_size
+        batch_size, share = self.settings.batch_size, self.settings.batch_size // self.world_size
         steps_per_epoch = len(self.rows) // batch_size
         epoch, order = -1, epoch_order(0, 0, 0)
         for step in range(first_step, last_step):
             if step // steps_per_epoch != epoch:
                 epoch = step // steps_per_epoch
                 order = epoch_order(self.settings.seed, epoch, len(self.rows))
-            start = step % steps_per_epoch * batch_size
-            for place in range(start + self.rank, start + batch_size, self.world_size):
+            start = step % steps_per_epoch * batch_size + self.rank * share
+            for place in range(start, start + share):
                 yield Place(epoch, place, order)
 
     def _views(self, piece: list[Place]) -> list[_View]:
@@ -206,7 +210,7 @@ class TrainImages:
             row = int(order[(place + attempt) % len(order)])
             try:
                 pixels, label = self._load(row, epoch, place)
-                return _View(pixels, *self._class_ids(row), label, lost)
+                return _View(pixels, *self._class_ids(row), row, label, lost)
             except BadImage as error:
                 bad, image_id = error, self.rows["image_id"][row].as_py()
                 lost = lost or Lost(self.rows["role"][row].as_py(), error.reason)
@@ -219,7 +223,7 @@ class TrainImages:
         return -1 if self._roles[row].as_py() == "pool" else mined_id, mined_id
 
     def _load(self, row: int, epoch: int, place: int) -> tuple[NDArray[np.uint8], SoftLabel | None]:
-        size, area = self.settings.image_size, self.settings.min_crop_area
+        size, area = self.image_size or self.settings.image_size, self.settings.min_crop_area
         if self._labels and self.stored:
             replay, label = self._labels.view(row, epoch)
             return replay_view(self._read(row), replay, self.stored.recipe, size), label

@@ -1,65 +1,43 @@
-"""The training loop: knows torch.distributed, not Ray; alone in a process it is a group of one.
+"""The training loop: knows torch.distributed, not Ray, and of what is learnt only strategies and networks.
 
-Everything random is a function of (seed, epoch, place) or (seed, step, rank), and a checkpoint holds what else there
-is, so a run that is killed and started again ends with the weights of a run that was not.
+Everything random is a function of (seed, epoch, place) or (seed, step, norm batch), and a checkpoint holds what else
+there is, so a run that is killed and started again ends with the weights of a run that was not.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from ssld_pipeline.contracts import Reject
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.models.allocator import keep_freed_memory
-from ssld_pipeline.models.card import config_json
-from ssld_pipeline.models.predict import Predictor
-from ssld_pipeline.models.weights import save_weights
 from ssld_pipeline.training.data import Batch, TrainImages, left_out_of, read_rows
-from ssld_pipeline.training.evaluate import evaluate
-from ssld_pipeline.training.folder import MetricsLog, TrialFolder
+from ssld_pipeline.training.execution import Execution as Execution
+from ssld_pipeline.training.folder import Checkpoint, TrialFolder
 from ssld_pipeline.training.group import Group
-from ssld_pipeline.training.job import StoredTeacher, TrainJob
-from ssld_pipeline.training.learner import Learner
-from ssld_pipeline.training.reject_limit import RejectLimit
-from ssld_pipeline.training.schedule import (
-    lr_at,
-    num_steps,
-    num_warmup_steps,
-    require_a_batch,
-    steps_per_epoch,
-    validation_steps,
-)
+from ssld_pipeline.training.job import OnlineTeacher, StoredTeacher, TrainJob
+from ssld_pipeline.training.lease import taken_over
+from ssld_pipeline.training.losses import Losses, NotFinite
+from ssld_pipeline.training.pace import Due, Pace
+from ssld_pipeline.training.schedule import require_a_batch, steps_per_epoch
+from ssld_pipeline.training.shares import require_shares
+from ssld_pipeline.training.strategies.registry import strategy_named
+from ssld_pipeline.training.strategies.strategy import Member
+from ssld_pipeline.training.together import require_same_length, require_together
+from ssld_pipeline.training.trial import Report as Report
+from ssld_pipeline.training.trial import Trial
+from ssld_pipeline.training.views_on_device import on_device
+from ssld_pipeline.training.waiting import Waiting
 
-_LOG_ROWS = 200
-_ASK_EVERY = 20
-_EVALUATION_BATCH = {"cpu": 16, "cuda": 256}
-_NEVER = torch.iinfo(torch.int64).max
-Report = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Execution:
-    """Where and how fast a job runs; nothing here changes a result beyond floating point.
-
-    ``cache``: local folder for the files that the processes of a node share; null: the default of `row_store`.
-    """
-
-    num_threads: int = 1
-    loader_threads: int = 2
-    device: str = "cpu"
-    amp: bool = False
-    checkpoint_every_s: float = 600
-    cache: str | None = None
+_NAMED_IMAGES = 5
 
 
 def fit(
@@ -67,23 +45,10 @@ def fit(
 ) -> dict[str, Any]:
     """Train ``job`` and leave student.safetensors, config.json and metrics.jsonl in ``folder`` (a path or fsspec URI).
 
-    All processes of an initialised torch.distributed group call it with the same arguments; each returns the final
-    metrics: ``steps``, ``num_images``, ``images_per_process`` of a batch, the last ``loss``, ``validation_top1`` and
-    ``validation_top5`` where there is validation, and ``rejects`` (image_id, reason, detail of images that could not be
-    used). Goes on from the newest whole checkpoint of ``fingerprint`` in ``folder``; a run that is done is not done
-    again, unless its files are damaged.
-    ``report`` is given every row of metrics. UserError where the job cannot be trained, or was begun with another
-    number of images per process and batch norm would make that another training.
+    The case of one job of `fit_together`.
     """
-    execution = execution or Execution()
-    torch.set_num_threads(execution.num_threads)
-    if execution.device == "cpu":
-        keep_freed_memory()
-    group, place = Group.current(execution.device), TrialFolder(folder)
-    done = group.broadcast_from_rank0(place.finished(fingerprint) if group.rank == 0 else None)
-    if done is not None:
-        return dict(done)
-    return _Trial(job, place, fingerprint, execution, group, report or (lambda row: None)).run()
+    (metrics,) = fit_together([job], [folder], fingerprints=[fingerprint], execution=execution, report=report)
+    return metrics
 
 
 def fit_together(
@@ -94,194 +59,193 @@ def fit_together(
     execution: Execution | None = None,
     report: Report | None = None,
 ) -> list[dict[str, Any]]:
-    """``fit`` of several jobs."""
-    return [
-        fit(job, folder, fingerprint=fingerprint, execution=execution, report=report)
-        for job, folder, fingerprint in zip(jobs, folders, fingerprints, strict=True)
-    ]
+    """Train ``jobs`` in one pass over the same views, with one forward pass of the teacher for all.
+
+    Each ends with the weights that it gets alone, in its own folder. They must agree in data, teacher, strategy,
+    batch_size, norm_batch, seed, image size, augmentation and number of steps.
+
+    All processes of an initialised torch.distributed group call it with the same arguments; their number changes
+    nothing beyond floating point. Each returns the final metrics of every job: ``steps``, ``num_images``,
+    ``images_per_norm``, the last ``loss``, ``validation_top1`` and ``validation_top5`` where there is validation, and
+    ``rejects`` (image_id, reason, detail of images that could not be used). Goes on from the newest step of which all
+    jobs that are not done have a whole checkpoint of their fingerprints; a job that is done is not done again, unless
+    its files are damaged.
+
+    ``report`` is given every row of metrics, with the job's name as ``stage``. UserError where the jobs cannot be
+    trained, not together, or not by that number of processes; where a loss is not finite, too many images are lost, or
+    another process has taken over.
+    """
+    execution = execution or Execution()
+    torch.set_num_threads(execution.num_threads)
+    if execution.device == "cpu":
+        keep_freed_memory()
+    else:
+        torch.backends.cudnn.benchmark = True
+    group, places = Group.current(execution.device), [TrialFolder(folder) for folder in folders]
+    require_together(jobs)
+    done = [place.finished(own) for place, own in zip(places, fingerprints, strict=True)] if group.rank == 0 else []
+    metrics = list(group.broadcast_from_rank0(done))
+    left = [number for number, found in enumerate(metrics) if found is None]
+    if left:
+        own = [(jobs[number], places[number], fingerprints[number]) for number in left]
+        for number, found in zip(left, _Pass(own, execution, group, report or (lambda row: None)).run(), strict=True):
+            metrics[number] = found
+    return [dict(found) for found in metrics if found is not None]
 
 
-class _Trial:
+class _Pass:
     def __init__(
-        self, job: TrainJob, folder: TrialFolder, fingerprint: str, execution: Execution, group: Group, report: Report
+        self, own: Sequence[tuple[TrainJob, TrialFolder, str]], execution: Execution, group: Group, report: Report
     ) -> None:
-        self.job, self.settings, self.execution, self.group = job, job.settings, execution, group
-        self.folder, self.fingerprint, self.report = folder, fingerprint, report
+        self.execution, self.group = execution, group
+        self.job = job = own[0][0]
+        self.settings = job.settings
         rows = read_rows(job.tables, job.roles, job.labelled_only, left_out_of(job), execution.cache)
-        require_a_batch(job.stage, job.section, job.settings, job.roles, len(rows), job.labelled_only)
+        for each, *_ in own:
+            require_a_batch(each.stage, each.section, each.settings, each.roles, len(rows), each.labelled_only)
+            require_shares(each, group.size)
         self.per_epoch = steps_per_epoch(job.settings, len(rows))
-        self.total = num_steps(job.settings, len(rows))
-        self.warmup = num_warmup_steps(job.settings, len(rows))
+        require_same_length([each for each, *_ in own], len(rows))
+        self.trials = [Trial(*each, rows, group, report) for each in own]
+        self.total = self.trials[0].total
         stored = job.teacher if isinstance(job.teacher, StoredTeacher) else None
-        self.images = TrainImages(rows, job.settings, group.rank, group.size, stored, execution.cache)
-        self.images_per_process = job.settings.batch_size // group.size
-        self.validation = read_rows(job.validation, ("protected",), labelled=True, cache=execution.cache)
-        self.learner = Learner(job, group, execution.amp)
-        self.reject_limit = RejectLimit(job, rows["role"], self.per_epoch, self.total)
-        self.loss_sum, self.loss_steps = torch.zeros((), device=group.device), 0
-        self.first_bad = torch.tensor(_NEVER, device=group.device)
+        size = _cut_size(job)
+        self.images = TrainImages(rows, job.settings, group.rank, group.size, stored, execution.cache, image_size=size)
+        members = [Member(trial.job, trial.lr_of) for trial in self.trials]
+        self.strategy = strategy_named(job.strategy)(members, group, execution)
+        self.losses = Losses(len(own), self.settings.num_micro_batches, group)
+        self.recent: deque[tuple[int, NDArray[np.int64]]] = deque()
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> list[dict[str, Any]]:
         step = self._restore()
-        self.log = MetricsLog(self.folder, step)
-        if step:
-            self._log(step, resumed_at=step)
+        for trial in self.trials:
+            trial.begin(step)
         self._train(step)
-        metrics = {
-            "steps": self.total,
-            "num_images": len(self.images.rows),
-            "images_per_process": self.images_per_process,
-            **self._last_figures(),
-            "rejects": self._rejects(),
-        }
-        if self.group.rank == 0:
-            self._save_model()
-            self.log.flush()
-            self.folder.finish(self.fingerprint, metrics)
-        return metrics
+        self._require_own()
+        rejects = self._rejects()
+        students = self.strategy.students
+        return [trial.finish(own.module, rejects) for trial, own in zip(self.trials, students, strict=True)]
 
     def _train(self, first: int) -> None:
-        every, validations = max(1, self.total // _LOG_ROWS), validation_steps(self.settings, self.total)
-        logged, saved = time.monotonic(), time.monotonic()
+        self.pace = Pace(self.group, self.execution, first, self.total, self.per_epoch)
         with contextlib.closing(self.images.batches(first, self.total, self.execution.loader_threads)) as batches:
-            for done, batch in enumerate(batches, start=first + 1):
-                lr = self._lr(done)
-                self._count(done, self.learner.step(done - 1, lr, batch))
-                self._require_images(done, batch)
-                if done % every == 0 or done in (1, self.total):
-                    self._log_loss(done, lr, time.monotonic() - logged)
-                    logged = time.monotonic()
-                if done in validations and len(self.validation):
-                    self._validate(done)
-                    logged = time.monotonic()
-                if done < self.total and self._is_time(done, saved):
+            self.waiting = Waiting(batches)
+            share = self.settings.num_micro_batches // self.group.size
+            moved = on_device(self.waiting, self.group.device, self.group.rank * share)
+            for done, (batch, views) in enumerate(moved, start=first + 1):
+                self.losses.add(done, self.strategy.step(done - 1, views))
+                self._keep(done, batch)
+                if due := self.pace.after(done):
+                    self._attend(done, due)
+                self._validate(done)
+                if due and due.save:
                     self._save(done)
-                    saved = time.monotonic()
 
-    def _lr(self, done: int) -> float:
-        return lr_at(done - 1, self.settings.lr, self.warmup, self.total)
+    def _attend(self, done: int, due: Due) -> None:
+        """What a group does together now and then."""
+        self._require_images()
+        if due.log or due.save:
+            self._require_finite()
+            self._require_own()
+        if due.log:
+            self._log_losses(done)
 
-    def _count(self, done: int, loss: Tensor) -> None:
-        """Nothing is read back here: a GPU would have to catch up with us at every step."""
-        self.loss_sum += loss
-        self.loss_steps += 1
-        self.first_bad = torch.where(torch.isfinite(loss), self.first_bad, self.first_bad.clamp(max=done))
+    def _keep(self, done: int, batch: Batch) -> None:
+        self.recent.append((done, batch.rows))
+        for trial in self.trials:
+            trial.reject_limit.add(done - 1, batch.lost)
 
-    def _require_images(self, done: int, batch: Batch) -> None:
-        """A group adds up now and then only, the ends of an epoch and of the run included."""
-        self.reject_limit.add(done - 1, batch.lost)
-        if self.group.size > 1 and done % _ASK_EVERY and done % self.per_epoch and done < self.total:
-            return
-        if exceeded := self.reject_limit.exceeded(self.group):
-            raise UserError(self.reject_limit.explain(exceeded, [Reject(**r) for r in self._rejects()]))
+    def _require_images(self) -> None:
+        for trial in self.trials:
+            if exceeded := trial.reject_limit.exceeded(self.group):
+                raise UserError(trial.reject_limit.explain(exceeded, self._rejects()))
 
-    def _log_loss(self, done: int, lr: float, seconds: float) -> None:
-        self._require_finite()
-        loss = float(self.group.mean(self.loss_sum)) / self.loss_steps
-        own_steps = min(self.loss_steps, done - self.started_at)  # the others are of the process before
-        images_per_s = own_steps * self.settings.batch_size / seconds
-        self._log(done, epoch=done / self.per_epoch, loss=loss, lr=lr, images_per_s=images_per_s)
-        self.loss_sum, self.loss_steps = torch.zeros_like(self.loss_sum), 0
+    def _require_own(self) -> None:
+        """Before anything is written."""
+        lost = [number for number, trial in enumerate(self.trials) if not trial.is_own()]
+        if lost := self.group.broadcast_from_rank0(lost):
+            trial = self.trials[lost[0]]
+            raise taken_over(trial.job.stage, trial.folder.uri)
 
     def _require_finite(self) -> None:
-        step = int(self.group.least(self.first_bad))
-        if step == _NEVER:
-            return
-        raise UserError(
-            f"{self.job.stage}: the loss is not finite at step {step} of {self.total} (lr {self._lr(step):.4g}). Try a "
-            f"smaller lr (now {self.settings.lr:g} at its peak) or a longer warm-up, and see that the weights, "
-            f"mean and std of the networks belong together"
+        if found := self.losses.first_not_finite():
+            raise UserError(self._explain(found, self._image_ids(found)))
+        self.recent.clear()
+
+    def _image_ids(self, found: NotFinite) -> list[str]:
+        """Of the norm batch; the process that computed it tells the others."""
+        size = self.settings.images_per_norm
+        rank, number = divmod(found.norm_batch, self.settings.num_micro_batches // self.group.size)
+        own = [rows for step, rows in self.recent if step == found.step and rank == self.group.rank]
+        named = {
+            str(self.group.rank): [self._id_of(row) for row in rows[number * size : (number + 1) * size]]
+            for rows in own
+        }
+        return [image_id for ids in self.group.merge(named).values() for image_id in ids]
+
+    def _id_of(self, row: int) -> str:
+        return str(self.images.rows["image_id"][int(row)].as_py())
+
+    def _explain(self, found: NotFinite, image_ids: Sequence[str]) -> str:
+        trial = self.trials[found.job]
+        return (
+            f"{trial.job.stage}: the loss is not finite at step {found.step} of {self.total} "
+            f"(lr {trial.lr_of(found.step - 1):.4g}), in a norm batch of {len(image_ids)} images: "
+            f"{', '.join(image_ids[:_NAMED_IMAGES])}{', ...' if len(image_ids) > _NAMED_IMAGES else ''}. Try a smaller "
+            f"lr (now {trial.job.settings.lr:g} at its peak) or a longer warm-up, and see that the weights, mean and "
+            f"std of the networks belong together"
         )
+
+    def _log_losses(self, done: int) -> None:
+        steps, seconds = self.pace.row(done)
+        images_per_s = steps * self.settings.batch_size / seconds
+        data_wait = min(1.0, self.waiting.take() / seconds)
+        for trial, loss in zip(self.trials, self.losses.take_means(), strict=True):
+            trial.log_loss(done, loss, images_per_s=images_per_s, data_wait=data_wait)
 
     def _validate(self, done: int) -> None:
-        student = self.learner.student.eval()
-        self.group.equalise_buffers(student)
-        batch_size = _EVALUATION_BATCH[self.execution.device]
-        predictor = Predictor(self.job.student, student, self.execution.device, amp=False, batch_size=batch_size)
-        found = evaluate(
-            predictor,
-            self.validation,
-            self.settings.image_size,
-            self.settings.crop_pct,
-            self.execution.loader_threads,
-            self.group,
-        )
-        if found["num_images"]:
-            self._log(done, epoch=done / self.per_epoch, validation_top1=found["top1"], validation_top5=found["top5"])
-
-    def _log(self, step: int, **row: Any) -> None:
-        self.log.add(step=step, **row)
-        if self.group.rank == 0:
-            self.log.flush()
-            self.report({"step": step, **row})
-
-    def _last_figures(self) -> dict[str, Any]:
-        names = ("loss", "validation_top1", "validation_top5")
-        return {name: row[name] for row in self.log.rows for name in names if name in row}
-
-    def _is_time(self, done: int, saved: float) -> bool:
-        """A group asks rank 0 now and then only: the answer has every GPU wait."""
-        if self.group.size > 1 and done % _ASK_EVERY:
-            return False
-        return self.group.broadcast_from_rank0(time.monotonic() - saved > self.execution.checkpoint_every_s)
+        with self.pace.pause():
+            for trial, student in zip(self.trials, self.strategy.students, strict=True):
+                if trial.is_validated(done):
+                    trial.validate(done, student.module, self.execution)
 
     def _save(self, done: int) -> None:
-        self._require_finite()
-        loss_sum, rejects = float(self.group.mean(self.loss_sum)), self._rejects()
-        if self.group.rank == 0:
-            self.log.flush()
-            state = {
-                "rejects": rejects,
-                "loss_sum": loss_sum,
-                "loss_steps": self.loss_steps,
-                "images_per_process": self.images_per_process,
-            }
-            self.folder.save_checkpoint(self.fingerprint, done, self.learner.tensors(), state)
+        with self.pace.pause():
+            sums, rejects = self.losses.sums(), [asdict(reject) for reject in self._rejects()]
+            if self.group.rank == 0:
+                for number, (trial, (loss_sum, steps)) in enumerate(zip(self.trials, sums, strict=True)):
+                    state = {"rejects": rejects, "loss_sum": loss_sum, "loss_steps": steps}
+                    trial.save(done, self.strategy.tensors(number), **state)
 
     def _restore(self) -> int:
-        """The number of steps that are done: 0 for a fresh start."""
-        found = self.folder.newest_checkpoint(self.fingerprint) if self.group.rank == 0 else None
-        name = self.group.broadcast_from_rank0(found.name if found else None)
-        self.started_at = 0
-        if name is None:
+        """The number of steps that are done: 0 for a fresh start. Rank 0 reads, since what it finds whole another
+        process may not, and tells the others."""
+        found = self.group.broadcast_from_rank0(self._newest() if self.group.rank == 0 else None)
+        if found is None:
             return 0
-        _, tensors, state = found or self.folder.checkpoint(name)
-        self._require_same_share(state)
-        self.learner.restore(tensors)
-        self.images.rejects.update({r["image_id"]: Reject(**r) for r in state["rejects"]})
-        self.loss_sum, self.loss_steps = self.loss_sum + state["loss_sum"], state["loss_steps"]
-        self.started_at = int(state["step"])
-        return self.started_at
+        for number, (_, tensors, state) in enumerate(found):
+            self.strategy.restore(number, tensors)
+            self.images.rejects.update({r["image_id"]: Reject(**r) for r in state["rejects"]})
+            self.losses.restore(number, state["loss_sum"], state["loss_steps"])
+        return int(found[0].state["step"])
 
-    def _require_same_share(self, state: dict[str, Any]) -> None:
-        before, now = state.get("images_per_process", self.images_per_process), self.images_per_process
-        if before == now or not self.learner.depends_on_share():
-            return
-        batch_size = self.settings.batch_size
-        raise UserError(
-            f"{self.job.stage}: the checkpoint at step {state['step']} was made with {before} of {batch_size} images "
-            f"per process ({batch_size // before} processes), now they would be {now} ({self.group.size} processes). "
-            f"Batch norm sees the images of its own process alone, so that would be another training. Go on with "
-            f"placement.train_workers: {batch_size // before}, or start anew by removing {self.folder.uri}"
-        )
+    def _newest(self) -> list[Checkpoint] | None:
+        """The newest checkpoints of one step, of all jobs."""
+        steps = [set(trial.folder.steps(trial.fingerprint)) for trial in self.trials]
+        for step in sorted(set.intersection(*steps), reverse=True):
+            found = [trial.checkpoint(step) for trial in self.trials]
+            whole = [checkpoint for checkpoint in found if checkpoint is not None]
+            if len(whole) == len(found):
+                return whole
+        return None
 
-    def _rejects(self) -> list[dict[str, str]]:
+    def _rejects(self) -> list[Reject]:
         """Of all ranks, by image_id."""
         merged = self.group.merge(self.images.rejects)
-        return [asdict(merged[image_id]) for image_id in sorted(merged)]
+        return [merged[image_id] for image_id in sorted(merged)]
 
-    def _save_model(self) -> None:
-        student, settings = self.learner.student.eval(), self.settings
-        card = config_json(
-            self.job.student,
-            student,
-            image_size=settings.image_size,
-            crop_pct=settings.crop_pct,
-            class_names=self.job.class_names,
-            licence=self.job.licence,
-        )
-        with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch, "student.safetensors")
-            save_weights(student.to(memory_format=torch.contiguous_format), path)
-            self.folder.write(path.name, path.read_bytes())
-        self.folder.write("config.json", (json.dumps(card, indent=2) + "\n").encode())
+
+def _cut_size(job: TrainJob) -> int:
+    """Views are cut at the larger size of student and teacher, and scaled for the other one on the device."""
+    teacher = job.teacher.image_size if isinstance(job.teacher, OnlineTeacher) else 0
+    return max(job.settings.image_size, teacher)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
@@ -52,29 +51,54 @@ class TrialFolder:
         self._files.pipe_file(temporary, data)
         self._files.mv(temporary, target)
 
+    @property
+    def can_append(self) -> bool:
+        """An object store can only write whole files."""
+        return self._shows_half_files
+
+    def append(self, name: str, data: bytes) -> None:
+        """To a file on a local disk; a reader, or a kill, may see half of ``data``."""
+        with self._files.open(f"{self._path}/{name}", "ab") as file:
+            file.write(data)
+
+    def remove(self, name: str) -> None:
+        self._files.rm_file(f"{self._path}/{name}")
+
     def read(self, name: str) -> bytes | None:
         """None where there is no such file."""
         path = f"{self._path}/{name}"
         return bytes(self._files.cat_file(path)) if self._files.exists(path) else None
 
     def save_checkpoint(self, fingerprint: str, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """One safetensors file with ``state`` as JSON in its header, and the digest of the file; the two newest of
-        ``fingerprint`` are kept. The digest takes 1.2 ms a MB."""
+        """One safetensors file with ``state`` as JSON in its header, and the digest of the file, which takes 1.2 ms a
+        MB. Kept are the two newest of ``fingerprint`` up to ``step``; later ones are of a run that was given up."""
         header = {"state": json.dumps({**state, "step": step}), "digest": "0" * 16}
         data = _with_digest(save(tensors, metadata=header))
-        self.write(f"{_prefix(fingerprint)}{step:09d}.safetensors", data)
-        for name in self._names(_prefix(fingerprint))[:-_KEEP]:
-            self._files.rm_file(f"{self._path}/{name}")
+        own = _name(fingerprint, step)
+        self.write(own, data)
+        kept = [name for name in self.checkpoints(fingerprint) if name <= own][:_KEEP]
+        for name in set(self.checkpoints(fingerprint)) - set(kept):
+            self.remove(name)
+
+    def steps(self, fingerprint: str) -> list[int]:
+        """Of the checkpoints of this computation, whole or not, the newest first."""
+        found = (name.removeprefix(_prefix(fingerprint)).partition(".")[0] for name in self.checkpoints(fingerprint))
+        return [int(step) for step in found if step.isdecimal()]
+
+    def whole_checkpoint(self, fingerprint: str, step: int) -> Checkpoint | None:
+        """The log names one that is damaged or gone."""
+        name = _name(fingerprint, step)
+        try:
+            return self.checkpoint(name)
+        except DAMAGE as error:
+            _log.warning("checkpoint %s/%s is damaged and not used: %s", self.uri, name, error)
+            return None
 
     def newest_checkpoint(self, fingerprint: str) -> Checkpoint | None:
         """The newest of this computation that is whole. The log names those that are not: after a power cut a renamed
         file may be cut short, and a disk may change bytes."""
-        for name in self.checkpoints(fingerprint):
-            try:
-                return self.checkpoint(name)
-            except DAMAGE as error:
-                _log.warning("checkpoint %s/%s is damaged and not used: %s", self.uri, name, error)
-        return None
+        found = (self.whole_checkpoint(fingerprint, step) for step in self.steps(fingerprint))
+        return next((checkpoint for checkpoint in found if checkpoint is not None), None)
 
     def checkpoints(self, fingerprint: str | None = None) -> list[str]:
         """Names, the newest first; of all computations where none is given."""
@@ -130,6 +154,10 @@ class TrialFolder:
         return sorted(name for name in names if name.startswith(prefix))
 
 
+def _name(fingerprint: str, step: int) -> str:
+    return f"{_prefix(fingerprint)}{step:09d}.safetensors"
+
+
 def _prefix(fingerprint: str) -> str:
     """Checkpoints of another computation in the same folder are neither read nor counted."""
     return f"{_PREFIX}{hashlib.blake2b(fingerprint.encode(), digest_size=6).hexdigest()}-"
@@ -164,29 +192,3 @@ def _require_digest(data: bytes) -> None:
     plain[place : place + 16] = b"0" * 16
     if _digest(plain) != written:
         raise ValueError("its bytes are not those that were written")
-
-
-class MetricsLog:
-    """``metrics.jsonl``: a JSON object a line, each with its ``step``; always written anew, so never half a line."""
-
-    def __init__(self, folder: TrialFolder, up_to_step: int) -> None:
-        """Rows of an earlier process are kept up to the step that this one goes on from."""
-        self._folder = folder
-        lines = (folder.read("metrics.jsonl") or b"").splitlines() if up_to_step else []
-        self.rows = [row for row in self._whole(lines) if row["step"] <= up_to_step]
-
-    def _whole(self, lines: list[bytes]) -> Iterator[dict[str, Any]]:
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-                int(row["step"])
-            except (ValueError, KeyError, TypeError):
-                _log.warning("%s/metrics.jsonl: line %d is damaged and left out", self._folder.uri, number)
-            else:
-                yield row
-
-    def add(self, **row: Any) -> None:
-        self.rows.append(row)
-
-    def flush(self) -> None:
-        self._folder.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows).encode())

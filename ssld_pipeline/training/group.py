@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -29,8 +30,8 @@ class Group:
             return cls(device=device)
         return cls(dist.get_rank(), dist.get_world_size(), device)
 
-    def mean(self, value: Tensor) -> Tensor:
-        return self._reduced(value, dist.ReduceOp.SUM) / self.size if self.size > 1 else value
+    def sum(self, value: Tensor) -> Tensor:
+        return self._reduced(value, dist.ReduceOp.SUM) if self.size > 1 else value
 
     def least(self, value: Tensor) -> Tensor:
         return self._reduced(value, dist.ReduceOp.MIN) if self.size > 1 else value
@@ -56,11 +57,11 @@ class Group:
         dist.all_gather_object(gathered, mapping)
         return {key: value for part in gathered for key, value in part.items()}
 
-    def equalise_buffers(self, model: nn.Module) -> None:
-        """Rank 0's batch norm statistics everywhere: each rank's have moved by its own share of the last batch."""
+    def equalise(self, tensors: Iterable[Tensor]) -> None:
+        """Fill them with those of rank 0."""
         if self.size > 1:
-            for buffer in model.buffers():
-                dist.broadcast(buffer, src=0)
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), src=0)
 
     def _reduced(self, value: Tensor, how: Any) -> Tensor:
         copy = value.to(self.device, copy=True)

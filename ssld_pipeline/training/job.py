@@ -58,6 +58,8 @@ class TrainJob:
     """image_ids that are not trained on, though the tables have them."""
     left_out_file: str | None = None
     """More of them: the column image_id of a Parquet file on this machine."""
+    strategy: str = "distil"
+    """In which order networks learn, by its name in ``training.strategies.registry``."""
     licence: str | None = None
     """Of the weights that the result is made with, as an SPDX name."""
 

@@ -181,13 +181,13 @@ def stack(labels: Sequence[SoftLabel]) -> SoftLabel:
     return SoftLabel(class_ids, probs, tail_prob)
 
 
-def logits_of(labels: SoftLabel, num_classes: int, device: str = "cpu") -> Tensor:
+def logits_of(labels: SoftLabel | tuple[Tensor, ...], num_classes: int, device: str = "cpu") -> Tensor:
     """Logits ``[N, num_classes]`` whose softmax is the stored distribution: the kept probabilities times a factor so
     that they sum to 1 - tail_prob, the tail spread evenly over the rest; without a rest there is no tail.
 
     As ``kernels.soft_label.dense``, on any device; a probability below 1e-30 becomes that.
     """
-    class_ids, probs, tail_probs = (torch.from_numpy(values).to(device) for values in labels)
+    class_ids, probs, tail_probs = (torch.as_tensor(values, device=device) for values in labels)
     num_rest = num_classes - class_ids.shape[1]
     tail_probs = tail_probs if num_rest else torch.zeros_like(tail_probs)
     rows = (tail_probs / max(num_rest, 1))[:, None].repeat(1, num_classes)

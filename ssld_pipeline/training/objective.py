@@ -1,0 +1,39 @@
+"""What a network learns from: the weighted sum of terms, as the mean over the images of a whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ssld_pipeline.terms.term import Signals, Term
+from ssld_pipeline.training.group import Group
+
+
+class Objective:
+    """Its losses of the parts of a batch add up to the loss of the batch, however these are spread over processes."""
+
+    def __init__(self, terms: Sequence[Term], batch_size: int, group: Group) -> None:
+        self._terms, self._batch_size, self._group = tuple(terms), batch_size, group
+
+    def num_counted(self, class_ids: Tensor, mined_ids: Tensor) -> list[Tensor | int]:
+        """Of each term the rows of the whole batch that count, at least 1.
+
+        ``class_ids``, ``mined_ids``: int64, of all images of this process. All processes call it at the same step;
+        nothing is read back from the device.
+        """
+        found = [term.counted(class_ids, mined_ids) for term in self._terms]
+        own = [counted.sum() for counted in found if counted is not None]
+        summed = iter(self._group.sum(torch.stack(own)).clamp(min=1)) if own else iter(())
+        return [self._batch_size if counted is None else next(summed) for counted in found]
+
+    def losses(self, signals: Signals, num_counted: Sequence[Tensor | int], norm_batch: int) -> Tensor:
+        """What each ``norm_batch`` images of ``signals`` contribute to the loss of the batch, ``[N / norm_batch]``."""
+        losses = signals.student.new_zeros(len(signals.student) // norm_batch, dtype=torch.float32)
+        for term, number in zip(self._terms, num_counted, strict=True):
+            per_row, counted = term.per_row(signals), term.counted(signals.class_ids, signals.mined_ids)
+            if counted is not None:
+                per_row = torch.where(counted, per_row, 0)
+            losses = losses + term.weight * per_row.view(-1, norm_batch).sum(dim=1) / number
+        return losses
