@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from ssld_pipeline.models.spec import ModelSpec
 from ssld_pipeline.training.fit import Execution, fit
+from ssld_pipeline.training.folder import TrialFolder
 from ssld_pipeline.training.group import Group
 from ssld_pipeline.training.job import TrainJob
 
@@ -83,11 +84,19 @@ def short(own: TrainJob) -> TrainJob:
 
 
 class Resume:
+    """Only rank 0 can read what is in the folder: elsewhere it may be damaged, or not yet to be seen."""
+
     def __init__(self, folder: Path, own: TrainJob) -> None:
         self.folder, self.job = folder, own
 
     def __call__(self) -> None:
+        if Group.current("cpu").rank:
+            TrialFolder.read = refuse  # type: ignore[method-assign]
         fit(self.job, str(self.folder), fingerprint="f", execution=NOW)
+
+
+def refuse(folder: TrialFolder, name: str) -> bytes:
+    raise OSError(f"{folder.uri}/{name} cannot be read")
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -19,4 +19,4 @@ class LogitsMse(Term):
         from ssld_pipeline.kernels.divergences import logits_mse
 
         assert signals.teacher is not None
-        return logits_mse(signals.student, signals.teacher)
+        return logits_mse(signals.student, signals.teacher, reduction="none")

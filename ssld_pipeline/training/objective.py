@@ -33,6 +33,7 @@ class Objective:
         losses = signals.student.new_zeros(len(signals.student) // norm_batch, dtype=torch.float32)
         for term, number in zip(self._terms, num_counted, strict=True):
             per_row, counted = term.per_row(signals), term.counted(signals.class_ids, signals.mined_ids)
+            assert per_row.shape == signals.class_ids.shape, f"{term.name} must give a loss per image"
             if counted is not None:
                 per_row = torch.where(counted, per_row, 0)
             losses = losses + term.weight * per_row.view(-1, norm_batch).sum(dim=1) / number

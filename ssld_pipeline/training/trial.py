@@ -54,8 +54,9 @@ class Trial:
         return lr_at(step, self.job.settings.lr, self._warmup, self.total)
 
     def begin(self, step: int) -> None:
-        """Keep the rows of the log up to ``step``, the number of steps done."""
-        self._log = MetricsLog(self.folder, step)
+        """Keep the rows of the log up to ``step``, the number of steps done. Rank 0 reads them for all."""
+        self._log = MetricsLog(self.folder, step if self._group.rank == 0 else 0)
+        self._log.rows = self._group.broadcast_from_rank0(self._log.rows)
         if step:
             self.log(step, resumed_at=step)
 
