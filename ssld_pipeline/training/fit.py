@@ -204,10 +204,13 @@ class _Pass:
             trial.log_loss(done, loss, images_per_s=images_per_s, data_wait=data_wait)
 
     def _validate(self, done: int) -> None:
+        pairs = [(t, s) for t, s in zip(self.trials, self.strategy.students, strict=True) if t.is_validated(done)]
         with self.pace.pause():
-            for trial, student in zip(self.trials, self.strategy.students, strict=True):
-                if trial.is_validated(done):
-                    trial.validate(done, student.module, self.execution)
+            for trial, student in pairs:
+                accuracy = trial.accuracy(student.module, self.execution)
+                self._require_own()
+                if accuracy:
+                    trial.log_accuracy(done, accuracy)
 
     def _save(self, done: int) -> None:
         with self.pace.pause():

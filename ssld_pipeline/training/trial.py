@@ -76,16 +76,18 @@ class Trial:
     def is_validated(self, step: int) -> bool:
         return step in self._validations
 
-    def validate(self, step: int, student: nn.Module, execution: Execution) -> None:
-        """Accuracy on the protected images, where one of them can be used."""
+    def accuracy(self, student: nn.Module, execution: Execution) -> dict[str, float]:
+        """Of ``student`` on the protected images, as a row of the log; empty where none of them can be used."""
         settings, device = self.job.settings, execution.device
         self._group.equalise(student.eval().buffers())
         predictor = Predictor(self.job.student, student, device, amp=False, batch_size=_EVALUATION_BATCH[device])
         size, threads = settings.image_size, execution.loader_threads
         found = evaluate(predictor, self._validation, size, settings.crop_pct, threads, self._group)
-        if found["num_images"]:
-            top1, top5 = found["top1"], found["top5"]
-            self.log(step, epoch=step / self._per_epoch, validation_top1=top1, validation_top5=top5)
+        names = ("top1", "top5") if found["num_images"] else ()
+        return {f"validation_{name}": found[name] for name in names}
+
+    def log_accuracy(self, step: int, accuracy: dict[str, float]) -> None:
+        self.log(step, epoch=step / self._per_epoch, **accuracy)
 
     def checkpoint(self, step: int) -> Checkpoint | None:
         """That of ``step``, where it is whole and of this program."""
