@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 from ssld_pipeline.errors import UserError
 from ssld_pipeline.models.allocator import keep_freed_memory
 from ssld_pipeline.models.build import build
+from ssld_pipeline.models.compiler import require_compiler
 from ssld_pipeline.models.preprocessing import normalise
 from ssld_pipeline.models.spec import ModelSpec
 
@@ -161,14 +160,6 @@ def open_predictor(
         torch.backends.cudnn.benchmark = True
     model = build(spec).to(memory_format=torch.channels_last).to(device)
     if compile:
-        _require_compiler()
+        require_compiler("placement.compile", "labels")
         model = torch.compile(model, dynamic=False, options={"freezing": True})  # type: ignore[assignment]
     return Predictor(spec, model, device, amp and device != "cpu", batch_size or 0, fixed_shape=compile)
-
-
-def _require_compiler() -> None:
-    if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "c++", "g++", "clang++")):
-        raise UserError(
-            "placement.compile needs a C++ compiler on every machine that labels, and none is found (c++, g++, "
-            "clang++, or the one that CXX names). Install one, or leave placement.compile out"
-        )
