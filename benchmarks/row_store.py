@@ -78,7 +78,8 @@ def main() -> None:
     text = body(tables, cold, warm)
     print(text)
     if arguments.write:
-        write_section("Rows and stored labels of a node", "python benchmarks/row_store.py --scratch DIR", text)
+        command = f"python benchmarks/row_store.py --scratch DIR --gigabytes {arguments.gigabytes:g}"
+        write_section("Rows and stored labels of a node", command, text)
 
 
 def generate(folder: Path, store_bytes: int) -> Tables:
