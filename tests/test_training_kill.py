@@ -18,7 +18,8 @@ import trial
 from ssld_pipeline.config.load import load_config
 from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.models.weights import read_tensors
-from ssld_pipeline.runner.engine import Training
+from ssld_pipeline.runner.engine import Engine, Training
+from ssld_pipeline.runner.local_engine import LocalEngine
 from ssld_pipeline.runner.on_ray.engine import RayEngine
 from ssld_pipeline.runner.work import WorkerSpec
 from ssld_pipeline.stages.stage import TrainData
@@ -26,12 +27,12 @@ from ssld_pipeline.stages.stage import TrainData
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 STEPS = 150
-SECTION = {"steps": STEPS, "batch_size": 12, "norm_batch": 3, "lr": 0.001, "warmup_epochs": 0, "image_size": 32}
+SECTION = {"steps": STEPS, "batch_size": 12, "norm_batch": 3, "lr": 0.01, "warmup_epochs": 0, "image_size": 32}
 
 
-def config_of(folder: Path, **placement: Any) -> RunConfig:
+def config_of(folder: Path, model: str = "timm:test_resnet", **placement: Any) -> RunConfig:
     section = {**SECTION, "validations": 0}
-    student = {"model": "timm:test_resnet"}
+    student = {"model": model}
     placement = {**mini.THREADS, "checkpoint_every_s": 0.5, **placement}
     return load_config(mini.write_config(folder, student=student, train=section, finetune=None, placement=placement))
 
@@ -43,7 +44,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainData]:
     return folder, TrainData((), (train,), (validation,), (train,), num_labeled=48, num_mined=0)
 
 
-def fit(engine: RayEngine, config: RunConfig, data: TrainData, model: Path, at_row: Callable[[Any], None]) -> Any:
+def fit(engine: Engine, config: RunConfig, data: TrainData, model: Path, at_row: Callable[[Any], None]) -> Any:
     spec = WorkerSpec("baseline", config, trial.CLASSES, {}, 1, "cpu")
     (metrics,) = engine.fit([Training(spec, str(model), "f")], data, at_row)
     assert metrics["steps"] == STEPS
@@ -150,8 +151,10 @@ def test_a_group_whose_driver_is_killed_is_gone_on_with_by_the_next_run(
 
 @pytest.mark.timeout(600)
 def test_a_group_that_loses_a_node_goes_on_with_the_processes_there_is_room_for(
-    world: tuple[Path, TrainData], undisturbed: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+    world: tuple[Path, TrainData], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Two of four are left. The model is that of one process. Of a network without batch norm: with statistics of three
+    images the last bit of a sum decides what the loss is some fifty steps later."""
     from ray.cluster_utils import Cluster
 
     folder, data = world[0] / "node", world[1]
@@ -166,13 +169,14 @@ def test_a_group_that_loses_a_node_goes_on_with_the_processes_there_is_room_for(
         if row["step"] >= 20 and row["step"] < STEPS and len(cluster.list_all_nodes()) == 2:
             cluster.remove_node(other, allow_graceful=False)
 
-    config = config_of(folder, train_workers=[2, 4])
+    config = config_of(folder, "timm:test_vit", train_workers=[2, 4])
     engine = RayEngine(config.placement, cluster.address)
     try:
         found = fit(engine, config, data, folder / "model", lose)
     finally:
         engine.close()
         cluster.shutdown()
-    assert max(sizes) == 4 and sizes[-1] == 2
-    for name, tensor in undisturbed.items():
-        assert torch.allclose(found[name].double(), tensor.double(), rtol=1e-3, atol=1e-3), name
+    assert max(sizes) == 4 and "lost one of 4 processes" in caplog.text
+    alone = fit(LocalEngine(), config, data, folder / "alone", lambda row: None)
+    for name, tensor in alone.items():
+        assert torch.allclose(found[name], tensor, rtol=1e-5, atol=1e-5), name
