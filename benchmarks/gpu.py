@@ -1,6 +1,8 @@
-"""The label kernel and the train step on one GPU, without Ray: images/s, the share of the bare network, the bottleneck.
+"""The label kernel on one GPU, without Ray: images/s, the share of the bare network, the bottleneck.
 
-    python benchmarks/gpu.py [--network resnext101_32x16d] [--student mobilenetv3_large_100] [--write]
+    python benchmarks/gpu.py [--network resnext101_32x16d] [--write]
+
+For the training loop: benchmarks/train.py --device cuda.
 
 Draws JPEG files of 500 x 375 pixels into a temporary folder. `--device cpu` with a small
 network tries the script where there is no GPU; its figures then mean nothing.
@@ -24,15 +26,10 @@ import torch
 import torchvision
 from results import table, write_section
 
-from ssld_pipeline.config.train import TrainSettings
 from ssld_pipeline.kernels.images import decode, encode_jpeg, evaluation_view
 from ssld_pipeline.models.predict import Predictor, open_predictor
 from ssld_pipeline.models.preprocessing import normalise
 from ssld_pipeline.models.spec import ModelSpec
-from ssld_pipeline.training.data import Batch, TrainImages
-from ssld_pipeline.training.group import Group
-from ssld_pipeline.training.job import TrainJob
-from ssld_pipeline.training.learner import Learner
 from ssld_pipeline.training.predictions import on_threads, predict_rows
 from ssld_pipeline.training.recipe import Recipe
 
@@ -160,42 +157,6 @@ def gpu_decoding(files: Sequence[Path], device: str) -> list[Row]:
     ]
 
 
-# Train
-
-
-def train_rates(files: Sequence[Path], teacher: str, student: str, device: str, size: int, threads: int) -> list[Row]:
-    settings = TrainSettings(batch_size=size, image_size=SIZE, loss="symmetric_kl")
-    specs = [ModelSpec(f"timm:{name}", NUM_CLASSES) for name in (student, teacher)]
-    job = TrainJob("train", specs[0], settings, (), ("pool",), teacher=specs[1])
-    learner = Learner(job, Group.current(device), amp=True)
-    views = np.random.default_rng(0).integers(0, 256, (size, SIZE, SIZE, 3), dtype=np.uint8)
-    batch = Batch(views, np.zeros(size, np.int64))
-    bare = size / seconds(lambda: learner.step(0, 0.1, batch), device, 5)
-    images = TrainImages(catalog_rows(files), settings)
-    steps = len(files) // size
-
-    def feed(work: Callable[[Batch], object]) -> None:
-        for own in images.batches(0, steps, threads):
-            work(own)
-
-    feeding = steps * size / seconds(lambda: feed(len_of), device, 1)
-    training = steps * size / seconds(lambda: feed(lambda own: learner.step(0, 0.1, own)), device, 1)
-    return [
-        figure("bare step, batch in memory: images/s", f"{bare:.0f}"),
-        figure(f"bare augmentation, {threads} threads: images/s", f"{feeding:.0f}"),
-        figure("train loop: images/s", f"{training:.0f}"),
-        figure("share of the bare step", f"{training / bare:.3f}"),
-        figure(
-            "bottleneck, and share of it",
-            f"{'network' if bare < feeding else 'augmentation'}, {training / min(bare, feeding):.3f}",
-        ),
-    ]
-
-
-def len_of(batch: Batch) -> int:
-    return len(batch.views)
-
-
 def figure(name: str, value: object) -> Row:
     return {"figure": name, "value": value}
 
@@ -204,9 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="resnext101_32x16d", help="the teacher, a network of timm")
     parser.add_argument("--weights", help="of the teacher; without them probabilities hardly differ from one another")
-    parser.add_argument("--student", default="mobilenetv3_large_100")
     parser.add_argument("--images", type=int, default=16384)
-    parser.add_argument("--batch-size", type=int, default=256, help="of the train step")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--write", action="store_true", help="into RESULTS.md")
@@ -223,8 +182,6 @@ def main() -> None:
             sections += [f"Label, {options.network}, bfloat16{', torch.compile' if compile else ''}:", table(rows)]
         if rows := gpu_decoding(files, options.device):
             sections.append(table(rows))
-        rows = train_rates(files, options.network, options.student, options.device, options.batch_size, options.threads)
-        sections += [f"Train, {options.student} from {options.network}, batches of {options.batch_size}:", table(rows)]
     device = torch.cuda.get_device_name() if options.device == "cuda" else "no GPU: a trial of the script"
     body = "\n\n".join([f"{device}; {options.images} images of 500 x 375.", *sections])
     print(body)

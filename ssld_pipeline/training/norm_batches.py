@@ -31,8 +31,10 @@ def track_running_stats(norms: Iterable[Any], tracks: bool) -> None:
 def split_norm_batches(model: nn.Module, norm_batch: int) -> None:
     """Have every batch norm of ``model`` compute per ``norm_batch`` images of what passes through it in training.
 
-    Names and tensors of the model stay. The parts are normalised one by one and joined, which is bit-equal to separate
-    passes; one call on ``[n, G C, H, W]`` needs two more copies, of its input and its gradient.
+    Names and tensors of the model stay. The parts are normalised one by one and joined, as in separate passes. One
+    call on ``[n, G C, H, W]`` copies its input and its gradient too: against separate passes, four norm batches of 32
+    images of 64 px take .84, .67 and .90 of the time so and .99, .82 and 1.21 with that call (resnet18,
+    mobilenetv3_small_050, resnet50d; 2 CPU cores).
     """
     for norm in batch_norms(model):
         norm.__class__ = _split(type(norm))
