@@ -16,11 +16,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import trial
 from safetensors.torch import load_file
+from torch import nn
 
 from ssld_pipeline.models.spec import ModelSpec
+from ssld_pipeline.training import gradients
 from ssld_pipeline.training.fit import Execution, fit
 from ssld_pipeline.training.folder import TrialFolder
-from ssld_pipeline.training.group import Group
+from ssld_pipeline.training.group import ALONE, Group
 from ssld_pipeline.training.job import TrainJob
 
 pytestmark = pytest.mark.slow
@@ -93,6 +95,32 @@ class Resume:
         if Group.current("cpu").rank:
             TrialFolder.read = refuse  # type: ignore[method-assign]
         fit(self.job, str(self.folder), fingerprint="f", execution=NOW)
+
+
+class SumThenResume(Resume):
+    def __call__(self) -> None:
+        require_summed_gradients(Group.current("cpu"))
+        super().__call__()
+
+
+def require_summed_gradients(group: Group) -> None:
+    """Of a network with a parameter that takes no part, in several buckets, over two parts of a batch."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 4, 5))
+    network = network.to(memory_format=torch.channels_last)
+    network.unused = nn.Parameter(torch.ones(3))
+    gradients.BUCKET_BYTES = 64
+    summed = gradients.GradientSum(network.parameters(), group)
+    batch = torch.randn(8, 3, 4, 4)
+    for number, part in enumerate(batch.split(2)[2 * group.rank :][:2]):
+        summed.backward(network(part).square().sum(), last=number == 1)
+    found = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+    assert found.keys() == {"0.weight", "0.bias", "3.weight", "3.bias"}
+    network.zero_grad()
+    gradients.GradientSum(network.parameters(), ALONE).backward(network(batch).square().sum(), last=True)
+    for name, gradient in found.items():
+        expected = network.get_parameter(name).grad
+        assert expected is not None and torch.allclose(gradient, expected, rtol=1e-5)
 
 
 def refuse(folder: TrialFolder, name: str) -> bytes:
@@ -173,7 +201,7 @@ def test_a_run_begun_by_four_processes_can_be_finished_by_two(four: Path) -> Non
 
 def test_two_processes_are_bit_equal_to_one_with_two_norm_batches(tables: tuple[str, str], tmp_path: Path) -> None:
     own = job(tables, 12, max_reject_share=1.0)
-    spawn(2, tmp_path, Resume(tmp_path / "two", own))
+    spawn(2, tmp_path, SumThenResume(tmp_path / "two", own))
     fit(own, str(tmp_path / "one"), fingerprint="f", execution=NOW)
     assert are_equal(tmp_path / "two", tmp_path / "one")
 

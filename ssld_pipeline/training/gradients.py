@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ssld_pipeline.training.group import Group
 
-_BUCKET_BYTES = 25 * 2**20  # as in DistributedDataParallel
+BUCKET_BYTES = 25 * 2**20  # as in DistributedDataParallel
 
 
 @dataclass
@@ -95,7 +95,7 @@ def _copy(bucket: _Bucket, to_flat: bool) -> None:
 def _pieces(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
     piece: list[Tensor] = []
     for parameter in parameters:
-        if piece and (sum(p.nbytes for p in piece) >= _BUCKET_BYTES or piece[0].dtype != parameter.dtype):
+        if piece and (sum(p.nbytes for p in piece) >= BUCKET_BYTES or piece[0].dtype != parameter.dtype):
             yield piece
             piece = []
         piece.append(parameter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from ssld_pipeline.training.metrics_log import MetricsLog
 from ssld_pipeline.training.reject_limit import RejectLimit
 from ssld_pipeline.training.schedule import lr_at, num_steps, num_warmup_steps, steps_per_epoch, validation_steps
 
+_log = logging.getLogger(__name__)
 _EVALUATION_BATCH = {"cpu": 16, "cuda": 256}
 _FORMAT = 2  # of a checkpoint's tensors and state; another one is not gone on from
 Report = Callable[[dict[str, Any]], None]
@@ -92,7 +94,10 @@ class Trial:
     def checkpoint(self, step: int) -> Checkpoint | None:
         """That of ``step``, where it is whole and of this program."""
         found = self.folder.whole_checkpoint(self.fingerprint, step)
-        return found if found is not None and found.state.get("format") == _FORMAT else None
+        if found is None or found.state.get("format") == _FORMAT:
+            return found
+        _log.warning("checkpoint %s/%s is of another version and not used", self.folder.uri, found.name)
+        return None
 
     def save(self, step: int, tensors: dict[str, Tensor], **state: Any) -> None:
         self.folder.save_checkpoint(self.fingerprint, step, tensors, {"format": _FORMAT, **state})
