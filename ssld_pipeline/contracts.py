@@ -356,8 +356,15 @@ EVALUATIONS = Table(
     (
         Column("model", "string", "teacher, or the name of the training that made the model"),
         Column("input", "string", "name of the protected input"),
-        Column("image_size", "int32", "side of the centre crop", "pixels"),
-        Column("weights", "string", "which weights of the model: last, those of the last step"),
+        Column(
+            "image_size", "int32", "side of the centre crop; null in rows of earlier versions", "pixels", nullable=True
+        ),
+        Column(
+            "weights",
+            "string",
+            "last: those of the last step; null in rows of earlier versions, the same",
+            nullable=True,
+        ),
         Column("num_images", "int64", "images with a class that could be decoded", "images"),
         Column("top1", "float32", "share of images whose most probable class is the label, in [0,1]"),
         Column("top5", "float32", "share of images whose label is among the five most probable, in [0,1]"),

@@ -14,7 +14,7 @@ from scipy.spatial.distance import jensenshannon
 from scipy.special import softmax
 from torch import Tensor
 
-from ssld_pipeline.kernels.divergences import js_divergence, kl, objective, soft_ce, symmetric_kl
+from ssld_pipeline.kernels.divergences import js_divergence, kl, logits_mse, objective, soft_ce, symmetric_kl
 
 GOLDEN = Path(__file__).parent / "golden"
 ALL = {"js": js_divergence, "symmetric_kl": symmetric_kl, "kl": kl, "soft_ce": soft_ce}
@@ -182,3 +182,41 @@ def test_objective_by_name():
 def test_shapes_must_agree(teacher: Tensor):
     with pytest.raises(ValueError, match=r"student \(4, 6\)"):
         kl(torch.zeros(4, 6), teacher)
+
+
+# logits_mse
+
+
+@pytest.mark.parametrize("case", ["small_b4c5", "b8c10", "batch1_c10"])
+def test_logits_mse_is_what_kl_becomes_as_the_temperature_grows(paddleclas, case):
+    """Hinton et al., arXiv:1503.02531, section 2.1. In float64 kl is near its limit at T = 1e4."""
+    z_s, z_t = paddleclas[f"{case}/z_s"], paddleclas[f"{case}/z_t"]
+    value, gradient = measure(lambda s, t, _: logits_mse(s, t), z_s, z_t)
+    limit, limit_gradient = measure(kl, z_s, z_t, 1e4)
+    np.testing.assert_allclose(value, limit, rtol=2e-3)
+    np.testing.assert_allclose(gradient, limit_gradient, rtol=1e-2, atol=3e-5)
+
+
+def test_logits_mse_is_exact_where_kl_in_float32_is_not(paddleclas):
+    z_s, z_t = paddleclas["b8c10/z_s"], paddleclas["b8c10/z_t"]
+    difference = z_s - z_t
+    exact = ((difference - difference.mean(axis=1, keepdims=True)) ** 2).sum(axis=1).mean() / 20
+    value, _ = measure(lambda s, t, _: logits_mse(s, t), z_s, z_t, dtype=torch.float32)
+    np.testing.assert_allclose(value, exact, rtol=1e-6)
+    shifted, _ = measure(lambda s, t, _: logits_mse(s, t), z_s + 7, z_t)
+    np.testing.assert_allclose(shifted, exact, rtol=1e-12)
+
+
+@pytest.mark.parametrize("divergence", [*ALL.values()])
+def test_the_mean_is_that_of_the_rows(paddleclas, divergence):
+    z = [torch.tensor(paddleclas[f"b8c10/{name}"], dtype=torch.float64) for name in ("z_s", "z_t")]
+    rows = divergence(*z, 2.0, reduction="none")
+    assert rows.shape == (8,) and torch.allclose(rows.mean(), divergence(*z, 2.0))
+    assert torch.allclose(logits_mse(*z, reduction="none").mean(), logits_mse(*z))
+
+
+@pytest.mark.parametrize("divergence", [*ALL.values(), lambda s, t, _: logits_mse(s, t)])
+def test_gradients_are_those_of_finite_differences(divergence):
+    torch.manual_seed(0)
+    z_s, z_t = torch.randn(3, 5, dtype=torch.float64, requires_grad=True), torch.randn(3, 5, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda s: divergence(s, z_t, 1.5), (z_s,))

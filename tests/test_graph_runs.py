@@ -10,9 +10,12 @@ import mini
 import pytest
 import yaml
 
+from ssld_pipeline import training
 from ssld_pipeline.config.load import load_config
+from ssld_pipeline.queries.sql import rows_of
 from ssld_pipeline.runner.plan import plan_run
 from ssld_pipeline.runner.survey import survey
+from ssld_pipeline.store.workspace import Workspace
 
 pytestmark = pytest.mark.slow
 
@@ -131,6 +134,24 @@ def test_a_model_that_comes_out_the_same_reruns_nothing_that_hangs_on_it(world: 
     (folder / "workspace" / "models" / "first" / "student.safetensors").unlink()
     reports = mini.bring(config)
     assert {name for name in NODES if reports[name].ran} == {"first"}
+
+
+def test_only_a_new_model_is_measured(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = mini.copy_world(world, tmp_path / "copy")
+    sql = "SELECT model, top1, top5 FROM evaluations ORDER BY model"
+    before = rows_of(Workspace(str(folder / "workspace")), sql)
+    measured: list[str] = []
+    plain = training.evaluate.evaluate
+    monkeypatch.setattr(
+        training.evaluate, "evaluate", lambda p, *rest: measured.append(p.spec.weights) or plain(p, *rest)
+    )
+    config = load_config(write(folder, {**NODES, "more": {"teacher": "small"}}))
+    mini.bring(config)
+    assert [Path(weights).parts[-3] for weights in measured] == ["more"]
+    after = rows_of(Workspace(config.workspace), sql)
+    assert [row for row in after if row["model"] != "more"] == before and len(after) == len(before) + 1
+    mini.bring(load_config(write(folder, NODES)))
+    assert rows_of(Workspace(config.workspace), sql) == before, "a model that is gone has no accuracy"
 
 
 def test_only_trains_one_and_until_trains_what_it_needs(world: Path, tmp_path: Path) -> None:

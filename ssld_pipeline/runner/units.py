@@ -81,9 +81,13 @@ def settings_payload(stage: Stage, state: State) -> dict[str, Any]:
     return payload
 
 
-def same_but_config(committed: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether two payloads differ in the stage's own settings at most: same version, weights, classes, artifacts."""
-    return {k: v for k, v in committed.items() if k != "config"} == {k: v for k, v in wanted.items() if k != "config"}
+def same_but_config(committed: Mapping[str, Any], wanted: Mapping[str, Any], but_also: tuple[str, ...] = ()) -> bool:
+    """Whether two payloads differ in the stage's own settings at most, and in the entries ``but_also``: same version,
+    weights, classes, artifacts."""
+    ignored = ("config", *but_also)
+    return {k: v for k, v in committed.items() if k not in ignored} == {
+        k: v for k, v in wanted.items() if k not in ignored
+    }
 
 
 def _artifact_content(name: str, state: State) -> str | None:

@@ -137,13 +137,15 @@ def rows_that_hold(stage: PartStage, unit: Unit, table: TableStore, rows: pa.Tab
     if stage.keep is None or unit.previous is None:
         return None
     settings = table.settings_of(unit.previous)
-    if not same_but_config(settings, unit.settings):
+    if not same_but_config(settings, unit.settings, stage.keeps_over):
         return None
-    return stage.keep(rows, settings["config"], unit.settings["config"])
+    return stage.keep(rows, settings, unit.settings)
 
 
 def of_images(rows: pa.Table, images: pa.Table) -> pa.Table:
-    """The rows whose image_id is among those of ``images``."""
+    """The rows whose image_id is among those of ``images``; all rows of a table that is not about images."""
+    if "image_id" not in rows.column_names:
+        return rows
     return rows.filter(pc.is_in(rows["image_id"], images["image_id"].combine_chunks()))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.contracts import EVALUATIONS
 from ssld_pipeline.rejects import refuse_gaps
-from ssld_pipeline.stages.stage import PartResult, PartStage, Setup
+from ssld_pipeline.stages.stage import Json, PartResult, PartStage, Setup
 from ssld_pipeline.stages.teacher import teacher_settings, teacher_spec
 from ssld_pipeline.stages.trainings import model_spec, network_of, network_settings
 from ssld_pipeline.training.job import MODEL_FILE
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ssld_pipeline.config.run import RunConfig
+    from ssld_pipeline.models.predict import Predictor
     from ssld_pipeline.models.spec import ModelSpec
 
 LAST = "last"
@@ -30,8 +32,26 @@ def settings(config: RunConfig) -> dict[str, Any]:
     return {"teacher": teacher_settings(config), "models": models}
 
 
-def open_evaluate(setup: Setup) -> Callable[[pa.Table], PartResult]:
-    """The function from the catalog rows of one input to one row per model; images without a class are passed over.
+def keep(rows: pa.Table, committed: Mapping[str, Json], wanted: Mapping[str, Json]) -> pa.Table:
+    """The ``rows`` of models that are still the same, seen the same way: another model costs no one else's pass."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    same = [name for name in set(rows["model"].to_pylist()) if _identity(name, committed) == _identity(name, wanted)]
+    return rows.filter(pc.is_in(rows["model"], pa.array(same, pa.string())))
+
+
+def _identity(model: str, payload: Mapping[str, Json]) -> Json:
+    """What decides a model's accuracy on given images; one that is not to be measured has none of its own."""
+    artifacts, config = payload.get("artifacts", {}), payload["config"]
+    if model == "teacher":
+        return config["teacher"], artifacts.get("fit_teacher")
+    return config["models"].get(model), artifacts.get(model), model if model in config["models"] else payload
+
+
+def open_evaluate(setup: Setup) -> Callable[..., PartResult]:
+    """The function from the catalog rows of one input, and rows of models that need not be measured, to one row per
+    model; images without a class are passed over.
 
     UserError where an image cannot be read, or none can be used.
     """
@@ -41,24 +61,31 @@ def open_evaluate(setup: Setup) -> Callable[[pa.Table], PartResult]:
     placement = setup.config.placement
     num_readers = max(placement.loader_threads, setup.num_threads)
     models = _models(setup)
-    predictors = {
-        name: open_predictor(spec, setup.device, num_threads=setup.num_threads) for name, (spec, _, _) in models.items()
-    }
 
-    def work(rows: pa.Table) -> PartResult:
+    @cache
+    def predictor_of(name: str) -> Predictor:
+        return open_predictor(models[name][0], setup.device, num_threads=setup.num_threads)
+
+    def work(rows: pa.Table, kept: pa.Table | None = None) -> PartResult:
         import pyarrow as pa
         import pyarrow.compute as pc
 
         rows = rows.filter(pc.is_valid(rows["class_id"]))
         found, rejects = [], []
         input_name = rows["image_id"][0].as_py().split("/", 1)[0] if rows.num_rows else ""
-        for name, predictor in predictors.items() if rows.num_rows else ():
+        own = EVALUATIONS.row_schema().empty_table() if kept is None else kept.select(EVALUATIONS.row_schema().names)
+        known = set(own["model"].to_pylist())
+        # Which images cannot be used is found by measuring: one model is measured where nothing else is to be.
+        wanted = [name for name in models if name not in known] or list(models)[-1:]
+        own = own.filter(pc.invert(pc.is_in(own["model"], pa.array(wanted, pa.string()))))
+        for name in wanted if rows.num_rows else ():
+            predictor = predictor_of(name)
             _, image_size, crop_pct = models[name]
             figures = evaluate(predictor, rows, image_size, crop_pct, num_readers)
             rejects = figures.pop("rejects")  # of the same images for every model
             # What cannot be read today is part of the input all the same: without it an accuracy is of other images.
-            own, consequence = f"labelled images of the input {input_name!r}", "there is no accuracy on it"
-            refuse_gaps("evaluate", own, rejects, rows.num_rows, rows.num_rows, consequence)
+            of_input, consequence = f"labelled images of the input {input_name!r}", "there is no accuracy on it"
+            refuse_gaps("evaluate", of_input, rejects, rows.num_rows, rows.num_rows, consequence)
             found.append(
                 {
                     "model": name,
@@ -69,7 +96,8 @@ def open_evaluate(setup: Setup) -> Callable[[pa.Table], PartResult]:
                     "num_parameters": sum(p.numel() for p in predictor.model.parameters()),
                 }
             )
-        return PartResult(pa.Table.from_pylist(found, EVALUATIONS.row_schema()), rejects)
+        measured = pa.Table.from_pylist(found, EVALUATIONS.row_schema())
+        return PartResult(pa.concat_tables([own, measured]).combine_chunks(), rejects)
 
     return work
 
@@ -106,4 +134,6 @@ def stage(config: RunConfig) -> PartStage:
         uses_classes=True,
         roles=lambda config: ("protected",),
         passes=lambda config: 1 + len(config.nodes),
+        keep=keep,
+        keeps_over=("artifacts",),
     )

@@ -5,7 +5,7 @@ The images of the labelled inputs are seen in the augmented views alone, and onl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.contracts import SOFT_LABELS
@@ -63,10 +63,11 @@ def reasons(config: RunConfig) -> dict[str, str]:
     return {_EXACT_TAIL: f"stored tails are rounded; {learn} symmetric_kl from them" if names else ""}
 
 
-def keep(rows: pa.Table, committed: Json, wanted: Json) -> pa.Table:
-    """The ``rows`` of soft_labels, made with the settings ``committed``, that hold as ``wanted``."""
+def keep(rows: pa.Table, made_with: Mapping[str, Json], asked_for: Mapping[str, Json]) -> pa.Table:
+    """The ``rows`` of soft_labels, of the payload ``made_with``, that hold as ``asked_for``."""
     import pyarrow.compute as pc
 
+    committed, wanted = made_with["config"], asked_for["config"]
     is_kept = _same_teacher(committed, wanted) and committed["num_kept"] >= wanted["num_kept"]
     if not (is_kept and _tails_serve(committed, wanted)):
         return rows.slice(0, 0)

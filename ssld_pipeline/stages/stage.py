@@ -176,9 +176,10 @@ class PartStage(Stage):
     ``section``: that of the config whose ``max_reject_share`` a part must keep to be committed; None: no limit.
     ``passes``: how often a unit goes through its rows; a worker is given time accordingly.
 
-    ``keep`` spares work where settings differ or images come and go: given a stale part's rows, its settings and the
-    wanted ones, it returns the rows that hold; the function over a part is then given them as a second argument, and
-    returns them with what was missing.
+    ``keep`` spares work where settings differ or images come and go: given a stale part's rows, the payload of its
+    fingerprint and the wanted one, it returns the rows that hold; the function over a part is then given them as a
+    second argument, and returns them with what was missing. It is asked where the payloads are equal but for ``config``
+    and the entries ``keeps_over``.
     """
 
     table: str = field()
@@ -186,7 +187,8 @@ class PartStage(Stage):
     per: Literal["shard", "part", "input", "all"] = "part"
     section: str | None = None
     passes: Callable[[RunConfig], int] = _once
-    keep: Callable[[pa.Table, Json, Json], pa.Table] | None = None
+    keep: Callable[[pa.Table, Mapping[str, Json], Mapping[str, Json]], pa.Table] | None = None
+    keeps_over: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
