@@ -95,9 +95,12 @@ def _options(
 def run(
     config: ConfigPath,
     only: Annotated[
-        list[str] | None, typer.Option(help="run only this stage (repeatable), from what is committed upstream")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="run only this stage or training (repeatable), from what is committed upstream"
+        ),
     ] = None,
-    until: Annotated[str | None, typer.Option(help="stop after this stage")] = None,
+    until: Annotated[str | None, typer.Option(metavar="NAME", help="stop after this stage or training")] = None,
     new_classes: NewClasses = False,
     overrides: Overrides = None,
     address: Address = None,
@@ -209,9 +212,10 @@ def submit(
 
 @app.command()
 def status(config: ConfigPath, overrides: Overrides = None, json: AsJson = False) -> None:
-    """Show the workspace: tables, models, rejects, accuracies."""
+    """Show the workspace: tables, trainings, rejects, accuracies."""
     from ssld_pipeline.queries.status import workspace_status
     from ssld_pipeline.terminal import console
+    from ssld_pipeline.terminal.trainings import state_rows
 
     loaded = _load(config, overrides)
     found = workspace_status(_workspace(loaded), loaded)
@@ -223,8 +227,11 @@ def status(config: ConfigPath, overrides: Overrides = None, json: AsJson = False
     for title in ("canaries", "verdicts", "lists", "labels", "rejects", "evaluations"):
         if found[title]:
             console.print_rows(found[title], title)
+    console.print_rows(state_rows(found["trainings"]), "trainings")
+    listed = {row["training"] for row in found["trainings"]}
     for name, figures in found["artifacts"].items():
-        console.out.print(f"{name}: " + ", ".join(f"{k} {v}" for k, v in figures.items()), markup=False)
+        if name not in listed:
+            console.out.print(f"{name}: " + ", ".join(f"{k} {v}" for k, v in figures.items()), markup=False)
 
 
 @app.command()
@@ -233,7 +240,9 @@ def inspect(
     table: Annotated[
         str,
         typer.Argument(
-            help="soft_labels, catalog, pairs, looks, repeats, duplicates, manifest, rejects or evaluations"
+            metavar="[NAME]",
+            help="a table (soft_labels, catalog, pairs, looks, repeats, duplicates, manifest, rejects, evaluations) or "
+            "a training of the config",
         ),
     ] = "soft_labels",
     class_id: Annotated[
@@ -247,15 +256,22 @@ def inspect(
     overrides: Overrides = None,
     json: AsJson = False,
 ) -> None:
-    """Show a table, one class of it, or one image."""
+    """Show a table, one class of it, one image, or one training."""
     from ssld_pipeline.queries import inspection
     from ssld_pipeline.queries.class_list import class_list
+    from ssld_pipeline.queries.trainings import inspect_training, training_names
     from ssld_pipeline.terminal import console
     from ssld_pipeline.terminal.inspection import print_class, print_image, print_table
+    from ssld_pipeline.terminal.trainings import print_training
 
     loaded = _load(config, overrides)
     workspace = _workspace(loaded)
-    inspection.known(table)
+    names = training_names(workspace, loaded)
+    if table in names and class_id is None and image is None:
+        found = inspect_training(workspace, loaded, table)
+        (console.print_json if json else print_training)(found)
+        return
+    inspection.known(table, names)
     classes = class_list(loaded, workspace)
     if image is not None:
         found = inspection.rows_of_image(workspace, image)
@@ -460,7 +476,8 @@ def export(
     what: Annotated[
         str,
         typer.Argument(
-            help="a model (finetune, train, baseline, fit_teacher), a table (manifest, duplicates, ...), or removals"
+            metavar="NAME",
+            help="the model of a training, fit_teacher, a table (manifest, duplicates, ...), or removals",
         ),
     ],
     out: Annotated[Path, typer.Option(help="folder (model, packed images) or file (table) to write")],

@@ -265,11 +265,15 @@ def labels_of(rows: Iterable[dict[str, Any]], classes: ClassList) -> list[dict[s
     return found
 
 
-def known(name: str) -> str:
-    """UserError for a name that is no table."""
-    if name not in TABLES:
-        raise UserError(f"inspect {name}: no such table; tables are {', '.join(TABLES)}")
-    return name
+def known(name: str, trainings: Sequence[str] = ()) -> str:
+    """UserError for a name that is no table. ``trainings``: the names of what may be inspected without a class or an
+    image."""
+    if name in TABLES:
+        return name
+    if name in trainings:
+        raise UserError(f"inspect {name}: it is a training; --class and --image are of tables")
+    more = f"; trainings are {', '.join(trainings)}" if trainings else ""
+    raise UserError(f"inspect {name}: no such table; tables are {', '.join(TABLES)}{more}")
 
 
 def _rows(tables: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ssld_pipeline.config.inputs import TRAINED_ON_ROLES
 from ssld_pipeline.contracts import VERDICTS
 from ssld_pipeline.queries.sql import rows_of
+from ssld_pipeline.queries.trainings import training_rows, trainings
 from ssld_pipeline.store.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 def workspace_status(workspace: Workspace, config: RunConfig) -> dict[str, Any]:
     """Per table its parts, rows, bytes and version; per artifact its figures; rejects by stage and reason.
 
-    ``canaries``: per kind of planted copies, how many dedupe found. ``verdicts``: pairs and images by dedupe's verdict.
+    ``trainings``: one row each, in the order in which they run. ``canaries``: per kind of planted copies, how many
+    dedupe found. ``verdicts``: pairs and images by dedupe's verdict.
     ``lists``: what the config's dedupe.allow and dedupe.deny do. ``labels``: per input that may have labels, how many
     of its images have a class.
     """
@@ -39,13 +41,17 @@ def workspace_status(workspace: Workspace, config: RunConfig) -> dict[str, Any]:
         if stage.table is None and (record := workspace.artifact(stage.name).record()):
             artifacts[stage.name] = {"seconds": record.seconds, "content": record.content, **record.figures}
     rejects = rows_of(workspace, "SELECT stage, reason, count(*) AS images FROM rejects GROUP BY ALL ORDER BY ALL")
-    evaluations = rows_of(workspace, "SELECT model, input, num_images, top1, top5 FROM evaluations ORDER BY ALL")
+    evaluations = rows_of(
+        workspace,
+        "SELECT model, input, image_size, weights, num_images, top1, top5 FROM evaluations ORDER BY ALL",
+    )
     canaries = artifacts.get("check_dedupe", {}).pop("kinds", [])
     with workspace.connect("catalog", "duplicates") as connection:
         verdicts, lists = verdict_counts(connection), list_effects(connection, config)
     return {
         "workspace": workspace.uri,
         "tables": tables,
+        "trainings": training_rows(trainings(workspace, config), evaluations),
         "artifacts": artifacts,
         "canaries": canaries,
         "verdicts": verdicts,
