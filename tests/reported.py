@@ -14,9 +14,11 @@ import numpy as np
 import pyarrow as pa
 
 from ssld_pipeline.contracts import TABLES
+from ssld_pipeline.queries.metrics import records
+from ssld_pipeline.queries.trainings import Training
 from ssld_pipeline.report.page import render
 
-VOID = {"meta", "img", "br", "link", "input", "hr"}
+VOID = {"meta", "img", "br", "wbr", "link", "input", "hr"}
 CLASSES = ["cat", "dog"]
 
 
@@ -139,7 +141,13 @@ def database(**tables: list[dict[str, Any]]) -> duckdb.DuckDBPyConnection:
 
 
 def html_of(tables: dict[str, list[dict[str, Any]]], **options: Any) -> str:
-    return render(database(**tables), options.pop("models", {}), **{"title": "T", "classes": CLASSES, **options})
+    trainings = options.pop("trainings", [])
+    return render(database(**tables), trainings, **{"title": "T", "classes": CLASSES, **options})
+
+
+def trained(name: str, text: str = "", **values: Any) -> Training:
+    """A training with the rows of a metrics.jsonl."""
+    return Training(name, True, rows=records(text), **values)
 
 
 def similarity(

@@ -25,10 +25,12 @@ from reported import (
     picture,
     similarity,
     soft_row,
+    trained,
 )
 from scipy.stats import binomtest
 
 from ssld_pipeline.copies.geometry.transform import transform
+from ssld_pipeline.queries.metrics import records
 from ssld_pipeline.report import curves, figures, svg
 from ssld_pipeline.report.page import render
 from ssld_pipeline.report.pictures import Address
@@ -92,7 +94,7 @@ def test_recall_of_planted_copies_is_drawn_per_kind_with_the_missed_ones(tmp_pat
     row = catalogued(tmp_path, "00007-hard_crop", "pool", picture(1))
     missed = [Address("00007-hard_crop", row["uri"], 0, row["size_bytes"]), Address("00003-<b>", __file__, 0, 99)]
     found = canaries(("jpeg", False, 7, 7), ("hard_crop", True, 6, 3))
-    page = Page(render(database(), {}, title="t", classes=CLASSES, canaries=found, missed=missed))
+    page = Page(render(database(), [], title="t", classes=CLASSES, canaries=found, missed=missed))
     text = page.squeezed("recall")
     assert "13 altered copies" in text and "10 were found" in text and "7 of 7" in text and "3 of 6" in text
     assert "hard_crop: 50.0%, 18.8% to 81.2%" in text, "the interval of 3 of 6, after Newcombe (1998)"
@@ -102,8 +104,10 @@ def test_recall_of_planted_copies_is_drawn_per_kind_with_the_missed_ones(tmp_pat
 
 
 def test_figures_of_the_page_are_those_of_the_tables(workspace: dict[str, Any]) -> None:
-    page = Page(html_of(workspace, stages=[{"stage": "label", "rows": 10, "parts": 2, "seconds": 75.0}]))
+    stages = [{"stage": "label", "rows": 10, "parts": 2, "seconds": 75.0}]
+    page = Page(html_of(workspace, stages=stages, trainings=[trained("baseline"), trained("train")]))
     headline = page.squeezed("headline")
+    assert "Student train, top-1 on val" in headline
     assert "61.0 %" in headline and "+11.0 points over the baseline" in headline and "teacher 80.0 %" in headline
     for label, value in (
         ("Pool", 12),
@@ -159,7 +163,8 @@ def test_text_from_data_cannot_become_markup(workspace: dict[str, Any], tmp_path
     workspace["duplicates"].append(pair_row(row["image_id"], f"val/{evil}", 0.9, True, np.eye(3)))
     workspace["rejects"].append({"image_id": evil, "stage": evil, "reason": evil, "detail": evil, "part": "p"})
     workspace["evaluations"].append({**workspace["evaluations"][0], "model": evil, "input": evil, "num_images": 10**6})
-    metrics = {evil: json.dumps({"step": 1, "loss": 1.0})}
+    metrics = json.dumps({"step": 1, "loss": 1.0})
+    words = dict.fromkeys(("network", "start", "data", "teacher", "objective"), evil)
     page = Page(
         html_of(
             workspace,
@@ -167,7 +172,7 @@ def test_text_from_data_cannot_become_markup(workspace: dict[str, Any], tmp_path
             classes=[evil, evil],
             licence=evil,
             facts={evil: evil},
-            models=metrics,
+            trainings=[trained(evil, metrics, **words, together=(evil,), made_at=0.0)],
             stages=[{"stage": evil, "rows": 1}],
         )
     )
@@ -188,7 +193,7 @@ def test_page_asks_for_nothing_outside_itself(workspace: dict[str, Any]) -> None
 
 
 def test_page_can_be_read_without_seeing_it(workspace: dict[str, Any]) -> None:
-    page = Page(html_of(workspace, models={"train": '{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}'}))
+    page = Page(html_of(workspace, trainings=[trained("train", '{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}')]))
     assert all(a.get("alt") for a in page.all("img"))
     assert all(a.get("aria-label") for a in page.all("svg"))
     assert len(page.all("caption")) == len(page.all("table")) > 3
@@ -269,24 +274,17 @@ def test_metrics_of_a_killed_and_resumed_run_are_read() -> None:
         '{"step": 3',
     ]
     text = "\n".join(lines)
-    assert curves.records(text) == [{"step": 10, "loss": 2.5}, {"step": 20, "loss": 2.0, "validation_top1": 0.4}]
+    assert records(text) == [{"step": 10, "loss": 2.5}, {"step": 20, "loss": 2.0, "validation_top1": 0.4}]
 
 
 def test_loss_that_is_not_finite_is_reported_and_left_out_of_the_curve() -> None:
-    page = Page(html_of({}, models={"train": '{"step": 1, "loss": 1.5}\n{"step": 2, "loss": NaN}'}))
+    page = Page(html_of({}, trainings=[trained("train", '{"step": 1, "loss": 1.5}\n{"step": 2, "loss": NaN}')]))
     assert "train logged 1 values that are not finite" in page.squeezed("training")
     assert not [a for _, e in page.elements for a in e.values() if a and "nan" in a.split()]
 
 
-def test_finetune_is_drawn_from_where_train_ends() -> None:
-    line = "\n".join(json.dumps({"step": s, "loss": 1.0}) for s in (50, 100))
-    series = {s.name: s.points for s in curves.charts(curves.read_runs({"finetune": line, "train": line}))[0].series}
-    assert [x for x, _ in series["train"]] == [50, 100]
-    assert [x for x, _ in series["finetune"]] == [150, 200]
-
-
 def test_long_curve_is_thinned_to_its_means() -> None:
     text = "\n".join(json.dumps({"step": s, "loss": float(s)}) for s in range(1, 10_001))
-    (series,) = curves.charts({"train": curves.records(text)})[0].series
+    (series,) = curves.charts([trained("train", text)])[0].series
     assert len(series.points) <= curves.MAX_POINTS
     assert all(x == pytest.approx(y) for x, y in series.points)

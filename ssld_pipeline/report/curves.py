@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
+from ssld_pipeline.queries.metrics import Record, last, values
+from ssld_pipeline.queries.trainings import Training
 from ssld_pipeline.report.svg import Series, line_chart
 
-ORDER = ("fit_teacher", "baseline", "train", "finetune")
 MAX_POINTS = 300
-
-Record = dict[str, Any]
+_COLOURS, _DASHES = 6, 3  # of the style sheet: c0 .. c5, d0 .. d2
 
 
 @dataclass(frozen=True)
@@ -37,45 +35,31 @@ class Run:
     loss: float | None
     best_top1: float | None
     last_top1: float | None
-    images_per_s: float | None
     broken: int
 
 
-def records(text: str) -> list[Record]:
-    """The lines of metrics.jsonl that are whole, by step; of a step written twice (a resumed run) the later line wins
-    key by key."""
-    by_step: dict[int, Record] = {}
-    for line in text.splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:  # the last line of a run that was killed while it wrote
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            by_step.setdefault(record["step"], {}).update(record)
-    return [by_step[step] for step in sorted(by_step)]
+def styles(trainings: Sequence[Training]) -> dict[str, str]:
+    """Colour and dashes of each curve, by name of the training, for those that have metrics: colours first, then the
+    same colours with other dashes."""
+    drawn = [one.name for one in trainings if one.rows]
+    return {name: f"c{k % _COLOURS} d{k // _COLOURS % _DASHES}" for k, name in enumerate(drawn)}
 
 
-def read_runs(models: Mapping[str, str]) -> dict[str, list[Record]]:
-    """Records per stage in the order of ORDER, others after; stages without a whole line are left out."""
-    names = sorted(models, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n))
-    return {name: found for name in names if (found := records(models[name]))}
-
-
-def summary(stage: str, run: list[Record]) -> Run:
-    top1 = [v for _, v in _values(run, "validation_top1")]
+def summary(stage: str, run: Sequence[Record]) -> Run:
+    """Of a run with at least one row."""
+    top1 = [v for _, v in values(run, "validation_top1")]
     return Run(
         stage,
         run[-1]["step"],
-        _last(run, "epoch"),
-        _last(run, "loss"),
+        last(run, "epoch"),
+        last(run, "loss"),
         max(top1, default=None),
         top1[-1] if top1 else None,
-        _last(run, "images_per_s"),
         sum(isinstance(v, float) and not math.isfinite(v) for record in run for v in record.values()),
     )
 
 
-def charts(runs: Mapping[str, list[Record]]) -> list[Chart]:
+def charts(trainings: Sequence[Training]) -> list[Chart]:
     """Loss, validation top-1 and learning rate; a chart nobody wrote values for is left out."""
     wanted = (
         ("loss", "Loss", None, None),
@@ -84,7 +68,7 @@ def charts(runs: Mapping[str, list[Record]]) -> list[Chart]:
     )
     drawn = []
     for key, title, low, high in wanted:
-        series = _series(runs, key)
+        series = _series(trainings, key)
         if series:
             label = f"{title} over optimiser steps of " + ", ".join(s.name for s in series)
             svg = line_chart(series, label=label, x="optimiser step", y=title.split(",")[0], low=low, high=high)
@@ -92,26 +76,20 @@ def charts(runs: Mapping[str, list[Record]]) -> list[Chart]:
     return drawn
 
 
-def _series(runs: Mapping[str, list[Record]], key: str) -> list[Series]:
-    """``finetune`` goes on where ``train`` ends, so that it ends where the baseline of as many steps does."""
-    shift = {"finetune": runs["train"][-1]["step"]} if "train" in runs else {}
-    found = []
-    for i, (stage, run) in enumerate(runs.items()):
-        points = [(step + shift.get(stage, 0), value) for step, value in _values(run, key)]
-        style = f"c{ORDER.index(stage) if stage in ORDER else i % len(ORDER)}"
+def _series(trainings: Sequence[Training], key: str) -> list[Series]:
+    by_name, style, found = {one.name: one for one in trainings}, styles(trainings), []
+    for one in trainings:
+        begin = _begin(one, by_name)
+        points = [(float(begin + step), value) for step, value in values(one.rows, key)]
         if points:
-            found.append(Series(stage, style, _thinned(points)))
+            found.append(Series(one.name, style[one.name], _thinned(points)))
     return found
 
 
-def _values(run: list[Record], key: str) -> list[tuple[float, float]]:
-    found = [(r["step"], r.get(key)) for r in run]
-    return [(step, float(v)) for step, v in found if isinstance(v, int | float) and math.isfinite(v)]
-
-
-def _last(run: list[Record], key: str) -> float | None:
-    values = _values(run, key)
-    return values[-1][1] if values else None
+def _begin(one: Training, by_name: Mapping[str, Training]) -> int:
+    """Where its curve begins: a training that starts from another goes on where that one ends."""
+    start = by_name.get(one.starts_from or "")
+    return _begin(start, by_name) + int(start.rows[-1]["step"]) if start and start.rows else 0
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

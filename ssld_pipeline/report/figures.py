@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,6 @@ from ssld_pipeline.kernels.intervals import wilson
 if TYPE_CHECKING:
     import duckdb
 
-MODELS = ("teacher", "baseline", "train", "finetune")
-STUDENTS = ("finetune", "train")
 BINS = 25
 
 
@@ -39,10 +37,13 @@ class Counts:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """``low`` and ``high`` bound top-1 with 95 % confidence (Wilson, 1927); shares in [0,1]."""
+    """``low`` and ``high`` bound top-1 with 95 % confidence (Wilson, 1927); shares in [0,1]. ``image_size`` (pixels)
+    and ``weights`` are None in tables of earlier versions."""
 
     model: str
     input: str
+    image_size: int | None
+    weights: str | None
     num_images: int
     top1: float
     top5: float
@@ -118,20 +119,20 @@ def inputs(tables: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
     )
 
 
-def evaluations(tables: duckdb.DuckDBPyConnection) -> list[Evaluation]:
-    """In the order of MODELS, other models after them."""
-    found = rows(tables, "SELECT model, input, num_images, top1, top5, num_parameters FROM evaluations")
-    order = {model: place for place, model in enumerate(MODELS)}
-    found.sort(key=lambda r: (order.get(r["model"], len(order)), r["model"], r["input"]))
+def evaluations(tables: duckdb.DuckDBPyConnection, models: Sequence[str] = ()) -> list[Evaluation]:
+    """The teacher's, those of ``models`` in this order, then those of others."""
+    found = rows(
+        tables,
+        "SELECT model, input, image_size, weights, num_images, top1, top5, num_parameters FROM evaluations",
+    )
+    order = {model: place for place, model in enumerate(dict.fromkeys(["teacher", *models]))}
+    found.sort(
+        key=lambda r: (
+            *(order.get(r["model"], len(order)), r["model"], r["input"]),
+            *(r["image_size"] or 0, r["weights"] or ""),
+        )
+    )
     return [Evaluation(**r, low=low, high=high) for r in found for low, high in [wilson(r["top1"], r["num_images"])]]
-
-
-def headline_models(found: Sequence[Evaluation]) -> Mapping[str, Evaluation | None]:
-    """Evaluations by ``baseline``, ``student`` (finetuned where it was) and ``teacher`` on the largest input."""
-    largest = max(found, key=lambda e: e.num_images).input if found else None
-    by_model = {e.model: e for e in found if e.input == largest}
-    student = next((by_model[m] for m in STUDENTS if m in by_model), None)
-    return {"baseline": by_model.get("baseline"), "student": student, "teacher": by_model.get("teacher")}
 
 
 def class_rows(tables: duckdb.DuckDBPyConnection, classes: Sequence[str]) -> list[ClassRow]:

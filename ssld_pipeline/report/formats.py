@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from markupsafe import Markup, escape
+
 MISSING = "–"
+
+
+def breakable(name: str) -> Markup:
+    """A line may end after an underscore, so that a name need not be cut anywhere."""
+    return Markup(str(escape(name)).replace("_", "_<wbr>"))
 
 
 def num(value: int | None) -> str:

@@ -13,6 +13,8 @@ from ssld_pipeline.queries.status import verdict_counts
 from ssld_pipeline.report import curves, difference, figures, formats, mined, overlay, pairs, svg
 from ssld_pipeline.report.canaries import canary_section
 from ssld_pipeline.report.classes import class_section
+from ssld_pipeline.report.comparison import compare
+from ssld_pipeline.report.headline import headline_models
 from ssld_pipeline.report.pictures import MAX_BYTES, Address, Album, Read
 from ssld_pipeline.report.waterfall import waterfall
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from ssld_pipeline.config.dedupe import DedupeConfig
+    from ssld_pipeline.queries.trainings import Training
 
 MAX_PAGE_BYTES = 20_000_000
 MAX_PAIRS = 500
@@ -30,7 +33,7 @@ _BYTES_WITHOUT_PICTURES = 1_000_000  # charts, tables and rejects, which are bou
 
 def render(
     tables: duckdb.DuckDBPyConnection,
-    models: Mapping[str, str],
+    trainings: Sequence[Training],
     *,
     title: str,
     classes: Sequence[str],
@@ -48,7 +51,7 @@ def render(
     """The page as HTML; it asks for nothing outside itself.
 
     ``tables``: a connection on which every table of ``contracts.TABLES`` is a view; any may be empty.
-    ``models``: text of metrics.jsonl by the stage that wrote it (fit_teacher, baseline, train, finetune).
+    ``trainings``: what the page compares, in the order in which they run.
     ``classes``: line i names class i. ``stages``: in the order they ran, mappings of ``stage`` and, where known,
     ``parts``, ``rows``, ``rejects``, ``seconds``. ``licence``: of the teacher's weights.
     ``facts``: short lines for under the title, such as the workspace and the models' names.
@@ -63,7 +66,8 @@ def render(
     style, script = _asset("style.css") + _asset("gallery.css"), _asset("page.js") + _asset("gallery.js")
     rows = figures.class_rows(tables, classes)
     counts = figures.counts(tables)
-    evaluations = figures.evaluations(tables)
+    evaluations = figures.evaluations(tables, [one.evaluated_as for one in trainings])
+    scales, compared = compare(trainings, evaluations, curves.styles(trainings))
     return str(
         environment.get_template("page.html").render(
             title=title,
@@ -73,12 +77,16 @@ def render(
             licence=licence,
             facts=facts or {},
             counts=counts,
-            headline=figures.headline_models(evaluations),
+            headline=headline_models(evaluations, trainings),
+            scales=scales,
+            compared=compared,
             evaluations=evaluations,
             stages=stages,
             inputs=figures.inputs(tables),
             waterfall=waterfall(counts),
-            **_training(models),
+            curves=curves.charts(trainings),
+            legend_of_curves=_legend(trainings),
+            runs=[curves.summary(one.name, one.rows) for one in trainings if one.rows],
             **class_section(rows),
             **_soft_labels(tables, len(rows)),
             mined=_mined(tables, rows, album),
@@ -110,7 +118,12 @@ def _environment() -> Any:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(
-        num=formats.num, percent=formats.percent, share=formats.share, size=formats.size, seconds=formats.seconds
+        breakable=formats.breakable,
+        num=formats.num,
+        percent=formats.percent,
+        share=formats.share,
+        size=formats.size,
+        seconds=formats.seconds,
     )
     return environment
 
@@ -124,9 +137,8 @@ def _digest(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _training(models: Mapping[str, str]) -> dict[str, Any]:
-    runs = curves.read_runs(models)
-    return {"curves": curves.charts(runs), "runs": [curves.summary(stage, run) for stage, run in runs.items()]}
+def _legend(trainings: Sequence[Training]) -> list[dict[str, str]]:
+    return [{"name": name, "style": style} for name, style in curves.styles(trainings).items()]
 
 
 def _soft_labels(tables: duckdb.DuckDBPyConnection, num_classes: int) -> dict[str, Any]:

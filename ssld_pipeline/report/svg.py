@@ -16,7 +16,7 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Series:
-    """``style`` is a class of the style sheet (c0 .. c3) that gives the colour."""
+    """``style``: classes of the style sheet that give the colour (c0 .. c5) and the dashes (d0 .. d2)."""
 
     name: str
     style: str

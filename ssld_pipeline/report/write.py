@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.pipeline import stages
 from ssld_pipeline.queries.status import list_effects
+from ssld_pipeline.queries.trainings import Training, trainings
 from ssld_pipeline.report.canaries import MAX_MISSED
+from ssld_pipeline.report.comparison import GIVEN
 from ssld_pipeline.report.page import render
 from ssld_pipeline.report.pictures import Address
 from ssld_pipeline.stages.teacher import teacher_licence, teacher_model
@@ -25,7 +27,7 @@ def write_report(config: RunConfig, classes: tuple[str, ...], out: Path | None) 
     with workspace.connect() as tables:
         page = render(
             tables,
-            _metrics(workspace),
+            _trainings(workspace, config),
             title=f"SSLD: {Path(config.workspace).parent.name or config.workspace}",
             classes=classes,
             stages=stage_rows(workspace, config),
@@ -46,13 +48,13 @@ def _students(config: RunConfig) -> str:
     return ", ".join(dict.fromkeys(network.model for network in networks if network))
 
 
-def _metrics(workspace: Workspace) -> dict[str, str]:
-    found = {}
-    for stage in workspace.models():
-        artifact = workspace.artifact(stage)
-        if record := artifact.record():
-            found[stage] = artifact.read(record, "metrics.jsonl").decode()
-    return found
+def _trainings(workspace: Workspace, config: RunConfig) -> list[Training]:
+    """All of them, the teacher first, whether the run fits it or is given its weights."""
+    found = trainings(workspace, config)
+    if any(one.evaluated_as == GIVEN for one in found):
+        return found
+    given = Training(GIVEN, True, network=teacher_model(config), image_size=config.teacher.image_size)
+    return [given, *found]
 
 
 def _canaries(workspace: Workspace) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def print_training(found: Mapping[str, Any]) -> None:
 
 def _when(about: Mapping[str, Any]) -> str:
     made_at = about["made_at"]
-    return f", {datetime.fromtimestamp(made_at, UTC):%Y-%m-%d %H:%M} UTC" if made_at else ""
+    return "" if made_at is None else f", {datetime.fromtimestamp(made_at, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _text(value: Any) -> str:
