@@ -516,7 +516,7 @@ def demo(
     truth = write_world(folder)
     loaded = _load(folder / "demo.yaml", None)
     changed = _bring_up_to_date(loaded, (), None, None)
-    console.print_rows(outcome(truth, _workspace(loaded)))
+    console.print_rows(outcome(truth, _workspace(loaded), tuple(loaded.ordered_nodes())))
     page = folder / "workspace" / "report.html"
     if changed or not page.exists():
         write_report(loaded, class_names(loaded), page)

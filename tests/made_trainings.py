@@ -75,9 +75,9 @@ def evaluation(model: str, top1: float, **values: Any) -> dict[str, Any]:
     return {**row, "top5": 1.0, "num_parameters": 5_000_000, **values}
 
 
-def evaluate(config: RunConfig, *rows: dict[str, Any]) -> None:
+def evaluate(config: RunConfig, *rows: dict[str, Any], part: str = "protected") -> None:
     import pyarrow as pa
 
     store = Workspace(config.workspace).tables["evaluations"]
     table = pa.Table.from_pylist(list(rows), EVALUATIONS.row_schema())
-    store.commit([store.write(table, {"part": "protected"}, Fingerprint.of({"version": 1}, {}), {"version": 1}, {})])
+    store.commit([store.write(table, {"part": part}, Fingerprint.of({"version": 1}, {}), {"version": 1}, {})])

@@ -132,3 +132,14 @@ def test_the_fit_of_a_teacher_is_a_training_too(tmp_path: Path) -> None:
     config = config_of(tmp_path, {"first": {}}, teacher=teacher)
     fit = training(Workspace(config.workspace), config, "fit_teacher")
     assert (fit.network, fit.data, fit.image_size, fit.evaluated_as) == ("timm:test_resnet", "labeled", 40, "teacher")
+
+
+def test_the_demo_tells_every_model_and_the_teacher_last(config: RunConfig) -> None:
+    from ssld_pipeline.demo.outcome import outcome
+
+    evaluate(config, *(evaluation(name, 0.5) for name in ("teacher", "train", "old", "tuned", "first")), part="again")
+    truth = {"copies": {}, "pool": {}, "classes": ["disc"]}
+    rows = outcome(truth, Workspace(config.workspace), tuple(config.ordered_nodes()))
+    told = [row["figure"] for row in rows if row["figure"].startswith("top-1")]
+    names = list(dict.fromkeys(figure.removeprefix("top-1 on protected: ") for figure in told))
+    assert names == ["first", "tuned", "old", "student, SSLD", "teacher"]

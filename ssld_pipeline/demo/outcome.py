@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssld_pipeline.queries.sql import run_sql
 from ssld_pipeline.store.workspace import Workspace
 
-_MODELS = {
+_TITLES = {
     "baseline": "student, labelled images only",
     "train": "student, SSLD",
     "finetune": "student, SSLD + finetune",
-    "teacher": "teacher",
 }
+"""Of the trainings that have a section of their own; others are called by their name."""
 
 
-def outcome(truth: Mapping[str, Any], workspace: Workspace) -> list[dict[str, str]]:
-    """Rows of ``figure`` and ``value``.
+def outcome(
+    truth: Mapping[str, Any], workspace: Workspace, trainings: Sequence[str] = tuple(_TITLES)
+) -> list[dict[str, str]]:
+    """Rows of ``figure`` and ``value``; accuracies in the order of ``trainings``, those of other models after them, the
+    teacher's last.
 
     ``truth``: ``copies``, by image_id the ``source`` and ``kind`` of each planted copy, and ``pool``, the class name of
     each pool image where it is known. A removed image that was not planted counts as false.
     """
     removed = _removed(workspace)
-    return [*_copies(truth["copies"], removed), *_labels(workspace), *_mined(truth, workspace), *_accuracies(workspace)]
+    return [
+        *_copies(truth["copies"], removed),
+        *_labels(workspace),
+        *_mined(truth, workspace),
+        *_accuracies(workspace, trainings),
+    ]
 
 
 def _removed(workspace: Workspace) -> dict[str, set[str]]:
@@ -74,12 +82,14 @@ def _mined(truth: Mapping[str, Any], workspace: Workspace) -> list[dict[str, str
     return [_row("mined images", f"{len(mined):,} ({_counts(counts)})"), _row("mined images of the right class", share)]
 
 
-def _accuracies(workspace: Workspace) -> list[dict[str, str]]:
-    rows = run_sql(workspace, "SELECT model, input, top1, num_images FROM evaluations").to_pylist()
+def _accuracies(workspace: Workspace, trainings: Sequence[str]) -> list[dict[str, str]]:
+    query = "SELECT model, input, top1, num_images FROM evaluations ORDER BY model, input, image_size"
+    rows = run_sql(workspace, query).to_pylist()
+    others = [row["model"] for row in rows if row["model"] != "teacher"]
     return [
-        _row(f"top-1 on {row['input']}: {title}", f"{row['top1']:.4f} ({row['num_images']} images)")
-        for model, title in _MODELS.items()
-        for row in sorted(rows, key=lambda r: str(r["input"]))
+        _row(f"top-1 on {row['input']}: {_TITLES.get(model, model)}", f"{row['top1']:.4f} ({row['num_images']} images)")
+        for model in dict.fromkeys([*trainings, *others, "teacher"])
+        for row in rows
         if row["model"] == model
     ]
 
