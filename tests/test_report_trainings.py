@@ -10,7 +10,7 @@ from made_trainings import evaluation
 from reported import Page, database, html_of, trained
 
 from ssld_pipeline.queries.trainings import Training
-from ssld_pipeline.report import curves
+from ssld_pipeline.report import curves, svg
 from ssld_pipeline.report.comparison import compare
 from ssld_pipeline.report.figures import evaluations
 from ssld_pipeline.report.headline import headline_models, student_chain
@@ -43,6 +43,15 @@ def test_a_training_goes_on_where_the_one_it_starts_from_ends() -> None:
 def test_a_training_whose_start_wrote_nothing_begins_at_zero() -> None:
     found = curves.charts([trained("a"), trained("b", line(10, 20), starts_from="a")])
     assert [x for x, _ in found[0].series[0].points] == [10, 20]
+
+
+def test_all_charts_have_the_same_steps() -> None:
+    """A validation at the end alone is drawn at the end."""
+    text = line(10, 20, 30) + "\n" + json.dumps({"step": 30, "validation_top1": 0.5})
+    page = Page(html_of({}, trainings=[trained("a", text), trained("b", line(10), starts_from="a")]))
+    (dot,) = [a for a in page.all("circle") if a["class"] == "fill c0 d0"]
+    ends = [points.split()[-1].split(",")[0] for a in page.all("polyline") if (points := a["points"])]
+    assert dot["cx"] == ends[0] and float(dot["cx"] or 0) < svg.WIDTH - svg.RIGHT, "b goes on after it"
 
 
 def test_each_of_eighteen_curves_looks_different_and_has_the_style_of_its_legend() -> None:
@@ -106,8 +115,8 @@ def test_the_table_says_all_of_a_training() -> None:
         "small_one", line(1200), network="timm:m", **known, images_per_s=333.3, together=("other",), made_at=0.0
     )
     page = Page(html_of({"evaluations": [{**evaluation("small_one", 0.5), "part": "p"}]}, trainings=[one]))
-    text = page.squeezed("training").replace("_ ", "_")
-    for words in ("small_one timm:m 5,000,000 parameters", "50.0 % at 32 px", "45.1 % – 54.9 %", "1,200 333 images/s"):
+    text = page.squeezed("training").replace("_ ", "_").replace("timm: ", "timm:")
+    for words in ("small_one timm:m 5 M parameters", "50.0 % 32 px", "45.1 % – 54.9 %", "1,200 333 images/s"):
         assert words in text, words
     assert "first manifest tuned kl (temperature 2)" in text and "with other" in text
 

@@ -60,20 +60,29 @@ def summary(stage: str, run: Sequence[Record]) -> Run:
 
 
 def charts(trainings: Sequence[Training]) -> list[Chart]:
-    """Loss, validation top-1 and learning rate; a chart nobody wrote values for is left out."""
+    """Loss, validation top-1 and learning rate over the same steps; a chart nobody wrote values for is left out."""
     wanted = (
         ("loss", "Loss", None, None),
         ("validation_top1", "Validation top-1, share in [0,1]", 0.0, 1.0),
         ("lr", "Learning rate", 0.0, None),
     )
-    drawn = []
+    drawn, ends = [], _ends(trainings)
     for key, title, low, high in wanted:
         series = _series(trainings, key)
         if series:
             label = f"{title} over optimiser steps of " + ", ".join(s.name for s in series)
-            svg = line_chart(series, label=label, x="optimiser step", y=title.split(",")[0], low=low, high=high)
+            svg = line_chart(
+                series, label=label, x="optimiser step", y=title.split(",")[0], low=low, high=high, ends=ends
+            )
             drawn.append(Chart(title, svg, tuple(series)))
     return drawn
+
+
+def _ends(trainings: Sequence[Training]) -> tuple[float, float] | None:
+    """The first and the last step that any of them tells of."""
+    by_name = {one.name: one for one in trainings}
+    steps = [_begin(one, by_name) + row["step"] for one in trainings for row in one.rows]
+    return (min(steps), max(steps)) if steps else None
 
 
 def _series(trainings: Sequence[Training], key: str) -> list[Series]:

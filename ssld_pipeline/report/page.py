@@ -120,6 +120,7 @@ def _environment() -> Any:
     environment.filters.update(
         breakable=formats.breakable,
         num=formats.num,
+        millions=formats.millions,
         percent=formats.percent,
         share=formats.share,
         size=formats.size,

@@ -65,12 +65,19 @@ def short(value: float) -> str:
 
 
 def line_chart(
-    series: Sequence[Series], *, label: str, x: str, y: str, low: float | None = None, high: float | None = None
+    series: Sequence[Series],
+    *,
+    label: str,
+    x: str,
+    y: str,
+    low: float | None = None,
+    high: float | None = None,
+    ends: tuple[float, float] | None = None,
 ) -> Markup:
-    """Lines over common axes; ``low`` and ``high`` fix the ends of the y axis."""
+    """Lines over common axes; ``low`` and ``high`` fix the ends of the y axis, ``ends`` those of the x axis."""
     xs = [p[0] for s in series for p in s.points]
     ys = [p[1] for s in series for p in s.points]
-    across = _across(x, min(xs), max(xs))
+    across = _across(x, *(ends or (min(xs), max(xs))))
     up = _up(y, min(ys) if low is None else low, max(ys) if high is None else high)
     return _chart(label, across, up, [_line(s, across, up) for s in series])
 
