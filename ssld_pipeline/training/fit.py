@@ -66,10 +66,10 @@ def fit_together(
 
     All processes of an initialised torch.distributed group call it with the same arguments; their number changes
     nothing beyond floating point. Each returns the final metrics of every job: ``steps``, ``num_images``,
-    ``images_per_norm``, the last ``loss``, ``validation_top1`` and ``validation_top5`` where there is validation, and
-    ``rejects`` (image_id, reason, detail of images that could not be used). Goes on from the newest step of which all
-    jobs that are not done have a whole checkpoint of their fingerprints; a job that is done is not done again, unless
-    its files are damaged.
+    ``images_per_norm``, ``num_processes`` and ``device`` (cpu or cuda) of the last attempt, the last ``loss``,
+    ``validation_top1`` and ``validation_top5`` where there is validation, and ``rejects`` (image_id, reason, detail of
+    images that could not be used). Goes on from the newest step of which all jobs that are not done have a whole
+    checkpoint of their fingerprints; a job that is done is not done again, unless its files are damaged.
 
     ``report`` is given every row of metrics, with the job's name as ``stage``. UserError where the jobs cannot be
     trained, not together, or not by that number of processes; where a loss is not finite, too many images are lost, or

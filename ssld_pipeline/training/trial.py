@@ -108,6 +108,8 @@ class Trial:
             "steps": self.total,
             "num_images": self._num_images,
             "images_per_norm": self.job.settings.images_per_norm,
+            "num_processes": self._group.size,
+            "device": self._group.device,
             **self._last_figures(),
             "rejects": [vars(reject) for reject in rejects],
         }
