@@ -50,8 +50,16 @@ def metrics(last_step: int, *, top1: float = 0.5, resumed: bool = False) -> byte
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-def finish(config: RunConfig, name: str, *, recorded: dict[str, Any] | None = None, **options: Any) -> None:
-    """Commit a model of no weights. ``recorded``: its settings where the config names no such training."""
+def finish(
+    config: RunConfig,
+    name: str,
+    *,
+    recorded: dict[str, Any] | None = None,
+    figures: dict[str, Any] | None = None,
+    **options: Any,
+) -> None:
+    """Commit a model of no weights. ``recorded``: its settings where the config names no such training. ``figures``:
+    what its record tells of the run; default: two processes on CPUs."""
     artifact = Workspace(config.workspace).artifact(name)
     made_with = settings_of(name, config) if recorded is None else recorded
     node = config.nodes.get(name)
@@ -59,8 +67,8 @@ def finish(config: RunConfig, name: str, *, recorded: dict[str, Any] | None = No
     settings = {"config": made_with, "artifacts": dict.fromkeys(read, "0" * 16)}
     fingerprint = Fingerprint.of(settings, {"name": name})
     files.write_bytes(files.join(artifact.folder(fingerprint), "metrics.jsonl"), metrics(40, **options))
-    figures = {"steps": 40, "images_per_process": 4}
-    artifact.commit(fingerprint, settings, figures, names=("metrics.jsonl",), seconds=90.0)
+    told = {"steps": 40, **({"num_processes": 2, "device": "cpu"} if figures is None else figures)}
+    artifact.commit(fingerprint, settings, told, names=("metrics.jsonl",), seconds=90.0)
 
 
 def begin(config: RunConfig, name: str, step: int) -> None:

@@ -128,6 +128,7 @@ def test_models_of_any_training_can_be_exported(docs_world: Path, tmp_path: Path
     assert told["teacher"] == {"model": "timm:test_efficientnet", "licence": None}
     assert told["settings"]["config"]["student"]["model"] == "timm:test_resnet"
     assert set(told["settings"]["artifacts"]) == {"resnet_tuned"}
+    assert (told["figures"]["num_processes"], told["figures"]["device"]) == (1, "cpu")
 
     settings = yaml.safe_load(config.read_text())
     del settings["trainings"]["small"]

@@ -112,13 +112,20 @@ def test_cost_and_date_are_told_as_far_as_they_are_known() -> None:
 def test_the_table_says_all_of_a_training() -> None:
     known = {"start": "first", "data": "manifest", "teacher": "tuned", "objective": "kl (temperature 2)", "steps": 1200}
     one = trained(
-        "small_one", line(1200), network="timm:m", **known, images_per_s=333.3, together=("other",), made_at=0.0
+        "small_one",
+        line(1200),
+        network="timm:m",
+        **known,
+        images_per_s=333.3,
+        together=("other",),
+        made_at=0.0,
+        num_gpus=8,
     )
     page = Page(html_of({"evaluations": [{**evaluation("small_one", 0.5), "part": "p"}]}, trainings=[one]))
     text = page.squeezed("training").replace("_ ", "_").replace("timm: ", "timm:")
     for words in ("small_one timm:m 5 M parameters", "50.0 % 32 px", "45.1 % – 54.9 %", "1,200 333 images/s"):
         assert words in text, words
-    assert "first manifest tuned kl (temperature 2)" in text and "with other" in text
+    assert "first manifest tuned kl (temperature 2)" in text and "on 8 GPUs with other" in text
 
 
 def test_evaluations_of_an_earlier_version_have_no_size() -> None:

@@ -33,7 +33,7 @@ def config(tmp_path: Path) -> RunConfig:
         finish(found, name)
     begin(found, "pair", 20)
     begin(found, "small", 30)
-    finish(found, "old", recorded=OLD)
+    finish(found, "old", recorded=OLD, figures={"images_per_process": 4})
     evaluate(found, evaluation("first", 0.6), evaluation("tuned", 0.7), evaluation("tuned", 0.75, image_size=64))
     return found
 
@@ -83,11 +83,16 @@ def test_a_finished_model_keeps_what_it_was_made_with_when_the_config_changes(
 
 
 def test_cost_is_seconds_times_processes_as_far_as_the_record_tells(config: RunConfig) -> None:
-    """8 images a step, 4 of them in each process; old has 16 images a step."""
+    """90 seconds, of two processes; of four where 4 of 16 images a step were in each."""
     found = by_name(config)
     assert (found["first"].process_seconds, found["old"].process_seconds) == (180.0, 360.0)
     assert found["first"].is_resumed and not found["tuned"].is_resumed
     assert found["hard"].process_seconds is None
+    finish(config, "hard", figures={"num_processes": 8, "device": "cuda"})
+    finish(config, "small", figures={})
+    found = by_name(config)
+    assert (found["hard"].process_seconds, found["hard"].num_gpus, found["first"].num_gpus) == (720.0, 8, 0)
+    assert found["small"].process_seconds is None
     assert found["tuned"].images_per_s == 250.0, "the median of 100, 200, 300 and 400"
 
 

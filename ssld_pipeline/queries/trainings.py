@@ -31,10 +31,10 @@ class Training:
 
     ``step``: steps done of a run that has begun and has not committed its model, else None; such a run may have been
     stopped. ``made_at``: seconds since 1970, None where no model is committed. ``process_seconds``: seconds of the run
-    that committed the model, times its processes; the processes of an online training have one GPU each where GPUs are
-    used. ``is_resumed``: that run went on from a checkpoint, so that the seconds before it are not counted.
-    ``together``: the other trainings of the same pass, whose seconds are the same seconds. ``starts_from``: the
-    training whose weights it starts from; ``start``: that, or a weights file. ``rows``: of metrics.jsonl, of the model
+    that committed the model, times its processes. ``num_gpus``: of the model that is there; 0 on CPUs, and where the
+    record does not tell. ``is_resumed``: that run went on from a checkpoint, so that the seconds before it are not
+    counted. ``together``: the other trainings of the same pass, whose seconds are the same seconds. ``starts_from``:
+    the training whose weights it starts from; ``start``: that, or a weights file. ``rows``: of metrics.jsonl, of the model
     or, before there is one, of the run.
     """
 
@@ -52,6 +52,7 @@ class Training:
     steps: int | None = None
     images_per_s: float | None = None
     process_seconds: float | None = None
+    num_gpus: int = 0
     is_resumed: bool = False
     made_at: float | None = None
     rows: Sequence[Row] = ()
@@ -97,6 +98,7 @@ def training(workspace: Workspace, config: RunConfig, name: str) -> Training:
         "steps": record.figures.get("steps"),
         "images_per_s": images_per_s(rows),
         "process_seconds": _process_seconds(record),
+        "num_gpus": record.figures.get("num_processes", 0) if record.figures.get("device") == "cuda" else 0,
         "is_resumed": was_resumed(rows),
         "made_at": record.committed_at,
     }
@@ -230,9 +232,13 @@ def _only_start(record: Record) -> str | None:
 
 
 def _process_seconds(record: Record) -> float | None:
-    """Seconds times processes; None where the record does not tell how many there were."""
+    """Seconds times processes; None where the record does not tell how many there were. Earlier versions recorded how
+    many images of a batch each of them had."""
+    num_processes = record.figures.get("num_processes")
     share, batch_size = record.figures.get("images_per_process"), recipe_of(record).get("batch_size")
-    return record.seconds * batch_size / share if share and batch_size else None
+    if num_processes is None and share and batch_size:
+        num_processes = batch_size / share
+    return None if num_processes is None else record.seconds * num_processes
 
 
 def training_rows(found: Sequence[Training], evaluations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
