@@ -143,7 +143,7 @@ def test_an_export_says_what_the_model_was_made_with_and_not_what_would_be_used_
     changes = [word for change in today for word in ("--set", change)]
     verb("export", config, model, "--out", tmp_path, "--format", "pt2", *changes)
     provenance = json.loads((tmp_path / "provenance.json").read_text())
-    assert provenance["teacher"] == teacher and provenance["figures"]["images_per_process"] == 8
+    assert provenance["teacher"] == teacher and provenance["figures"]["images_per_norm"] == 8
     assert provenance["settings"]["config"]["student"]["model"] == "timm:test_efficientnet"
 
 

@@ -34,8 +34,8 @@ class Training:
     that committed the model, times its processes. ``num_gpus``: of the model that is there; 0 on CPUs, and where the
     record does not tell. ``is_resumed``: that run went on from a checkpoint, so that the seconds before it are not
     counted. ``together``: the other trainings of the same pass, whose seconds are the same seconds. ``starts_from``:
-    the training whose weights it starts from; ``start``: that, or a weights file. ``rows``: of metrics.jsonl, of the model
-    or, before there is one, of the run.
+    the training whose weights it starts from; ``start``: that, or a weights file. ``rows``: of metrics.jsonl, of the
+    model or, before there is one, of the run.
     """
 
     name: str
