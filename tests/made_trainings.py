@@ -67,6 +67,7 @@ def finish(
     settings = {"config": made_with, "artifacts": dict.fromkeys(read, "0" * 16)}
     fingerprint = Fingerprint.of(settings, {"name": name})
     files.write_bytes(files.join(artifact.folder(fingerprint), "metrics.jsonl"), metrics(40, **options))
+    files.write_bytes(files.join(artifact.folder(fingerprint), "final.json"), b"{}")
     told = {"steps": 40, **({"num_processes": 2, "device": "cpu"} if figures is None else figures)}
     artifact.commit(fingerprint, settings, told, names=("metrics.jsonl",), seconds=90.0)
 

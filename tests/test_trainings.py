@@ -58,6 +58,18 @@ def test_each_state_is_told_with_its_step(config: RunConfig) -> None:
     }
 
 
+def test_a_replaced_model_and_a_run_given_up_before_are_no_run_under_way(config: RunConfig, tmp_path: Path) -> None:
+    begin(config, "hard", 10)
+    assert by_name(config)["hard"].state == "training"
+    finish(config, "hard")
+    assert by_name(config)["hard"].state == "made", "the run that was given up is older"
+    changed = config_of(tmp_path, {**NODES, "hard": {**NODES["hard"], "lr": 0.3}})
+    finish(changed, "hard")
+    assert by_name(changed)["hard"].state == "made", "the folder of the replaced model is there"
+    begin(changed, "hard", 20)
+    assert (by_name(changed)["hard"].state, by_name(changed)["hard"].step) == ("made again", 20)
+
+
 def test_a_training_says_what_it_is_made_of(config: RunConfig) -> None:
     found = by_name(config)
     assert found["tuned"].start == "first" and found["tuned"].objective == "kl (temperature 2)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 FIT = "fit_teacher"
 _METRICS = "metrics.jsonl"
+_FINAL = "final.json"
+"""A training leaves it in its folder when its model is done."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +109,18 @@ def training(workspace: Workspace, config: RunConfig, name: str) -> Training:
 
 
 def _under_way(artifact: ArtifactStore, record: Record | None) -> list[Row] | None:
-    """Metrics of a run that has not committed its model; of several the one that came furthest."""
-    committed = str(record.fingerprint) if record else None
+    """Metrics of a run that has not committed its model; of several the one that came furthest. Folders of models that
+    were replaced, and of runs that were given up before the present model was made, stay and do not count."""
+    found = files.list_files(artifact.uri)
+    folders = [path.removesuffix(f"/{_METRICS}") for path in found if path.endswith(f"/{_METRICS}")]
     runs = []
-    for path in files.list_files(artifact.uri):
-        folder, _, name = path.partition("/")
-        if name == _METRICS and folder != committed:
-            runs.append(records(files.read_bytes(files.join(artifact.uri, path)).decode()))
+    for folder in folders:
+        uri = files.join(artifact.uri, folder, _METRICS)
+        is_past = record and (
+            f"{folder}/{_FINAL}" in found or (files.changed_at(uri) or math.inf) < record.committed_at
+        )
+        if not is_past:
+            runs.append(records(files.read_bytes(uri).decode()))
     return max(runs, key=lambda rows: _step(rows) or 0, default=None)
 
 
