@@ -137,6 +137,14 @@ def test_a_network_without_batch_norm_needs_none(tables: tuple[str, str], tmp_pa
     assert fit(own, str(tmp_path / "t"), fingerprint="f")["images_per_norm"] == 288
 
 
+def test_a_norm_batch_that_does_not_divide_the_batch_is_refused(tables: tuple[str, str], tmp_path: Path) -> None:
+    """A measurement changes the batch of a checked recipe."""
+    own = trial.job(tables[0], batch_size=24, norm_batch=12)
+    smaller = replace(own, settings=own.settings.model_copy(update={"batch_size": 8}))
+    with pytest.raises(UserError, match=r"train\.norm_batch \(12\) must divide batch_size \(8\)"):
+        fit(smaller, str(tmp_path), fingerprint="f")
+
+
 @pytest.mark.parametrize(("norm_batch", "processes", "hint"), [(12, 3, "8 gives"), (24, 2, "12 gives"), (24, 48, "No")])
 def test_processes_that_cannot_share_the_norm_batches_are_refused(norm_batch: int, processes: int, hint: str) -> None:
     own = trial.job("t", batch_size=24, norm_batch=norm_batch)

@@ -11,6 +11,11 @@ _PUBLISHED = "published: 32 for the ResNets, 240 or 256 for MobileNetV3 large, 5
 def require_shares(job: TrainJob, num_processes: int) -> None:
     """UserError where the norm batches of a batch cannot be dealt to as many processes in equal shares."""
     settings = job.settings
+    if settings.batch_size % settings.images_per_norm:
+        raise UserError(
+            f"{job.stage}: {job.section}.norm_batch ({settings.images_per_norm}) must divide batch_size "
+            f"({settings.batch_size})"
+        )
     if settings.num_micro_batches % num_processes == 0:
         return
     most = settings.batch_size // num_processes
