@@ -40,7 +40,8 @@ from ssld_pipeline.training.job import OnlineTeacher, TrainJob
 from ssld_pipeline.training.views import least_short_side
 
 NUM_CLASSES = 1000
-STEPS, WARM_UP = {"cpu": 12, "cuda": 120}, {"cpu": 4, "cuda": 20}  # the first 20 rows have a GPU wait
+STEPS, WARM_UP = {"cpu": 30, "cuda": 120}, 20  # the first 20 steps write a row each, for which a GPU is waited for
+BARE_STEPS, BARE_WARM_UP = {"cpu": 5, "cuda": 50}, 4
 ROUNDS = 3
 Row = dict[str, object]
 
@@ -84,7 +85,7 @@ def step_s(jobs: Sequence[TrainJob], execution: Execution) -> Seconds:
     """Of a step of the loop, after some to warm up."""
     seen: dict[int, Seconds] = {}
     last = jobs[0].settings.steps or 0
-    first = min(WARM_UP[execution.device], last - 2)
+    first = min(WARM_UP, last - 4)
 
     def watch(row: dict[str, Any]) -> None:
         seen[row["step"]] = now()
@@ -124,8 +125,8 @@ class Bare:
     def seconds(self) -> tuple[Seconds, Seconds]:
         """Of the teacher's forward pass and of the student's whole step."""
         told = self.ask()
-        steps = (STEPS[self.device] - WARM_UP[self.device]) // 2
-        for _ in range(WARM_UP[self.device]):
+        steps = BARE_STEPS[self.device]
+        for _ in range(BARE_WARM_UP):
             self.learn(self.ask())
         return self._mean(self.ask, steps), self._mean(lambda: self.learn(told), steps)
 
