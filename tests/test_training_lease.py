@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,13 @@ def test_a_training_whose_folder_another_has_taken_over_writes_nothing_more(
     assert max(reported) == 3
     assert {path.name: path.read_bytes() for path in Path(folder).iterdir()} == written
     assert sorted(written) == ["config.json", "final.json", "metrics.jsonl", "student.safetensors"]
+
+
+def test_a_job_that_cannot_be_trained_takes_nothing_over(tables: tuple[str, str], tmp_path: Path) -> None:
+    first = Lease(TrialFolder(str(tmp_path)))
+    with pytest.raises(UserError, match="no strategy"):
+        fit(replace(trial.job(*tables), strategy="distl"), str(tmp_path), fingerprint="f")
+    assert first.is_own()
 
 
 class Tied(nn.Module):

@@ -117,6 +117,8 @@ class _Pass:
         self.recent: deque[tuple[int, NDArray[np.int64]]] = deque()
 
     def run(self) -> list[dict[str, Any]]:
+        for trial in self.trials:
+            trial.claim()
         step = self._restore()
         for trial in self.trials:
             trial.begin(step)
@@ -213,6 +215,7 @@ class _Pass:
                     trial.log_accuracy(done, accuracy)
 
     def _save(self, done: int) -> None:
+        self._require_own()  # again, since a validation may have taken long
         with self.pace.pause():
             sums, rejects = self.losses.sums(), [asdict(reject) for reject in self._rejects()]
             if self.group.rank == 0:

@@ -48,12 +48,16 @@ class Trial:
         self._validation = read_rows(job.validation, ("protected",), labelled=True)
         self._validations = validation_steps(job.settings, self.total) if len(self._validation) else frozenset()
         self.reject_limit = RejectLimit(job, rows["role"], self._per_epoch, self.total)
-        self._lease = Lease(folder) if group.rank == 0 else None
+        self._lease: Lease | None = None
         self._log = MetricsLog(folder, 0)
 
     def lr_of(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
         return lr_at(step, self.job.settings.lr, self._warmup, self.total)
+
+    def claim(self) -> None:
+        """Take the folder over from whoever writes into it."""
+        self._lease = Lease(self.folder) if self._group.rank == 0 else None
 
     def begin(self, step: int) -> None:
         """Keep the rows of the log up to ``step``, the number of steps done. Rank 0 reads them for all."""
