@@ -14,6 +14,7 @@ from ssld_pipeline.errors import UserError
 from ssld_pipeline.queries.status import workspace_status
 from ssld_pipeline.queries.trainings import Training, training, trainings
 from ssld_pipeline.store.workspace import Workspace
+from ssld_pipeline.terminal import console
 
 OLD = {
     "train": {"loss": "kl", "temperature": 3.0, "batch_size": 16, "image_size": 48, "teacher": "online"},
@@ -115,7 +116,7 @@ def test_status_lists_state_step_and_accuracies(
     assert rows["first"]["top1"] == {"protected": pytest.approx(0.6)}
     assert rows["tuned"]["top1"] == {"protected 32 px": pytest.approx(0.7), "protected 64 px": pytest.approx(0.75)}
     assert rows["small"]["top1"] == {} and rows["small"]["step"] == 30
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(console.out, "_width", 200)
     printed = verb("status", tmp_path / "config.yaml")
     lines = [line.split("│")[1:5] for line in printed.splitlines() if "made again" in line]
     assert [cell.strip() for cell in lines[0]] == ["pair", "made again", "20", "timm:test_efficientnet"]

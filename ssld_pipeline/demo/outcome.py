@@ -12,8 +12,9 @@ _TITLES = {
     "baseline": "student, labelled images only",
     "train": "student, SSLD",
     "finetune": "student, SSLD + finetune",
+    "second": "second student, taught by the first",
 }
-"""Of the trainings that have a section of their own; others are called by their name."""
+"""Of the demo's trainings; others are called by their name."""
 
 
 def outcome(
