@@ -17,7 +17,11 @@ from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.config.training import TrainingConfig
 from ssld_pipeline.contracts import ROLES, TABLES
 from ssld_pipeline.errors import UserError
+from ssld_pipeline.models.build import build
+from ssld_pipeline.models.spec import ModelSpec
+from ssld_pipeline.models.weights import save_weights
 from ssld_pipeline.pipeline import stage_of, stages
+from ssld_pipeline.stages.networks import check_networks
 from ssld_pipeline.stages.stage import Setup, TrainData, TrainStage
 from ssld_pipeline.store.workspace import ARTIFACT_STAGES
 from ssld_pipeline.training.job import OnlineTeacher, TrainJob
@@ -221,3 +225,37 @@ def test_a_new_setting_at_its_default_changes_no_fingerprint(tmp_path: Path) -> 
 def test_what_cannot_change_the_weights_changes_no_fingerprint(one: dict[str, Any], other: dict[str, Any]) -> None:
     first, second = (TrainingConfig.model_validate(keys).of_fingerprint() for keys in (one, other))
     assert first == second
+
+
+# Before any work
+
+
+def check(folder: Path, **trainings: Any) -> str:
+    mini.write_teacher(folder / "teacher.safetensors")
+    config = load(folder, **trainings)
+    with pytest.raises(UserError) as error:
+        check_networks(Setup(config, mini.CLASSES, {}))
+    return str(error.value)
+
+
+def test_a_head_that_does_not_fit_is_told_with_its_key(tmp_path: Path) -> None:
+    save_weights(build(ModelSpec("timm:test_efficientnet", 5)), tmp_path / "five.safetensors")
+    said = check(tmp_path, one={"init": "./five.safetensors", "head": "keep"})
+    assert said.startswith("trainings.one.head: keep: weights ") and "5 classes, the run has 3" in said
+    config = load(tmp_path, one={"init": "./five.safetensors"})
+    check_networks(Setup(config, mini.CLASSES, {}))  # auto: a fresh one
+
+
+def test_weights_of_another_network_are_told_with_their_key(tmp_path: Path) -> None:
+    save_weights(build(ModelSpec("timm:test_vit", 3)), tmp_path / "vit.safetensors")
+    assert check(tmp_path, one={"init": "./vit.safetensors"}).startswith("trainings.one.init: weights ")
+
+
+def test_a_large_batch_of_a_network_with_batch_norm_needs_a_norm_batch(tmp_path: Path) -> None:
+    said = check(tmp_path, one={"batch_size": 512})
+    assert "norm_batch is missing in trainings.one (batch_size 512)" in said and "32 for the ResNets" in said
+    taught = check(tmp_path, one={"batch_size": 512, "student": {"model": "timm:test_vit"}, "image_size": 160})
+    assert "model 'timm:test_resnet' has batch norm" in taught, "the teacher's, in train mode"
+    vit = {"batch_size": 512, "student": {"model": "timm:test_vit"}, "image_size": 160, "teacher_batch_norm": "eval"}
+    check_networks(Setup(load(tmp_path, one=vit), mini.CLASSES, {}))
+    assert load(tmp_path, one=vit).nodes["one"].images_per_norm == 256

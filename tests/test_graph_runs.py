@@ -8,11 +8,14 @@ from typing import Any
 
 import mini
 import pytest
+import torch
 import yaml
 
 from ssld_pipeline import training
 from ssld_pipeline.config.load import load_config
+from ssld_pipeline.models.weights import read_tensors
 from ssld_pipeline.queries.sql import rows_of
+from ssld_pipeline.runner.local_engine import LocalEngine
 from ssld_pipeline.runner.plan import plan_run
 from ssld_pipeline.runner.survey import survey
 from ssld_pipeline.store.workspace import Workspace
@@ -134,6 +137,32 @@ def test_a_model_that_comes_out_the_same_reruns_nothing_that_hangs_on_it(world: 
     (folder / "workspace" / "models" / "first" / "student.safetensors").unlink()
     reports = mini.bring(config)
     assert {name for name in NODES if reports[name].ran} == {"first"}
+
+
+def test_trainings_of_one_pass_are_what_each_is_alone(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = mini.copy_world(world, tmp_path / "copy")
+    both = {name: {**NODES[name], "momentum": 0.5} for name in ("small", "pair")}
+    passes: list[list[str]] = []
+    plain = LocalEngine.fit
+
+    def spied(self: LocalEngine, trainings: Any, *rest: Any) -> Any:
+        passes.append([training.spec.stage for training in trainings])
+        return plain(self, trainings, *rest)
+
+    monkeypatch.setattr(LocalEngine, "fit", spied)
+    reports = mini.bring(load_config(write(folder, {**NODES, **both})), until="small")
+    assert passes == [["pair", "small"]] and reports["pair"].ran == reports["small"].ran == 1
+    together = {name: weights(folder, name) for name in both}
+    for name in both:
+        alone = mini.copy_world(world, tmp_path / name)
+        mini.bring(load_config(write(alone, {**NODES, **both})), only=[name])
+        assert {k for k, v in weights(alone, name).items() if not torch.equal(v, together[name][k])} == set()
+
+
+def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    return read_tensors(folder / "workspace" / "models" / name / "student.safetensors")
 
 
 def test_only_a_new_model_is_measured(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 class _Network:
     """One network to build. ``sizes``: in pixels, of the images it sees at rest, by the setting that asks for them;
     ``learning``: the same while it is trained. ``without_norm_batch``: trainings in which a batch norm of it would see
-    batches too large to be one norm batch."""
+    batches too large to be one norm batch. ``keeps_head``: with the classifier of its weights."""
 
     place: str
     spec: ModelSpec
     sizes: dict[str, int] = field(default_factory=dict)
     learning: dict[str, int] = field(default_factory=dict)
     without_norm_batch: list[str] = field(default_factory=list)
+    keeps_head: bool = False
 
 
 def check_networks(setup: Setup) -> None:
@@ -46,7 +47,8 @@ def check_networks(setup: Setup) -> None:
         try:
             model = build(network.spec)
         except UserError as error:
-            raise UserError(f"{network.place}: {error}") from None
+            place = f"{network.place}.head: keep" if network.keeps_head else network.place
+            raise UserError(f"{place}: {error}") from None
         _require_norm_batch(model, network)
         for setting, size in network.sizes.items():
             _show(model, network, setting, size)
@@ -88,8 +90,12 @@ def _student(setup: Setup, name: str) -> tuple[str, _Network]:
     if file is not None:
         spec = spec.with_head(node.head)
     network = network_of(config, name)
-    place = "student" if node.student is None and network is config.student else f"{place_of(config, name)}.student"
-    return repr((spec.model, spec.model_args, file, file and node.head)), _Network(place, spec)
+    place = place_of(config, name)
+    key, keeps_head = repr((spec.model, spec.model_args, file, file and node.head)), bool(file) and node.head == "keep"
+    if keeps_head:
+        return key, _Network(place, spec, keeps_head=True)
+    is_shared = node.student is None and network is config.student and node.init_file is None
+    return key, _Network("student" if is_shared else f"{place}.{'init' if node.init_file else 'student'}", spec)
 
 
 def _note_norm_batch(network: _Network, config: RunConfig, name: str) -> None:
