@@ -256,21 +256,21 @@ def test_rejects_that_are_gone_are_not_taken_for_none(done: Path, tmp_path: Path
 def test_training_resumes_before_a_damaged_checkpoint_with_the_same_weights(
     done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from ssld_pipeline.training.fit import _Trial
+    from ssld_pipeline.training.fit import _Pass
 
     folder = mini.copy_world(done, tmp_path)
     config = load_config(folder / "config.yaml", ("placement.checkpoint_every_s=0.0001",))
     weights = results(config)["train"]["student.safetensors"]
     shutil.rmtree(folder / "workspace/models/train")
-    save = _Trial._save
+    save = _Pass._save
 
-    def stop(trial: _Trial, done: int) -> None:
+    def stop(trial: _Pass, done: int) -> None:
         save(trial, done)
         if done == 4:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(_Trial, "_save", stop)
+        patched.setattr(_Pass, "_save", stop)
         bring(config, until="train")
     newest = max((folder / "workspace/models/train").glob("*/checkpoint-*"))
     flip(newest)

@@ -10,8 +10,9 @@ class Execution:
     """Where and how fast a job runs; nothing here changes a result beyond floating point.
 
     ``norm_batches_per_pass``: norm batches that go through a network at once; batch norm still computes its statistics
-    per norm batch. A student that draws at random in training (dropout, drop path) takes one at a time. ``compile``:
-    torch.compile of students and teacher. ``log_every_s``: seconds between rows of metrics after the first 20 steps.
+    per norm batch. A student that draws at random in training (dropout, drop path) takes one at a time, and so do those
+    that are trained together with it. ``compile``: torch.compile of students and teacher. ``log_every_s``: seconds
+    between rows of metrics after the first 20 steps.
     ``cache``: local folder for the files that the processes of a node share; null: the default of `row_store`.
     """
 

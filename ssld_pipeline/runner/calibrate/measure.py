@@ -170,9 +170,12 @@ def measure_training(
 
     rows = read_rows(job.tables, job.roles, job.labelled_only, left_out_of(job)).num_rows
     batch_size = max(1, min(job.settings.batch_size // num_workers, _LARGEST_BATCH[execution.device], rows))
+    norm_batch = min(job.settings.images_per_norm, batch_size)
+    batch_size = batch_size // norm_batch * norm_batch
     steps = _STEPS[execution.device]
     changes = {"batch_size": batch_size, "steps": steps, "lr": 1e-9, "validations": steps // _STEPS_PER_VALIDATION}
-    changes["max_reject_share"] = 1.0  # it measures and refuses nothing
+    changes |= {"norm_batch": norm_batch, "max_reject_share": 1.0}  # it measures and refuses nothing
+    execution = replace(execution, log_every_s=0)
     trial = replace(job, settings=job.settings.model_copy(update=changes))
     watch, started = _Watch(seconds, num_validated > 0), time.monotonic()
     with contextlib.suppress(_Enough):

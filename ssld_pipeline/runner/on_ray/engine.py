@@ -266,8 +266,8 @@ class _Watch:
 
     def _follow(self) -> None:
         while not self._ended.wait(_WATCH_S):
-            if files.exists(self._uri) and (lines := files.read_bytes(self._uri).splitlines()):
-                self._at_row(json.loads(lines[-1]))
+            if files.exists(self._uri) and b"\n" in (data := files.read_bytes(self._uri)):
+                self._at_row(json.loads(data.rsplit(b"\n", 2)[-2]))  # what follows the last line end is half a row
 
 
 @lru_cache(maxsize=1)
