@@ -18,6 +18,7 @@ from ssld_pipeline.errors import UserError
 from ssld_pipeline.models.build import build
 from ssld_pipeline.models.spec import ModelSpec
 from ssld_pipeline.models.weights import save_weights
+from ssld_pipeline.training import pace
 from ssld_pipeline.training.data import Lost, TrainImages, read_rows
 from ssld_pipeline.training.fit import Execution, fit
 from ssld_pipeline.training.group import ALONE, Group
@@ -134,10 +135,13 @@ def test_a_run_killed_and_resumed_ends_with_the_weights_of_one_that_was_not(
     assert logged[0] == logged[1]
 
 
-def test_the_loss_of_steps_between_two_rows_survives_a_resume(tables: tuple[str, str], tmp_path: Path) -> None:
+def test_the_loss_of_steps_between_two_rows_survives_a_resume(
+    tables: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between step 20 and the end there is no row; the kill comes at step 41."""
     job = trial.job(tables[0], steps=60, lr=0.01, batch_size=2, image_size=16)
     never = replace(NOW, log_every_s=1e9)
+    monkeypatch.setattr(pace, "_LEAST_ROWS", 1)
     original = TrainImages.batches
 
     def short(self: TrainImages, first: int, last: int, num_threads: int) -> Any:
