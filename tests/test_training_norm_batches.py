@@ -134,7 +134,7 @@ def test_a_network_without_batch_norm_needs_none(tables: tuple[str, str], tmp_pa
     rows = [{**row, "image_id": f"{number}/{row['image_id']}"} for number in range(8) for row in _rows(tables)]
     table = trial.write_table(tmp_path / "t.parquet", rows)
     own = trial.job(table, batch_size=288, model="timm:test_vit", model_args={"img_size": 32}, steps=1)
-    assert fit(own, str(tmp_path / "t"), fingerprint="f")["images_per_norm"] == 288
+    assert fit(own, str(tmp_path / "t"), fingerprint="f")["images_per_norm"] == 144
 
 
 def test_a_norm_batch_that_does_not_divide_the_batch_is_refused(tables: tuple[str, str], tmp_path: Path) -> None:
