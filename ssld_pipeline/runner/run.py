@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -91,7 +92,9 @@ def _chosen(config: RunConfig, only: Sequence[str], until: str | None) -> list[S
     names = [stage.name for stage in stages(config)]
     for option, name in [*(("--only", name) for name in only), *([("--until", until)] if until else [])]:
         if name not in names:
-            raise UserError(f"{option} {name}: no such stage; stages are {', '.join(names)}")
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise UserError(f"{option} {name}: no such stage; {hint}stages are {', '.join(names)}")
     last = names.index(until) if until else len(names)
     return [s for s in stages(config)[: last + 1] if (not only or s.name in only) and s.enabled(config)]
 
