@@ -16,148 +16,37 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import cv2
 import pyarrow.parquet as pq
 import torch
-from gpu import catalog_rows, draw_files
+from drawn_files import catalog_rows, draw_files
 from results import table, write_section
-from torch import Tensor, nn
+from training_steps import Bare, Seconds, job_of, loop_step, median
 
-from ssld_pipeline.config.training import TrainingConfig
-from ssld_pipeline.kernels.divergences import symmetric_kl
 from ssld_pipeline.kernels.images import decode
 from ssld_pipeline.models.allocator import keep_freed_memory
-from ssld_pipeline.models.build import build
-from ssld_pipeline.models.preprocessing import Normalise
-from ssld_pipeline.models.spec import ModelSpec
 from ssld_pipeline.training.augmentation import cut, draw_crop, random_generator
 from ssld_pipeline.training.data import TrainImages
 from ssld_pipeline.training.execution import Execution
-from ssld_pipeline.training.fit import fit_together
-from ssld_pipeline.training.job import OnlineTeacher, TrainJob
+from ssld_pipeline.training.job import TrainJob
 from ssld_pipeline.training.views import least_short_side
 
-NUM_CLASSES = 1000
-STEPS, WARM_UP = {"cpu": 30, "cuda": 120}, 20  # the first 20 steps write a row each, for which a GPU is waited for
-BARE_STEPS, BARE_WARM_UP = {"cpu": 5, "cuda": 50}, 4
+STEPS, BARE_STEPS = {"cpu": 30, "cuda": 120}, {"cpu": 5, "cuda": 50}
 ROUNDS = 3
 Row = dict[str, object]
 
 
-def job_of(rows: str, student: str, teacher: str, device: str, **settings: Any) -> TrainJob:
-    own = TrainingConfig.model_validate(
-        {"steps": STEPS[device], "validations": 0, "objective": ["symmetric_kl"], **settings}
-    )
-    return TrainJob(
-        stage="train",
-        section="train",
-        student=ModelSpec(f"timm:{student}", NUM_CLASSES),
-        settings=own,
-        objective=own.objective,
-        tables=(rows,),
-        roles=("pool",),
-        teacher=OnlineTeacher(ModelSpec(f"timm:{teacher}", NUM_CLASSES), own.image_size),
-    )
-
-
-class Seconds(NamedTuple):
-    """By the clock, and of a processor in the thread that asked: all of the computing where it has one thread."""
-
-    wall: float
-    cpu: float
-
-
-def now() -> Seconds:
-    return Seconds(time.perf_counter(), time.thread_time())
-
-
-def between(first: Seconds, last: Seconds, steps: int) -> Seconds:
-    return Seconds((last.wall - first.wall) / steps, (last.cpu - first.cpu) / steps)
-
-
-def median(found: Sequence[Seconds]) -> Seconds:
-    return Seconds(*(statistics.median(values) for values in zip(*found, strict=True)))
-
-
-def step_s(jobs: Sequence[TrainJob], execution: Execution) -> Seconds:
-    """Of a step of the loop, after some to warm up."""
-    seen: dict[int, Seconds] = {}
-    last = jobs[0].settings.steps or 0
-    first = min(WARM_UP, last - 4)
-
-    def watch(row: dict[str, Any]) -> None:
-        seen[row["step"]] = now()
-
-    with tempfile.TemporaryDirectory() as scratch:
-        folders = [f"{scratch}/{number}" for number in range(len(jobs))]
-        fit_together(jobs, folders, fingerprints=["f"] * len(jobs), execution=execution, report=watch)
-    return between(seen[first], seen[last], last - first)
-
-
-class Bare:
-    """Teacher and student as anyone would write them, on a batch that is in the memory of the device."""
-
-    def __init__(self, job: TrainJob, execution: Execution) -> None:
-        assert isinstance(job.teacher, OnlineTeacher)
-        self.device, self.amp = execution.device, execution.amp and execution.device != "cpu"
-        specs = job.student, job.teacher.spec
-        self.student, self.teacher = (_placed(build(spec), self.device).train() for spec in specs)
-        self.optimizer = torch.optim.SGD(self.student.parameters(), 0.01, momentum=0.9, weight_decay=1e-5)
-        self.normalise = Normalise(job.student.mean, job.student.std).to(self.device)
-        self.norm_batch, size = job.settings.images_per_norm, job.settings.image_size
-        shape = (job.settings.batch_size, size, size, 3)
-        self.views = torch.randint(0, 256, shape, dtype=torch.uint8, device=self.device)
-
-    def ask(self) -> list[Tensor]:
-        with torch.no_grad(), torch.autocast(self.device, torch.bfloat16, enabled=self.amp):
-            return [self.teacher(self.normalise(part)) for part in self.views.split(self.norm_batch)]
-
-    def learn(self, told: Sequence[Tensor]) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        for part, logits in zip(self.views.split(self.norm_batch), told, strict=True):
-            with torch.autocast(self.device, torch.bfloat16, enabled=self.amp):
-                found = self.student(self.normalise(part))
-            (symmetric_kl(found, logits) / len(told)).backward()
-        self.optimizer.step()
-
-    def seconds(self) -> tuple[Seconds, Seconds]:
-        """Of the teacher's forward pass and of the student's whole step."""
-        told = self.ask()
-        steps = BARE_STEPS[self.device]
-        for _ in range(BARE_WARM_UP):
-            self.learn(self.ask())
-        return self._mean(self.ask, steps), self._mean(lambda: self.learn(told), steps)
-
-    def _mean(self, function: Callable[[], object], steps: int) -> Seconds:
-        self._wait()
-        started = now()
-        for _ in range(steps):
-            function()
-        self._wait()
-        return between(started, now(), steps)
-
-    def _wait(self) -> None:
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-
-
-def _placed(module: nn.Module, device: str) -> nn.Module:
-    placed: nn.Module = module.to(memory_format=torch.channels_last)
-    return placed.to(device)
-
-
 def compare_loop(job: TrainJob, execution: Execution) -> list[Row]:
     """The loop, one job and several together, against the bare step."""
-    bare = Bare(job, execution)
+    bare, steps = Bare(job, execution), BARE_STEPS[execution.device]
     loops: dict[int, list[Seconds]] = {number: [] for number in (1, 2, 4)}
     bares: list[tuple[Seconds, Seconds]] = []
     for _ in range(ROUNDS):
-        bares.append(bare.seconds())
+        bares.append(bare.halves(steps))
         for number, own in loops.items():
-            own.append(step_s([replace(job, stage=f"train{k}") for k in range(number)], execution))
-        bares.append(bare.seconds())
+            own.append(loop_step([replace(job, stage=f"train{k}") for k in range(number)], execution).took)
+        bares.append(bare.halves(steps))
     teacher, student = (median(own) for own in zip(*bares, strict=True))
     found = {number: median(own) for number, own in loops.items()}
     return [
@@ -189,7 +78,7 @@ def _pair(name: str, shown: Callable[[Callable[[Seconds], float]], str]) -> Row:
     }
 
 
-def compare_loader(files: Sequence[Path], job: TrainJob, threads: int) -> list[Row]:
+def compare_loader(files: Sequence[Path], job: TrainJob, threads: int, rounds: int = 2 * ROUNDS) -> list[Row]:
     """Against threads that decode and cut the same views and keep nothing."""
     settings, rows = job.settings, catalog_rows(files)
     steps = len(files) // settings.batch_size
@@ -209,8 +98,9 @@ def compare_loader(files: Sequence[Path], job: TrainJob, threads: int) -> list[R
             for _ in pool.map(one, range(steps * settings.batch_size)):
                 pass
 
-    times = turns({"loader": loader, "bare": bare}, 2 * ROUNDS)
+    times = turns({"loader": loader, "bare": bare}, rounds)
     return [
+        figure("views/s, loader", f"{steps * settings.batch_size / times['loader']:.0f}"),
         figure("views/s, bare", f"{steps * settings.batch_size / times['bare']:.0f}"),
         figure("speed of the loader / bare decoding and cutting (aim: .90)", f"{times['bare'] / times['loader']:.3f}"),
     ]
@@ -221,11 +111,11 @@ def compare_norm_batches(rows: str, students: Sequence[str], teacher: str, execu
     found = []
     for student in students:
         recipe = {"batch_size": 256, "norm_batch": 32, "image_size": 64, "steps": 5}
-        job = job_of(rows, student, teacher, execution.device, **recipe)
+        job = job_of(rows, student, teacher, **recipe)
         times: dict[int, list[Seconds]] = {count: [] for count in (1, 2, 8)}
         for _ in range(ROUNDS):
             for count, own in times.items():
-                own.append(step_s([job], replace(execution, norm_batches_per_pass=count)))
+                own.append(loop_step([job], replace(execution, norm_batches_per_pass=count)).took)
         medians = {count: median(own) for count, own in times.items()}
         for name, of in (("the clock", 0), ("the thread", 1)):
             shares = {f"{count} in a pass": f"{value[of] / medians[1][of]:.3f}" for count, value in medians.items()}
@@ -269,7 +159,7 @@ def main() -> None:
         rows = f"{scratch}/rows.parquet"
         pq.write_table(catalog_rows(files), rows)
         sizes = {"batch_size": options.batch_size, "norm_batch": 32, "image_size": options.image_size}
-        job = job_of(rows, options.student, options.teacher, options.device, **sizes)
+        job = job_of(rows, options.student, options.teacher, steps=STEPS[options.device], **sizes)
         loop = compare_loop(job, execution)
         loader = compare_loader(files, job, options.loader_threads)
         norms = compare_norm_batches(rows, (options.student, "resnet18"), "test_resnet", execution)
