@@ -227,6 +227,26 @@ def test_what_cannot_change_the_weights_changes_no_fingerprint(one: dict[str, An
     assert first == second
 
 
+def settings_of(config: RunConfig, name: str) -> dict[str, Any]:
+    stage = stage_of(config, name, TrainStage)
+    return {"config": stage.settings(config), "artifacts": sorted(stage.artifacts)}
+
+
+def test_it_matters_which_of_two_models_is_the_start_and_which_teaches(tmp_path: Path) -> None:
+    both: dict[str, Any] = {"a": {}, "b": {}}
+    one = load(tmp_path, **both, c={"init": "a", "teacher": "b"})
+    other = load(tmp_path, **both, c={"init": "b", "teacher": "a"})
+    assert settings_of(one, "c") != settings_of(other, "c")
+
+
+def test_the_head_of_the_top_level_student_counts(tmp_path: Path) -> None:
+    weights = ("student.weights=w.safetensors",)
+    one, other = (load_config(graph(tmp_path, a={"head": head}), weights) for head in ("auto", "new"))
+    assert settings_of(one, "a") != settings_of(other, "a")
+    one, other = (load(tmp_path, a={"head": head}) for head in ("auto", "new"))
+    assert settings_of(one, "a") == settings_of(other, "a"), "a random start has no head to keep"
+
+
 # Before any work
 
 

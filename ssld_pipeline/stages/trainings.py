@@ -55,6 +55,8 @@ def settings(name: str, config: RunConfig) -> dict[str, Any]:
     """What decides the weights, files and data aside: the runner adds their digests."""
     node = config.nodes[name]
     training = node.of_fingerprint()
+    if node.head != "auto" and start_file(config, name):
+        training["head"] = node.head  # of the top-level student's weights, too
     if takes_steps_of_others(config, name):
         training.pop("epochs", None)
     found: dict[str, Any] = {"training": training, "student": network_settings(network_of(config, name))}
@@ -70,6 +72,8 @@ def settings(name: str, config: RunConfig) -> dict[str, Any]:
     if not node.replays and node.teacher and _teacher_size(config, node) != node.image_size:
         # Models made before the teacher had its own size saw the student's images.
         training["teacher_sees"] = "own size"
+    if node.init_node and node.teacher_node and node.init_node != node.teacher_node:
+        found["taught_by"] = node.teacher_node  # the artifacts alone do not say which of the two teaches
     return found
 
 
