@@ -13,6 +13,7 @@ import yaml
 
 from ssld_pipeline import training
 from ssld_pipeline.config.load import load_config
+from ssld_pipeline.errors import UserError
 from ssld_pipeline.models.weights import read_tensors
 from ssld_pipeline.queries.sql import rows_of
 from ssld_pipeline.runner.local_engine import LocalEngine
@@ -192,3 +193,36 @@ def test_only_trains_one_and_until_trains_what_it_needs(world: Path, tmp_path: P
     assert reports["pair"].ran == 1 and "small" not in reports
     reports = mini.bring(config, until="small")
     assert reports["small"].ran == 1 and "last" not in reports
+
+
+def test_no_member_of_a_pass_starts_from_a_model_that_is_out_of_date(world: Path, tmp_path: Path) -> None:
+    folder = mini.copy_world(world, tmp_path / "copy")
+    nodes = {
+        **{name: NODES[name] for name in ("first", "tuned")},
+        "start": {"teacher": None, "data": "labeled"},
+        "one": {"teacher": "tuned"},
+        "two": {"teacher": "tuned", "together": "one", "init": "start"},
+    }
+    config = load_config(write(folder, nodes))
+    mini.bring(config, until="start")
+    stale = load_config(write(folder, {**nodes, "start": {**nodes["start"], "lr": 0.2}}))
+    with pytest.raises(UserError, match="two depends on start, which is out of date"):
+        mini.bring(stale, only=["one", "two"])
+    assert not (folder / "workspace" / "models" / "two").exists(), "and nothing was trained before that was said"
+
+
+def test_room_is_asked_for_every_training(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may need another number of processes."""
+    asked: list[str] = []
+
+    def ask(self: LocalEngine, spec: Any) -> None:
+        asked.append(spec.stage)
+        if len(asked) == 2:
+            raise UserError("no room")
+
+    monkeypatch.setattr(LocalEngine, "require_resources", ask)
+    folder = mini.copy_world(world, tmp_path / "copy")
+    nodes = {**NODES, "first": {**NODES["first"], "lr": 0.3}, "hard": {**NODES["hard"], "lr": 0.3}}
+    with pytest.raises(UserError, match="no room"):
+        mini.bring(load_config(write(folder, nodes)), only=["first", "hard"])
+    assert sorted(asked) == ["first", "hard"]

@@ -52,8 +52,8 @@ def run_pipeline(
     _check(chosen, context)
     reports: list[StageReport] = []
     for stage in chosen:
-        if only:
-            _require_upstream(stage, context, checked.get(stage.name, stage.name))
+        for member in _of_one_pass(stage, chosen) if only else ():
+            _require_upstream(member, context, checked.get(member.name, member.name))
         if not reports and stage.name != "catalog":  # a run that was refused may have committed its catalog
             require_labels(context.config, survey.classes, count_labels(context.workspace, context.config))
         for other in upstream_of(stage, context.config) if only else ():
@@ -106,9 +106,9 @@ def _check(chosen: Sequence[Stage], context: RunContext) -> None:
     working = [stage for stage in with_network if stage.name in changing]
     if working:
         check_networks(Setup(context.config, context.survey.classes, {}))
-    trainings = [stage for stage in working if isinstance(stage, TrainStage)]
-    if trainings:
-        context.engine.require_resources(context.spec(trainings[0]))
+    for stage in working:
+        if isinstance(stage, TrainStage):
+            context.engine.require_resources(context.spec(stage))
 
 
 def _bring(stage: Stage, context: RunContext) -> StageReport:
@@ -128,6 +128,12 @@ def _bring(stage: Stage, context: RunContext) -> StageReport:
     if isinstance(stage, PartStage):
         refuse_lossy_inputs(stage, context.state())
     return report
+
+
+def _of_one_pass(stage: Stage, chosen: Sequence[Stage]) -> list[Stage]:
+    """The stage, and those that are trained in its pass: what any of them needs must be there before."""
+    together = stage.together if isinstance(stage, TrainStage) else ()
+    return [other for other in chosen if other.name == stage.name or other.name in together]
 
 
 def _require_upstream(stage: Stage, context: RunContext, asked: str) -> None:
