@@ -99,7 +99,15 @@ def test_stages_follow_what_they_start_from_and_learn_from(tmp_path: Path) -> No
             {"one": {"objective": ["symetric_kl"]}},
             "trainings.one.objective.0: no term is called 'symetric_kl'; did you",
         ),
-        ({"one": {"objective": [{"term": "js", "beta": 1}]}}, "trainings.one.objective.0.beta"),
+        (
+            {"one": {"objective": [{"term": "js", "temprature": 1}]}},
+            "trainings.one.objective.0.temprature: unknown key; did you mean 'temperature'?",
+        ),
+        ({"one": {"batchsize": 8}}, "trainings.one.batchsize: unknown key; did you mean 'batch_size'?"),
+        (
+            {"one": {"student": {"model": "timm:test_vit", "modle_args": {}}}},
+            "trainings.one.student.modle_args: unknown key; did you mean 'model_args'?",
+        ),
         ({"one": {"strategy": "mutual"}}, "trainings.one.strategy"),
         ({"one": {"teacher": ["teacher", "two"]}, "two": {}}, "trainings.one.teacher"),
         ({"a": {}, "b": {"together": "a", "data": "labeled"}}, "trainings.b.data is labeled, but 'a', with which"),
@@ -117,6 +125,11 @@ def test_stages_follow_what_they_start_from_and_learn_from(tmp_path: Path) -> No
 )
 def test_each_mistake_is_one_message_that_names_the_key(tmp_path: Path, trainings: dict[str, Any], says: str) -> None:
     assert says in message(tmp_path, **trainings)
+
+
+def test_a_mistake_in_a_term_is_told_once(tmp_path: Path) -> None:
+    said = message(tmp_path, one={"objective": [{"term": "js", "weight": 0}]})
+    assert said.count("\n") == 1 and "trainings.one.objective.0.weight: Input should be greater than 0" in said
 
 
 def test_a_node_and_a_section_of_one_name_are_one_message(tmp_path: Path) -> None:

@@ -77,7 +77,10 @@ def _override(data: dict[str, Any], override: str) -> None:
 
 def _explain(error: ValidationError) -> list[str]:
     lines = []
+    places = [item["loc"] for item in error.errors()]
     for item in error.errors():
+        if item["type"] == "too_short" and any(loc[:-1][: len(item["loc"])] == item["loc"] for loc in places):
+            continue  # only because pydantic does not count an entry with a mistake of its own
         place = ".".join(str(p) for p in item["loc"])
         if item["type"] == "extra_forbidden":
             known = _keys_at(item["loc"][:-1])
@@ -99,7 +102,13 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     node: dict[str, Any] = schema
     for step in location:
         node = _resolve(schema, node)
-        node = node["items"] if "items" in node else node.get("properties", {}).get(str(step), {})
+        of_any_name = node.get("additionalProperties")
+        if "items" in node:
+            node = node["items"]
+        elif isinstance(of_any_name, dict):
+            node = of_any_name
+        else:
+            node = node.get("properties", {}).get(str(step), {})
     return sorted(_resolve(schema, node).get("properties", {}))
 
 

@@ -33,6 +33,12 @@ def _term(value: Any) -> Any:
         near = difflib.get_close_matches(name, TERMS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(TERMS)}"
         raise ValueError(f"no term is called {name!r}; {hint}")
+    known = TERMS[name].model_fields
+    for key in settings:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise ValueError(f"{key}: unknown key; {hint}")
     return TERMS[name].model_validate(settings)
 
 
