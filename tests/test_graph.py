@@ -109,6 +109,11 @@ def test_stages_follow_what_they_start_from_and_learn_from(tmp_path: Path) -> No
             "trainings.one.student.modle_args: unknown key; did you mean 'model_args'?",
         ),
         ({"one": {"strategy": "mutual"}}, "trainings.one.strategy"),
+        ({"one": {"head": "keep"}}, "trainings.one.head: keep, but it starts from no weights"),
+        (
+            {"one": {"teacher": None, "objective": ["hard_ce"]}},
+            "trainings.one.objective: hard_ce learns nothing from the mined images",
+        ),
         ({"one": {"teacher": ["teacher", "two"]}, "two": {}}, "trainings.one.teacher"),
         ({"a": {}, "b": {"together": "a", "data": "labeled"}}, "trainings.b.data is labeled, but 'a', with which"),
         ({"a": {}, "b": {"together": "a", "batch_size": 4}}, "trainings.b.batch_size is 4, but 'a'"),
@@ -135,6 +140,26 @@ def test_a_mistake_in_a_term_is_told_once(tmp_path: Path) -> None:
 def test_a_node_and_a_section_of_one_name_are_one_message(tmp_path: Path) -> None:
     path = mini.write_config(tmp_path, trainings={"train": SMALL})
     with pytest.raises(UserError, match=r"trainings\.train: there is a section 'train' too"):
+        load_config(path)
+
+
+def said_of(folder: Path, **changes: Any) -> str:
+    with pytest.raises(UserError) as error:
+        load_config(mini.write_config(folder, **changes))
+    return str(error.value)
+
+
+def test_mistakes_of_the_sections_are_one_message(tmp_path: Path) -> None:
+    fit = {**mini.settings()["teacher"], "fit": {"data": {"uri": "more", "format": "folder"}}}
+    stored = {**SMALL, "data": "teacher", "teacher": "stored", "teacher_batch_norm": "eval"}
+    said = said_of(tmp_path, teacher=fit, label={"views": 2, "num_kept": 2}, trainings={"one": stored})
+    assert "trainings.one.teacher: stored, but of 'teacher'" in said
+    pair = {**mini.settings()["train"], "data": "labeled", "loss": "ce", "together": "baseline"}
+    assert "baseline.steps: missing; without it" in said_of(tmp_path, trainings={"pair": pair})
+    alone = {key: value for key, value in mini.settings().items() if key not in ("train", "finetune")}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({**alone, "trainings": {"one": SMALL}}))
+    with pytest.raises(UserError, match=r"baseline\.steps: missing, since there is no train"):
         load_config(path)
 
 
@@ -180,6 +205,35 @@ def test_a_node_has_the_network_of_what_it_starts_from(tmp_path: Path) -> None:
     assert [job(config, name).student.model for name in "abc"] == ["timm:test_vit"] * 2 + ["timm:test_efficientnet"]
     assert job(config, "b").student.weights == "models/a/student.safetensors"
     assert job(config, "c").student.weights == str(tmp_path / "w/x.safetensors")
+
+
+def test_the_sections_inherit_from_a_train_wherever_it_is_written(tmp_path: Path) -> None:
+    own = {key: value for key, value in mini.settings().items() if key != "train"}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({**own, "trainings": {"train": SMALL}}))
+    config = load_config(path)
+    assert config.nodes["finetune"].batch_size == config.nodes["baseline"].batch_size == 8
+    path.write_text(yaml.safe_dump({**own, "trainings": None}))
+    assert load_config(path).nodes["train"].batch_size == 5760, "all that is under trainings is commented out"
+
+
+def test_the_weights_of_the_student_of_train_are_not_those_that_finetune_starts_from(tmp_path: Path) -> None:
+    student = {"model": "timm:test_vit", "weights": "w.safetensors"}
+    config = load_config(mini.write_config(tmp_path, train={**SMALL, "student": student}))
+    started = {name: str(job(config, name).student.weights) for name in config.nodes}
+    own = str(tmp_path / "w.safetensors")
+    assert started == {"train": own, "finetune": "models/train/student.safetensors", "baseline": own}
+
+
+def test_a_baseline_starts_as_train_does(tmp_path: Path) -> None:
+    """Or the pool would seem to be worth what the weights are."""
+    train = {**SMALL, "init": "w.safetensors", "head": "new"}
+    baseline = job(load_config(mini.write_config(tmp_path, train=train)), "baseline").student
+    assert (baseline.weights, baseline.head) == (str(tmp_path / "w.safetensors"), "new")
+    taught = load_config(mini.write_config(tmp_path, train={**SMALL, "init": "other"}, trainings={"other": SMALL}))
+    assert job(taught, "baseline").student.weights is None, "not from what the pool taught"
+    labels = load_config(mini.write_config(tmp_path, baseline={"objective": [{"term": "hard_ce", "weight": 2}]}))
+    assert labels.nodes["baseline"].teacher is None
 
 
 def test_a_finished_student_teaches_at_its_own_size(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from ssld_pipeline.config.inputs import TRAINED_ON_ROLES
 from ssld_pipeline.config.presets import read_preset
+from ssld_pipeline.config.training import TrainingConfig, is_file
+from ssld_pipeline.terms.hard_ce import HardCe
 
 if TYPE_CHECKING:
     from ssld_pipeline.config.run import RunConfig
-    from ssld_pipeline.config.training import TrainingConfig
 
 SECTIONS = ("baseline", "train", "finetune")
 """Nodes with a section of their own, in the order in which they run where nothing else orders them."""
@@ -55,16 +56,13 @@ def resolve(data: Mapping[str, Any]) -> tuple[dict[str, Any], Origins]:
     Values that are no mappings are left for the validation that follows.
     """
     data = dict(data)
-    if data.get("trainings") is None and "train" not in data:
-        data["train"] = {}
+    if data.get("trainings") is None:
+        data.pop("trainings", None)
+        data.setdefault("train", {})
     origins: Origins = {}
     for section in SECTIONS:
         if isinstance(data.get(section), dict):
             data[section], origins[section] = _with_preset(section, data[section])
-    for section in ("finetune", "baseline"):
-        if isinstance(data.get(section), dict):
-            train = data.get("train")
-            _inherit(section, data[section], origins[section], train if isinstance(train, dict) else {})
     if isinstance(data.get("trainings"), dict):
         nodes = {}
         for name, node in data["trainings"].items():
@@ -72,6 +70,12 @@ def resolve(data: Mapping[str, Any]) -> tuple[dict[str, Any], Origins]:
             if isinstance(nodes[name], dict):
                 nodes[name], origins[str(name)] = _with_preset(f"trainings.{name}", nodes[name])
         data["trainings"] = nodes
+    train = data.get("train")
+    if train is None and isinstance(data.get("trainings"), dict):
+        train = data["trainings"].get("train")
+    for section in ("finetune", "baseline"):
+        if isinstance(data.get(section), dict):
+            _inherit(section, data[section], origins[section], train if isinstance(train, dict) else {})
     return data, origins
 
 
@@ -102,8 +106,11 @@ def _inherit(section: str, own: dict[str, Any], origins: dict[str, str], train: 
     if "epochs" in own or section == "baseline":
         not_taken.add("steps")
     defaults: dict[str, Any] = {"init": "train", "data": "labeled"} if section == "finetune" else {"data": "labeled"}
-    if section == "baseline" and not any(key in own for key in ("objective", "loss")):
-        defaults |= {"loss": "ce", "teacher": None}
+    if section == "baseline":
+        if "loss" not in own:
+            defaults |= {"teacher": None} if "objective" in own else {"loss": "ce", "teacher": None}
+        if not (isinstance(start := train.get("init"), str) and not is_file(start)):
+            not_taken -= {"init", "head"}  # it starts as train does, unless that starts from what the pool taught
     if "objective" in own or section == "baseline":
         not_taken.update(_LEARNT_FROM)
     elif "loss" in own or "temperature" in own:
@@ -111,6 +118,8 @@ def _inherit(section: str, own: dict[str, Any], origins: dict[str, str], train: 
     inherited = {key: value for key, value in train.items() if key not in not_taken and key not in own}
     own_defaults = {key: value for key, value in defaults.items() if key not in own}
     own.update(inherited | own_defaults)
+    if own.get("init") is not None and isinstance(student := inherited.get("student"), dict):
+        own["student"] = {key: value for key, value in student.items() if key != "weights"}
     origins.update(dict.fromkeys(inherited, "train") | dict.fromkeys(own_defaults, f"default of {section}"))
 
 
@@ -150,6 +159,12 @@ def ordered(nodes: Mapping[str, TrainingConfig]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def takes_steps_of_others(config: RunConfig, name: str) -> bool:
+    """Whether the section ``baseline`` is meant, and does not say how long it trains."""
+    own = config.baseline
+    return name == "baseline" and own is not None and own.steps is None and "train" in config.nodes
+
+
 def depends_on(node: TrainingConfig) -> tuple[str, ...]:
     """The nodes whose models it reads."""
     return tuple(name for name in (node.init_node, node.teacher_node) if name)
@@ -186,6 +201,8 @@ def mistakes(config: RunConfig) -> Iterator[str]:
         return
     yield from _missing_networks(config)
     yield from _other_networks(config)
+    yield from _nothing_to_keep(config)
+    yield from _nothing_to_learn(config)
     yield from _different_passes(config)
 
 
@@ -229,7 +246,8 @@ def _unknown_data(config: RunConfig, place: str, node: TrainingConfig) -> Iterat
     elif role == "pool":
         yield f"{place}.data: {node.data!r} is a pool, which has no labels; its mined images are in 'manifest'"
     else:
-        yield f"{place}.data: {node.data!r} is no input; {_hint(node.data, ['manifest', 'labeled', *labelled], [])}"
+        known = dict.fromkeys(["manifest", "labeled", *labelled])
+        yield f"{place}.data: {node.data!r} is no input; {_hint(node.data, known, [])}"
 
 
 def _missing_networks(config: RunConfig) -> Iterator[str]:
@@ -250,12 +268,47 @@ def _other_networks(config: RunConfig) -> Iterator[str]:
             )
 
 
+def _nothing_to_keep(config: RunConfig) -> Iterator[str]:
+    for name, node in config.nodes.items():
+        network = config.network_of(name)
+        if node.head == "keep" and node.init is None and network is not None and network.weights is None:
+            yield (
+                f"{place_of(config, name)}.head: keep, but it starts from no weights; name them in init or in "
+                f"student.weights, or leave head out"
+            )
+
+
+def _nothing_to_learn(config: RunConfig) -> Iterator[str]:
+    """Images that teach nothing, and a baseline without a length."""
+    inputs = config.named_inputs()
+    for name, node in config.nodes.items():
+        place = place_of(config, name)
+        if node.data == "manifest" and all(isinstance(t, HardCe) and t.rows == "labeled" for t in node.objective):
+            yield (
+                f"{place}.objective: hard_ce learns nothing from the mined images of data: manifest; set rows: all, or "
+                f"data: labeled"
+            )
+        if node.replays and node.data in inputs and inputs[node.data][0] == "teacher":
+            yield (
+                f"{place}.teacher: stored, but of {node.data!r}, which is teacher.fit.data, no views are stored; take "
+                f"another teacher or other data"
+            )
+    own = config.baseline
+    if own is not None and "train" not in config.nodes and not {"steps", "epochs"} & own.model_fields_set:
+        yield "baseline.steps: missing, since there is no train whose length it could have"
+
+
 def _different_passes(config: RunConfig) -> Iterator[str]:
     """Nodes that are to be trained together, and cannot."""
     nodes = config.nodes
     for first, *others in groups(nodes):
         for other in others:
             one, two = nodes[first], nodes[other]
+            if any(takes_steps_of_others(config, name) for name in (first, other)):
+                yield (
+                    f"baseline.steps: missing; without it a baseline has the length of train and finetune, and cannot "
+                    f"be trained together with {(first if other == 'baseline' else other)!r}"
+                )
             keys = ["data", "teacher", *_OF_ONE_PASS]
             keys += ["teacher_batch_norm"] if one.teacher else []
             keys += ["epochs"] if one.steps is None else []

@@ -6,7 +6,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ssld_pipeline.config.graph import depends_on, groups, place_of
+from ssld_pipeline.config.graph import depends_on, groups, place_of, takes_steps_of_others
 from ssld_pipeline.models.spec import ModelSpec
 from ssld_pipeline.stages.earlier_models import modernise
 from ssld_pipeline.stages.label import recipe_of
@@ -177,12 +177,6 @@ def licences_of(config: RunConfig, name: str) -> list[str]:
     for other in depends_on(node):
         found += licences_of(config, other)
     return list(dict.fromkeys(found))
-
-
-def takes_steps_of_others(config: RunConfig, name: str) -> bool:
-    """Whether the section ``baseline`` is meant, and does not say how long it trains."""
-    own = config.baseline
-    return name == "baseline" and own is not None and own.steps is None and "train" in config.nodes
 
 
 def _steps_of_others(config: RunConfig, data: TrainData) -> int:
