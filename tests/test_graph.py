@@ -346,3 +346,10 @@ def test_a_large_batch_of_a_network_with_batch_norm_needs_a_norm_batch(tmp_path:
     vit = {"batch_size": 512, "student": {"model": "timm:test_vit"}, "image_size": 160, "teacher_batch_norm": "eval"}
     check_networks(Setup(load(tmp_path, one=vit), mini.CLASSES, {}))
     assert load(tmp_path, one=vit).nodes["one"].images_per_norm == 256
+
+
+def test_one_image_per_norm_batch_is_refused_where_it_leaves_one_value_per_channel(tmp_path: Path) -> None:
+    single = {"norm_batch": 1, "student": {"model": "timm:test_resnet"}, "teacher_batch_norm": "eval"}
+    said = check(tmp_path, one={**single, "image_size": 32})
+    check_networks(Setup(load(tmp_path, one={**single, "image_size": 96}), mini.CLASSES, {}))
+    assert said.startswith("trainings.one.norm_batch: 1, with images of 32, but model 'timm:test_resnet'"), said

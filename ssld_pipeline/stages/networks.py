@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 @dataclass
 class _Network:
     """One network to build. ``sizes``: in pixels, of the images it sees at rest, by the setting that asks for them;
-    ``learning``: the same while it is trained. ``without_norm_batch``: trainings in which a batch norm of it would see
-    batches too large to be one norm batch. ``keeps_head``: with the classifier of its weights."""
+    ``learning``: the same while it is trained; ``alone``: while batch norm sees one image at a time.
+    ``without_norm_batch``: trainings in which a batch norm of it would see batches too large to be one norm batch.
+    ``keeps_head``: with the classifier of its weights."""
 
     place: str
     spec: ModelSpec
     sizes: dict[str, int] = field(default_factory=dict)
     learning: dict[str, int] = field(default_factory=dict)
+    alone: dict[str, int] = field(default_factory=dict)
     without_norm_batch: list[str] = field(default_factory=list)
     keeps_head: bool = False
 
@@ -54,6 +56,8 @@ def check_networks(setup: Setup) -> None:
             _show(model, network, setting, size)
         for setting, size in network.learning.items():
             _show(model.train(), network, setting, size)
+        for setting, size in network.alone.items():
+            _show(model.train(), network, setting, size, num_images=1)
 
 
 def _networks(setup: Setup) -> Iterator[_Network]:
@@ -65,6 +69,7 @@ def _networks(setup: Setup) -> Iterator[_Network]:
         teacher.sizes["teacher.fit.image_size"] = fit.image_size
         if fit.trainable == "all":
             teacher.learning["teacher.fit.image_size"] = fit.image_size
+            _note_alone(teacher, config, "fit_teacher", fit.image_size)
             _note_norm_batch(teacher, config, "fit_teacher")
     students: dict[str, _Network] = {}
     for name, node in config.ordered_nodes().items():
@@ -75,8 +80,10 @@ def _networks(setup: Setup) -> Iterator[_Network]:
         student.sizes[size] = node.image_size
         if node.trainable == "all":
             student.learning[size] = node.image_size
+            _note_alone(student, config, name, node.image_size)
             _note_norm_batch(student, config, name)
         if node.teacher == "teacher" and node.teacher_batch_norm == "train":
+            _note_alone(teacher, config, name, config.teacher.image_size)
             _note_norm_batch(teacher, config, name)
     yield teacher
     yield from students.values()
@@ -98,6 +105,11 @@ def _student(setup: Setup, name: str) -> tuple[str, _Network]:
     return key, _Network("student" if is_shared else f"{place}.{'init' if node.init_file else 'student'}", spec)
 
 
+def _note_alone(network: _Network, config: RunConfig, name: str, size: int) -> None:
+    if config.recipes()[name].images_per_norm == 1:
+        network.alone[f"{place_of(config, name)}.norm_batch: 1, with images of"] = size
+
+
 def _note_norm_batch(network: _Network, config: RunConfig, name: str) -> None:
     if config.recipes()[name].needs_norm_batch:
         network.without_norm_batch.append(f"{place_of(config, name)} (batch_size {config.recipes()[name].batch_size})")
@@ -115,22 +127,23 @@ def _require_norm_batch(model: nn.Module, network: _Network) -> None:
         )
 
 
-def _show(model: nn.Module, network: _Network, setting: str, size: int) -> None:
-    """Two images: of one, batch norm in training may have a single value per channel."""
+def _show(model: nn.Module, network: _Network, setting: str, size: int, num_images: int = 2) -> None:
+    """Of one image, batch norm in training may have a single value per channel, and then refuses it."""
     import torch
 
     spec, place = network.spec, network.place
     try:
         with torch.inference_mode():
-            found = model(torch.zeros(2, 3, size, size))
+            found = model(torch.zeros(num_images, 3, size, size))
     except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
-        raise UserError(f"{setting}: {size}, but model {spec.model!r} takes no such image: {error}") from None
+        separator = " " if " " in setting else ": "
+        raise UserError(f"{setting}{separator}{size}, but model {spec.model!r} takes no such image: {error}") from None
     if model.training and not isinstance(found, torch.Tensor):
         raise UserError(
             f"{place}: in training model {spec.model!r} gives {type(found).__name__} instead of logits; turn off its "
             f"auxiliary classifiers ({place}.model_args: {{aux_logits: false}} for torchvision's), or name another"
         )
-    if not isinstance(found, torch.Tensor) or found.shape != (2, spec.num_classes):
+    if not isinstance(found, torch.Tensor) or found.shape != (num_images, spec.num_classes):
         expected = f"[images, {spec.num_classes}]"
         raise UserError(f"{place}: model {spec.model!r} gives no logits {expected}; name a classifier")
 
