@@ -236,6 +236,16 @@ def test_a_baseline_starts_as_train_does(tmp_path: Path) -> None:
     assert labels.nodes["baseline"].teacher is None
 
 
+def test_a_baseline_has_the_steps_of_train_whatever_that_reads(tmp_path: Path) -> None:
+    inputs = mini.settings()["inputs"]
+    labeled = [inputs["labeled"], {"uri": "inputs/more", "format": "folder", "name": "more"}]
+    train = {**SMALL, "data": "more", "epochs": 3}
+    path = mini.write_config(tmp_path, inputs={**inputs, "labeled": labeled}, train=train, finetune=None)
+    config = load_config(path)
+    data = TrainData(("m",), ("l",), ("v",), ("t",), 24, 12, inputs={"more": ("x",)}, num_of_input={"more": 16})
+    assert stage_of(config, "baseline", TrainStage).job(Setup(config, mini.CLASSES, {}), data).settings.steps == 6
+
+
 def test_a_finished_student_teaches_at_its_own_size(tmp_path: Path) -> None:
     config = load(tmp_path, big={"image_size": 48, "student": {"model": "timm:test_vit"}}, small={"teacher": "big"})
     teacher = job(config, "small").teacher

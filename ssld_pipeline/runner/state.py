@@ -172,7 +172,7 @@ class State:
         manifest = self.workspace.tables["manifest"]
         parts = list(manifest.parts().values())
         labeled = self.catalog_uris("labeled")
-        num_labeled = sum(p.num_rows for p in self.catalog_parts(("labeled",))) - len(self.left_out_of(("labeled",)))
+        num_labeled, names = self._num_trained_on("labeled"), self.survey.inputs_of(TRAINED_ON_ROLES)
         return TrainData(
             manifest=tuple(manifest.uris(parts)),
             labeled=labeled,
@@ -180,10 +180,14 @@ class State:
             teacher=self.catalog_uris("teacher") or labeled,
             soft_labels=tuple(self.workspace.tables["soft_labels"].uris()),
             left_out=self.left_out_of(TRAINED_ON_ROLES),
-            inputs={name: self.catalog_uris(name) for name in self.survey.inputs_of(TRAINED_ON_ROLES)},
+            inputs={name: self.catalog_uris(name) for name in names},
+            num_of_input={name: self._num_trained_on(name) for name in names},
             num_labeled=num_labeled,
             num_mined=max(0, sum(p.num_rows for p in parts) - num_labeled),
         )
+
+    def _num_trained_on(self, role: str) -> int:
+        return sum(part.num_rows for part in self.catalog_parts((role,))) - len(self.left_out_of((role,)))
 
     def setup(self, artifacts: Mapping[str, Path]) -> Setup:
         return Setup(self.config, self.survey.classes, artifacts)

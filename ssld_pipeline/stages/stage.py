@@ -75,6 +75,8 @@ class TrainData:
     left_out: tuple[str, ...] = ()
     inputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Catalog parts by name of the input."""
+    num_of_input: Mapping[str, int] = field(default_factory=dict)
+    """Images by name of the input."""
 
 
 def _always(config: RunConfig) -> bool:

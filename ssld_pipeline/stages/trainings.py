@@ -181,6 +181,10 @@ def licences_of(config: RunConfig, name: str) -> list[str]:
 
 def _steps_of_others(config: RunConfig, data: TrainData) -> int:
     """As many as train and finetune take together."""
-    num_images = {"manifest": data.num_labeled + data.num_mined, "labeled": data.num_labeled}
+    num_images = {
+        "manifest": data.num_labeled + data.num_mined,
+        "labeled": data.num_labeled,
+        **data.num_of_input,
+    }
     others = [config.nodes[name] for name in ("train", "finetune") if name in config.nodes]
-    return sum(num_steps(node, num_images.get(node.data, data.num_labeled)) for node in others)
+    return sum(num_steps(node, num_images[node.data]) for node in others)

@@ -129,6 +129,7 @@ class StandIns:
             num_mined=self.num_mined,
             soft_labels=tuple(labels.tables["soft_labels"].uris()),
             inputs=inputs,
+            num_of_input={name: self.num_images((name,)) for name in self._trained_on},
         )
 
     @property
