@@ -15,8 +15,14 @@ from typer.testing import CliRunner
 
 from ssld_pipeline.cli import app
 from ssld_pipeline.config.load import load_config
+from ssld_pipeline.models.build import build
+from ssld_pipeline.models.spec import ModelSpec
+from ssld_pipeline.models.weights import save_weights
+from ssld_pipeline.pipeline import stage_of
 from ssld_pipeline.runner.plan import plan_run
 from ssld_pipeline.runner.survey import survey
+from ssld_pipeline.stages.earlier_models import modernise
+from ssld_pipeline.stages.stage import TrainStage
 
 ARCHIVE = Path(__file__).parent / "golden" / "workspace_before_graph.tar.xz"
 
@@ -95,3 +101,16 @@ def test_a_run_makes_again_what_the_plan_named_and_then_all_is_up_to_date(world:
     reports = mini.bring(config)
     assert [name for name, report in reports.items() if report.ran] == ["check_teacher", "baseline", "evaluate"]
     assert reasons(world, "train.loss=js") == {}
+
+
+def test_a_classifier_that_was_always_lost_is_a_new_head_whatever_it_had(tmp_path: Path) -> None:
+    """head: new is how a model of then is kept where head: auto would mean another one now."""
+    save_weights(build(ModelSpec("timm:test_resnet", 5)), tmp_path / "five.safetensors")
+    student = {"model": "timm:test_resnet", "weights": "five.safetensors"}
+    train = {**mini.settings()["train"], "loss": "js"}
+    before = {"train": train, "student": {}, "teacher": {}}
+    for head, recorded in (("new", "new"), ("auto", None)):
+        config = load_config(mini.write_config(tmp_path, student=student, train={**train, "head": head}))
+        translated = modernise("train", config, 3, {"config": before}, {})
+        assert translated is not None and translated["config"]["training"].get("head") == recorded
+        assert stage_of(config, "train", TrainStage).settings(config)["training"].get("head") == recorded

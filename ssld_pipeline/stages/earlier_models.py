@@ -75,10 +75,13 @@ def modernise_fit(
 
 
 def _lost_another_classifier(config: RunConfig, name: str, num_classes: int) -> bool:
-    """Whether the weights it started from had as many classes as the run, which then were dropped all the same."""
+    """Whether the weights it started from lost a classifier that head: auto would keep: it has as many classes as the
+    run. head: new is what was done, whatever it has."""
     network = config.network_of(name)
     if network is None or network.weights is None:
         return False
+    if config.nodes[name].head == "new":
+        return True
     from ssld_pipeline.models.build import classes_of_weights
 
     return classes_of_weights(network.model, network.model_args, network.weights) == num_classes
