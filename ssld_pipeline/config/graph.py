@@ -1,4 +1,4 @@
-"""The graph of trainings: which nodes a config names, what each takes from presets and from ``train``, and its checks.
+"""The graph of trainings: in which order its nodes are trained, which of them together, and its checks.
 
 The sections ``train``, ``finetune`` and ``baseline`` are nodes of these names with defaults of their own; all others
 are under ``trainings``.
@@ -9,32 +9,18 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
-from ssld_pipeline.config.inputs import TRAINED_ON_ROLES
-from ssld_pipeline.config.presets import read_preset
-from ssld_pipeline.config.training import TrainingConfig, is_file
+from ssld_pipeline.config.inherited import SECTIONS
+from ssld_pipeline.config.inputs import TRAINED_ON_ROLES, InputConfig
+from ssld_pipeline.config.student import StudentConfig
+from ssld_pipeline.config.training import TrainingConfig
 from ssld_pipeline.terms.hard_ce import HardCe
-
-if TYPE_CHECKING:
-    from ssld_pipeline.config.run import RunConfig
-
-SECTIONS = ("baseline", "train", "finetune")
-"""Nodes with a section of their own, in the order in which they run where nothing else orders them."""
 
 RESERVED = frozenset(
     (
-        *(
-            "catalog",
-            "index_protected",
-            "check_dedupe",
-            "guard_training",
-            "find_copies",
-            "look",
-            "group_pool",
-            "dedupe",
-        ),
-        *("hold_out", "fit_teacher", "check_teacher", "label", "select", "evaluate"),
+        *("catalog", "index_protected", "check_dedupe", "guard_training", "find_copies", "look", "group_pool"),
+        *("dedupe", "hold_out", "fit_teacher", "check_teacher", "label", "select", "evaluate"),
         *("duplicates", "pairs", "looks", "repeats", "soft_labels", "manifest", "evaluations", "rejects"),
         *("labeled", "protected", "pool", "teacher", "stored", "removals"),
     )
@@ -42,88 +28,23 @@ RESERVED = frozenset(
 """Names of stages, tables, roles and of what else stands where the name of a training may stand."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_OF_ONE_NODE = ("preset", "init", "data", "head", "together")
-_LEARNT_FROM = ("objective", "loss", "temperature")
 _OF_ONE_PASS = ("batch_size", "images_per_norm", "seed", "image_size", "min_crop_area", "augment", "steps")
 
-Origins = dict[str, dict[str, str]]
-"""By node, and its key (of a part of a mapping: ``key.part``): where the value comes from."""
+
+class Trainings(Protocol):
+    """What is asked of a config here."""
+
+    @property
+    def nodes(self) -> dict[str, TrainingConfig]: ...
+    @property
+    def trainings(self) -> dict[str, TrainingConfig]: ...
+    @property
+    def baseline(self) -> TrainingConfig | None: ...
+    def named_inputs(self) -> dict[str, tuple[str, InputConfig]]: ...
+    def network_of(self, name: str) -> StudentConfig | None: ...
 
 
-def resolve(data: Mapping[str, Any]) -> tuple[dict[str, Any], Origins]:
-    """The config as written, with every node's preset and inherited keys filled in. ValueError for an unknown preset.
-
-    Values that are no mappings are left for the validation that follows.
-    """
-    data = dict(data)
-    if data.get("trainings") is None:
-        data.pop("trainings", None)
-        data.setdefault("train", {})
-    origins: Origins = {}
-    for section in SECTIONS:
-        if isinstance(data.get(section), dict):
-            data[section], origins[section] = _with_preset(section, data[section])
-    if isinstance(data.get("trainings"), dict):
-        nodes = {}
-        for name, node in data["trainings"].items():
-            nodes[name] = {} if node is None else node
-            if isinstance(nodes[name], dict):
-                nodes[name], origins[str(name)] = _with_preset(f"trainings.{name}", nodes[name])
-        data["trainings"] = nodes
-    train = data.get("train")
-    if train is None and isinstance(data.get("trainings"), dict):
-        train = data["trainings"].get("train")
-    for section in ("finetune", "baseline"):
-        if isinstance(data.get(section), dict):
-            _inherit(section, data[section], origins[section], train if isinstance(train, dict) else {})
-    return data, origins
-
-
-def _with_preset(place: str, node: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Mappings, such as ``student``, are merged key by key."""
-    origins = dict.fromkeys(node, "config")
-    preset = node.get("preset")
-    if not isinstance(preset, str):
-        return dict(node), origins
-    try:
-        found = read_preset(preset)
-    except ValueError as error:
-        raise ValueError(f"{place}.preset: {error}") from None
-    if any(key in node for key in _LEARNT_FROM):
-        found = {key: value for key, value in found.items() if key not in _LEARNT_FROM}
-    merged, origin = {**found, **node}, f"preset {preset}"
-    origins = dict.fromkeys(found, origin) | origins
-    for key, value in found.items():
-        if isinstance(value, dict) and isinstance(node.get(key), dict):
-            merged[key] = {**value, **node[key]}
-            origins |= {f"{key}.{part}": origin for part in value if part not in node[key]}
-    return merged, origins
-
-
-def _inherit(section: str, own: dict[str, Any], origins: dict[str, str], train: Mapping[str, Any]) -> None:
-    """Fill ``own`` with what the section takes from ``train``, and with its own defaults."""
-    not_taken = set(_OF_ONE_NODE)
-    if "epochs" in own or section == "baseline":
-        not_taken.add("steps")
-    defaults: dict[str, Any] = {"init": "train", "data": "labeled"} if section == "finetune" else {"data": "labeled"}
-    if section == "baseline":
-        if "loss" not in own:
-            defaults |= {"teacher": None} if "objective" in own else {"loss": "ce", "teacher": None}
-        if not (isinstance(start := train.get("init"), str) and not is_file(start)):
-            not_taken -= {"init", "head"}  # it starts as train does, unless that starts from what the pool taught
-    if "objective" in own or section == "baseline":
-        not_taken.update(_LEARNT_FROM)
-    elif "loss" in own or "temperature" in own:
-        not_taken.add("objective")
-    inherited = {key: value for key, value in train.items() if key not in not_taken and key not in own}
-    own_defaults = {key: value for key, value in defaults.items() if key not in own}
-    own.update(inherited | own_defaults)
-    if own.get("init") is not None and isinstance(student := inherited.get("student"), dict):
-        own["student"] = {key: value for key, value in student.items() if key != "weights"}
-    origins.update(dict.fromkeys(inherited, "train") | dict.fromkeys(own_defaults, f"default of {section}"))
-
-
-def place_of(config: RunConfig, name: str) -> str:
+def place_of(config: Trainings, name: str) -> str:
     """Where the settings of a node are in the config, for messages."""
     if name == "fit_teacher":
         return "teacher.fit"
@@ -159,7 +80,7 @@ def ordered(nodes: Mapping[str, TrainingConfig]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def takes_steps_of_others(config: RunConfig, name: str) -> bool:
+def takes_steps_of_others(config: Trainings, name: str) -> bool:
     """Whether the section ``baseline`` is meant, and does not say how long it trains."""
     own = config.baseline
     return name == "baseline" and own is not None and own.steps is None and "train" in config.nodes
@@ -186,7 +107,7 @@ def groups(nodes: Mapping[str, TrainingConfig]) -> list[tuple[str, ...]]:
     return found
 
 
-def mistakes(config: RunConfig) -> Iterator[str]:
+def mistakes(config: Trainings) -> Iterator[str]:
     """Every mistake of the graph, as a line that names the key."""
     nodes = config.nodes
     yield from _bad_names(config)
@@ -206,7 +127,7 @@ def mistakes(config: RunConfig) -> Iterator[str]:
     yield from _different_passes(config)
 
 
-def _bad_names(config: RunConfig) -> Iterator[str]:
+def _bad_names(config: Trainings) -> Iterator[str]:
     for name in config.trainings:
         if name in SECTIONS and getattr(config, name) is not None:
             yield f"trainings.{name}: there is a section {name!r} too; give one of them"
@@ -216,7 +137,7 @@ def _bad_names(config: RunConfig) -> Iterator[str]:
             yield f"trainings.{name}: a name must be of a-z, 0-9 and _, and begin with a letter"
 
 
-def _unknown_names(config: RunConfig) -> Iterator[str]:
+def _unknown_names(config: Trainings) -> Iterator[str]:
     nodes = config.nodes
     for name, node in nodes.items():
         place, others = place_of(config, name), [other for other in nodes if other != name]
@@ -233,7 +154,7 @@ def _unknown_names(config: RunConfig) -> Iterator[str]:
         yield from _unknown_data(config, place, node)
 
 
-def _unknown_data(config: RunConfig, place: str, node: TrainingConfig) -> Iterator[str]:
+def _unknown_data(config: Trainings, place: str, node: TrainingConfig) -> Iterator[str]:
     if node.data in ("manifest", "labeled"):
         return
     inputs = config.named_inputs()
@@ -250,13 +171,13 @@ def _unknown_data(config: RunConfig, place: str, node: TrainingConfig) -> Iterat
         yield f"{place}.data: {node.data!r} is no input; {_hint(node.data, known, [])}"
 
 
-def _missing_networks(config: RunConfig) -> Iterator[str]:
+def _missing_networks(config: Trainings) -> Iterator[str]:
     missing = [place_of(config, name) for name in config.nodes if config.network_of(name) is None]
     if missing:
         yield f"student: missing, and no network is named in {', '.join(missing)}"
 
 
-def _other_networks(config: RunConfig) -> Iterator[str]:
+def _other_networks(config: Trainings) -> Iterator[str]:
     """A node that starts from another and names another network than that one's."""
     for name, node in config.nodes.items():
         start = config.network_of(node.init_node) if node.init_node else None
@@ -268,7 +189,7 @@ def _other_networks(config: RunConfig) -> Iterator[str]:
             )
 
 
-def _nothing_to_keep(config: RunConfig) -> Iterator[str]:
+def _nothing_to_keep(config: Trainings) -> Iterator[str]:
     for name, node in config.nodes.items():
         network = config.network_of(name)
         if node.head == "keep" and node.init is None and network is not None and network.weights is None:
@@ -278,7 +199,7 @@ def _nothing_to_keep(config: RunConfig) -> Iterator[str]:
             )
 
 
-def _nothing_to_learn(config: RunConfig) -> Iterator[str]:
+def _nothing_to_learn(config: Trainings) -> Iterator[str]:
     """Images that teach nothing, and a baseline without a length."""
     inputs = config.named_inputs()
     for name, node in config.nodes.items():
@@ -298,7 +219,7 @@ def _nothing_to_learn(config: RunConfig) -> Iterator[str]:
         yield "baseline.steps: missing, since there is no train whose length it could have"
 
 
-def _different_passes(config: RunConfig) -> Iterator[str]:
+def _different_passes(config: Trainings) -> Iterator[str]:
     """Nodes that are to be trained together, and cannot."""
     nodes = config.nodes
     for first, *others in groups(nodes):

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from ssld_pipeline.config.graph import SECTIONS
+from ssld_pipeline.config.inherited import SECTIONS
 from ssld_pipeline.config.inputs import InputConfig
 from ssld_pipeline.config.run import RunConfig
 from ssld_pipeline.config.settings import Settings, side_files_of

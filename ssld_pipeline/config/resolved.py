@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from ssld_pipeline.config.graph import SECTIONS, Origins, resolve
+from ssld_pipeline.config.inherited import SECTIONS, Origins, resolve
 from ssld_pipeline.config.load import load_config, read_settings
 from ssld_pipeline.config.settings import Settings
 from ssld_pipeline.terms.term import Term

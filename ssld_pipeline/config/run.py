@@ -15,7 +15,8 @@ from pydantic import Field, model_validator
 
 from ssld_pipeline.config.catalog import CatalogConfig
 from ssld_pipeline.config.dedupe import DedupeConfig
-from ssld_pipeline.config.graph import SECTIONS, mistakes, ordered, place_of, resolve
+from ssld_pipeline.config.graph import mistakes, ordered, place_of
+from ssld_pipeline.config.inherited import SECTIONS, resolve
 from ssld_pipeline.config.inputs import TRAINED_ON_ROLES, InputConfig, InputsConfig
 from ssld_pipeline.config.label import LabelConfig
 from ssld_pipeline.config.placement import PlacementConfig
