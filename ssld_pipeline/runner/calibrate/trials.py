@@ -257,7 +257,9 @@ class Trials:
         from ssld_pipeline.training.schedule import num_steps
 
         placement, data = self.config.placement, self.base.train_data(stage)
-        workers = placement.workers_for(self.config.recipes()[stage.name].num_micro_batches)[-1]
+        allowed = placement.workers_for(self.config.recipes()[stage.name].num_micro_batches)
+        room = self.machines.gpus if self.on_gpus else self.machines.cpus
+        workers = max((number for number in allowed if number <= room), default=allowed[0])
         job = stage.job(self.base.setup(stage), data)
         mines = "pool" in job.roles
         total = data.num_labeled + data.num_mined if mines else self.base.num_images(stage.roles(self.config))
