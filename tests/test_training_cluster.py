@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -140,3 +141,20 @@ def test_lack_of_memory_costs_a_bounded_number_of_workers(
     with pytest.raises(UserError, match=r"baseline .* cost 2 workers; the last: .*memory"):
         train(train_failures=1)
     assert caplog.text.count("lost worker") == 2
+
+
+@pytest.mark.timeout(300)
+def test_a_range_of_processes_takes_what_there_is_room_for(tmp_path: Path) -> None:
+    """Of 1, 2, 4 and 8, which divide eight norm batches; a machine that is a cluster of its own has its cores."""
+    import ray
+
+    config = config_of(tmp_path, train_workers=[1, 8])
+    assert config.placement.workers_for(8) == (1, 2, 4, 8)
+    with cluster_of(config):
+        cpus = int(ray.cluster_resources()["CPU"])
+        assert cpus == max(os.cpu_count() or 1, 1)
+        resources, request = ClusterResources(5, grows=False), ResourceRequest("a training", 1, 1, 0)
+        most = max(n for n in (1, 2, 4, 8) if n <= cpus)
+        assert resources.largest(request, (1, 2, 4, 8)) == most
+        with resources.reserved(ResourceRequest("other work", 1, cpus, 0)):
+            assert resources.largest(request, (1, 2, 4, 8)) == 1, "the fewest are waited for"

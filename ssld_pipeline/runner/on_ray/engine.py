@@ -62,7 +62,7 @@ class RayEngine:
         # "local": without it Ray would join whatever cluster was last started on this machine.
         # As many CPUs as the largest request, or it would wait for ever on a machine that has fewer.
         of_worker = placement.cpus_per_worker + placement.decode_workers
-        cores = max(os.cpu_count() or 1, placement.most_train_workers, of_worker)
+        cores = max(os.cpu_count() or 1, placement.fewest_train_workers, of_worker)
         own = {} if address else {"include_dashboard": False, "num_cpus": cores}
         self._resources = ClusterResources(placement.room_wait_s, grows=bool(address))
         try:
