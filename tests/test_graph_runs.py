@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 from ssld_pipeline import training
 from ssld_pipeline.config.load import load_config
 from ssld_pipeline.errors import UserError
+from ssld_pipeline.export.model import export_from
 from ssld_pipeline.models.weights import read_tensors
 from ssld_pipeline.queries.sql import rows_of
 from ssld_pipeline.runner.local_engine import LocalEngine
@@ -110,6 +112,12 @@ def test_a_key_without_effect_on_the_weights_reruns_nothing(world: Path, name: s
     for key, value in WITHOUT_EFFECT.items():
         assert planned(world, changed(name, key, value)) == set(), key
     assert planned(world, changed(name, "crop_pct", 0.9)) == {"evaluate"}
+
+
+def test_an_export_has_the_crop_of_the_config(world: Path, tmp_path: Path) -> None:
+    config = load_config(write(world, changed("tuned", "crop_pct", 0.9)))
+    list(export_from(config, "tuned", tmp_path / "out", None))
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["pretrained_cfg"]["crop_pct"] == 0.9
 
 
 def test_another_training_and_one_fewer_concern_no_other(world: Path) -> None:

@@ -100,6 +100,10 @@ def _export_model(config: RunConfig, stage: str, out: Path, format: str) -> list
         files.write_bytes(str(out / target), artifact.read(record, source))
         written.append(out / target)
     card = files.read_json(str(out / "config.json"))
+    recipe = config.recipes().get(stage)
+    if recipe and card["pretrained_cfg"]["crop_pct"] != recipe.crop_pct:  # how a model is seen is no part of it
+        card["pretrained_cfg"]["crop_pct"] = recipe.crop_pct
+        files.write_json(str(out / "config.json"), card)
     provenance = {
         "stage": stage,
         "fingerprint": str(record.fingerprint),
