@@ -114,3 +114,9 @@ def test_a_classifier_that_was_always_lost_is_a_new_head_whatever_it_had(tmp_pat
         translated = modernise("train", config, 3, {"config": before}, {})
         assert translated is not None and translated["config"]["training"].get("head") == recorded
         assert stage_of(config, "train", TrainStage).settings(config)["training"].get("head") == recorded
+
+
+def test_a_model_with_settings_that_are_gone_is_made_again(tmp_path: Path) -> None:
+    config = load_config(mini.write_config(tmp_path))
+    before = {"train": {**mini.settings()["train"], "cutmix": 0.5}, "student": {}, "teacher": {}}
+    assert modernise("train", config, 3, {"config": before}, {}) is None

@@ -234,3 +234,9 @@ def test_room_is_asked_for_every_training(world: Path, tmp_path: Path, monkeypat
     with pytest.raises(UserError, match="no room"):
         mini.bring(load_config(write(folder, nodes)), only=["first", "hard"])
     assert sorted(asked) == ["first", "hard"]
+
+
+def test_another_objective_is_no_change_of_the_default(world: Path) -> None:
+    plans = plan_run(survey(load_config(write(world, {**NODES, "hard": {"data": "labeled"}}))))
+    told = {made.stage: " ".join(reason for unit in made.units for reason in unit.reasons) for made in plans}
+    assert "hard_ce" in told["hard"] and "the default objective" not in told["hard"]

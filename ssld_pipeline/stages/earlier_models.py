@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from ssld_pipeline.config.recipe import RecipeSettings
 from ssld_pipeline.config.training import TrainingConfig
 
@@ -40,7 +42,10 @@ def modernise(
     old = dict(before[_OLD_SECTION])
     if images_per_process := figures.get("images_per_process"):
         old["norm_batch"] = images_per_process
-    node = TrainingConfig.model_validate(old)
+    try:
+        node = TrainingConfig.model_validate(old)
+    except ValidationError:  # older still, with settings that are gone: it is made again, as any other
+        return None
     training = node.of_fingerprint()
     if not node.weight_decay_norm:
         training.pop("spared", None)

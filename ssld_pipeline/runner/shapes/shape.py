@@ -133,7 +133,7 @@ def _explain(
         lines = [line for line in lines if not line.startswith("config.")]  # of another form altogether
     if is_earlier:
         lines = [REPAIRED.get(line.split(": ", 1)[0], line) for line in lines]
-    node = state.config.nodes.get(stage.name)
+    node = state.config.nodes.get(stage.name) if is_earlier else None
     if node and "objective" not in node.model_fields_set and any("training.objective" in line for line in lines):
         lines.append(f"the default objective is {node.objective[0].name} now; `loss: js` keeps the former one")
     for setting, reason in stage.reasons(state.config).items():
