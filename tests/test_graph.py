@@ -109,6 +109,10 @@ def test_stages_follow_what_they_start_from_and_learn_from(tmp_path: Path) -> No
             "trainings.one.student.modle_args: unknown key; did you mean 'model_args'?",
         ),
         ({"one": {"strategy": "mutual"}}, "trainings.one.strategy"),
+        (
+            {"one": {}, "two": {"teacher": "one", "loss": "ce"}},
+            "trainings.two.loss: ce learns from labels only, but teacher is 'one'; set teacher: null",
+        ),
         ({"one": {"head": "keep"}}, "trainings.one.head: keep, but it starts from no weights"),
         (
             {"one": {"teacher": None, "objective": ["hard_ce"]}},
@@ -223,6 +227,12 @@ def test_the_weights_of_the_student_of_train_are_not_those_that_finetune_starts_
     started = {name: str(job(config, name).student.weights) for name in config.nodes}
     own = str(tmp_path / "w.safetensors")
     assert started == {"train": own, "finetune": "models/train/student.safetensors", "baseline": own}
+
+
+def test_hard_labels_leave_the_teacher_of_train_out(tmp_path: Path) -> None:
+    train = {**SMALL, "teacher": "big"}
+    config = load_config(mini.write_config(tmp_path, train=train, finetune={"loss": "ce"}, trainings={"big": SMALL}))
+    assert config.nodes["finetune"].teacher is None and config.nodes["train"].teacher == "big"
 
 
 def test_a_baseline_starts_as_train_does(tmp_path: Path) -> None:

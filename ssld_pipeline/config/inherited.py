@@ -83,6 +83,8 @@ def _inherit(section: str, own: dict[str, Any], origins: dict[str, str], train: 
         not_taken.update(_LEARNT_FROM)
     elif "loss" in own or "temperature" in own:
         not_taken.add("objective")
+    if own.get("loss") == "ce":
+        not_taken.add("teacher")
     inherited = {key: value for key, value in train.items() if key not in not_taken and key not in own}
     own_defaults = {key: value for key, value in defaults.items() if key not in own}
     own.update(inherited | own_defaults)

@@ -65,6 +65,11 @@ class TrainingConfig(RecipeSettings):
         if loss is not None and loss not in LOSSES:
             raise ValueError(f"loss: must be one of {', '.join(LOSSES)}, got {loss!r}")
         if loss == "ce":
+            if data.get("teacher") not in (None, "teacher", "stored"):
+                raise ValueError(
+                    f"loss: ce learns from labels only, but teacher is {data['teacher']!r}; set teacher: null, or "
+                    f"give an objective with a term for each"
+                )
             # Earlier configs let a teacher stand beside labels, and it was not used.
             data["teacher"] = None
         if data.get("teacher", "teacher") is None:

@@ -257,7 +257,8 @@ class Trials:
         from ssld_pipeline.training.schedule import num_steps
 
         placement, data = self.config.placement, self.base.train_data(stage)
-        allowed = placement.workers_for(self.config.recipes()[stage.name].num_micro_batches)
+        parts = self.config.recipes()[stage.name].num_micro_batches
+        allowed = placement.workers_for(parts) if placement.runner == "ray" else (1,)
         room = self.machines.gpus if self.on_gpus else self.machines.cpus
         workers = max((number for number in allowed if number <= room), default=allowed[0])
         job = stage.job(self.base.setup(stage), data)
