@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,17 @@ def test_only_a_new_model_is_measured(world: Path, tmp_path: Path, monkeypatch: 
     assert [row for row in after if row["model"] != "more"] == before and len(after) == len(before) + 1
     mini.bring(load_config(write(folder, NODES)))
     assert rows_of(Workspace(config.workspace), sql) == before, "a model that is gone has no accuracy"
+
+
+def test_models_that_are_there_are_measured_and_stale_ones_are_not(world: Path, tmp_path: Path) -> None:
+    folder = mini.copy_world(world, tmp_path / "copy")
+    shutil.rmtree(folder / "workspace" / "models" / "hard")
+    config = load_config(write(folder, NODES))
+    assert mini.bring(config, only=["evaluate"])["evaluate"].ran == 1
+    sql = "SELECT DISTINCT model FROM evaluations"
+    assert {row["model"] for row in rows_of(Workspace(config.workspace), sql)} == {"teacher", *NODES} - {"hard"}
+    with pytest.raises(UserError, match="evaluate depends on tuned, which is out of date"):
+        mini.bring(load_config(write(folder, changed("tuned", "lr", 0.5))), only=["evaluate"])
 
 
 def test_only_trains_one_and_until_trains_what_it_needs(world: Path, tmp_path: Path) -> None:

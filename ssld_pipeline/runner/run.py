@@ -142,6 +142,9 @@ def _require_upstream(stage: Stage, context: RunContext, asked: str) -> None:
     that lie elsewhere now are replaced here: it changes no content, and every read needs them. ``asked``: the stage
     that the user named."""
     for other in upstream_of(stage, context.config):
+        is_measured = stage.name == "evaluate" and isinstance(other, TrainStage) and other.name in context.config.nodes
+        if is_measured and context.workspace.artifact(other.name).usable_record() is None:
+            continue  # a model that is not there yet has no accuracy; one that is out of date must not have one
         made = plan_stage(other, context.state())
         if made.of("move") and not made.changes:
             _bring(other, context)
