@@ -14,10 +14,24 @@ from scipy.spatial.distance import jensenshannon
 from scipy.special import softmax
 from torch import Tensor
 
-from ssld_pipeline.kernels.divergences import js_divergence, kl, logits_mse, objective, soft_ce, symmetric_kl
+from ssld_pipeline.kernels.divergences import (
+    js_divergence,
+    kl,
+    logits_mse,
+    objective,
+    reverse_kl,
+    soft_ce,
+    symmetric_kl,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
-ALL = {"js": js_divergence, "symmetric_kl": symmetric_kl, "kl": kl, "soft_ce": soft_ce}
+ALL = {
+    "js": js_divergence,
+    "symmetric_kl": symmetric_kl,
+    "kl": kl,
+    "reverse_kl": reverse_kl,
+    "soft_ce": soft_ce,
+}
 ORDINARY = [
     "small_b4c5",
     "b8c10",
@@ -135,7 +149,7 @@ def test_symmetric_never_negative_and_js_at_most_ln_2(rows, seed):
     assert kl(z_s, z_t).item() >= -1e-12
 
 
-@pytest.mark.parametrize("divergence", [js_divergence, symmetric_kl, kl])
+@pytest.mark.parametrize("divergence", [js_divergence, symmetric_kl, kl, reverse_kl])
 def test_zero_iff_the_distributions_are_equal(divergence):
     logits = torch.tensor([[80.0, -80.0, 0.0], [1.0, 2.0, 3.0]])
     assert divergence(logits, logits + 5).item() == pytest.approx(0, abs=1e-6)  # a shift changes no distribution

@@ -57,6 +57,14 @@ def kl(
     return _reduced(log_t.exp() * (log_t - log_s), temperature, reduction)
 
 
+def reverse_kl(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, reduction: Reduction = "mean"
+) -> Tensor:
+    """KL(s||t): a student that cannot follow everywhere keeps to the teacher's peaks (Gu et al., arXiv:2306.08543)."""
+    log_s, log_t = _log_probs(student_logits, teacher_logits, temperature)
+    return _reduced(log_s.exp() * (log_s - log_t), temperature, reduction)
+
+
 def soft_ce(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, reduction: Reduction = "mean"
 ) -> Tensor:
@@ -84,6 +92,7 @@ _DIVERGENCES: dict[str, Divergence] = {
     "symmetric_kl": symmetric_kl,
     "soft_ce": soft_ce,
     "kl": kl,
+    "reverse_kl": reverse_kl,
 }
 
 

@@ -41,6 +41,12 @@ class Kl(DivergenceTerm):
     term: Literal["kl"] = "kl"
 
 
+class ReverseKl(DivergenceTerm):
+    """KL(s||t): the student keeps to the classes that the teacher favours, rather than covering all of them."""
+
+    term: Literal["reverse_kl"] = "reverse_kl"
+
+
 class SoftCe(DivergenceTerm):
     """Cross entropy against the teacher's distribution."""
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny
 
-from ssld_pipeline.terms.divergence import Js, Kl, SoftCe, SymmetricKl
+from ssld_pipeline.terms.divergence import Js, Kl, ReverseKl, SoftCe, SymmetricKl
 from ssld_pipeline.terms.hard_ce import HardCe
 from ssld_pipeline.terms.logits_mse import LogitsMse
 from ssld_pipeline.terms.term import Term
@@ -16,6 +16,7 @@ TERMS: dict[str, type[Term]] = {
     "symmetric_kl": SymmetricKl,
     "js": Js,
     "kl": Kl,
+    "reverse_kl": ReverseKl,
     "soft_ce": SoftCe,
     "logits_mse": LogitsMse,
     "hard_ce": HardCe,
