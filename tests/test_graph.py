@@ -103,6 +103,14 @@ def test_stages_follow_what_they_start_from_and_learn_from(tmp_path: Path) -> No
             {"one": {"objective": [{"term": "js", "temprature": 1}]}},
             "trainings.one.objective.0.temprature: unknown key; did you mean 'temperature'?",
         ),
+        (
+            {"one": {"objective": ["js", {"term": "hard_ce", "label_smothing": 0.1}]}},
+            "trainings.one.objective.1.label_smothing: unknown key; did you mean 'label_smoothing'?",
+        ),
+        (
+            {"one": {"objective": ["js", {"term": "hard_ce", "label_smoothing": 1}]}},
+            "trainings.one.objective.1.label_smoothing: Input should be less than 1",
+        ),
         ({"one": {"batchsize": 8}}, "trainings.one.batchsize: unknown key; did you mean 'batch_size'?"),
         (
             {"one": {"student": {"model": "timm:test_vit", "modle_args": {}}}},

@@ -68,3 +68,17 @@ def test_reverse_kl_is_the_official_one(hinton: Any, case: str, temperature: int
     tolerance = EXACT_AT_80 if case == EXTREME else EXACT
     np.testing.assert_allclose(value, hinton[f"{case}/T{temperature}/rkd"], **tolerance)
     np.testing.assert_allclose(gradient, hinton[f"{case}/T{temperature}/rkd_grad_s"], **tolerance)
+
+
+@pytest.mark.parametrize(("smoothing", "key"), [(0, "ce"), (0.1, "ls_0.1"), (0.3, "ls_0.3")])
+@pytest.mark.parametrize("case", [*ORDINARY, EXTREME])
+def test_label_smoothing_is_the_official_one(hinton: Any, case: str, smoothing: float, key: str) -> None:
+    value, gradient = measured({"term": "hard_ce", "label_smoothing": smoothing}, hinton, case)
+    tolerance = EXACT_AT_80 if case == EXTREME else EXACT
+    np.testing.assert_allclose(value, hinton[f"{case}/{key}"], **tolerance)
+    np.testing.assert_allclose(gradient, hinton[f"{case}/{key}_grad_s"], **tolerance)
+
+
+def test_label_smoothing_at_its_default_changes_no_fingerprint() -> None:
+    assert term_of({"term": "hard_ce", "label_smoothing": 0}).of_fingerprint() == {"term": "hard_ce"}
+    assert term_of({"term": "hard_ce", "label_smoothing": 0.1}).of_fingerprint()["label_smoothing"] == 0.1
