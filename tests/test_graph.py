@@ -111,6 +111,18 @@ def test_stages_follow_what_they_start_from_and_learn_from(tmp_path: Path) -> No
             {"one": {"objective": ["js", {"term": "hard_ce", "label_smoothing": 1}]}},
             "trainings.one.objective.1.label_smoothing: Input should be less than 1",
         ),
+        (
+            {"one": {"objective": [{"term": "dist", "beta": 0, "gamma": 0}]}},
+            "trainings.one.objective.0: beta and gamma are both 0, so that nothing is learnt",
+        ),
+        (
+            {"one": {"objective": [{"term": "dist", "tau": 4}]}},
+            "trainings.one.objective.0.tau: unknown key; known: weight, term, beta, gamma, temperature, over",
+        ),
+        (
+            {"one": {"objective": [{"term": "dist", "over": "batch"}]}},
+            "trainings.one.objective.0.over: Input should be 'norm_batch'",
+        ),
         ({"one": {"batchsize": 8}}, "trainings.one.batchsize: unknown key; did you mean 'batch_size'?"),
         (
             {"one": {"student": {"model": "timm:test_vit", "modle_args": {}}}},

@@ -103,6 +103,13 @@ def objective(name: str) -> Divergence:
     return _DIVERGENCES[name]
 
 
+def probabilities(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Of the student and of the teacher, the latter without gradient: for losses that take no logarithm of them."""
+    _require_pairs(student_logits, teacher_logits)
+    student, teacher = (_precise(logits) / temperature for logits in (student_logits, teacher_logits.detach()))
+    return torch.softmax(student, dim=1), torch.softmax(teacher, dim=1)
+
+
 def _log_probs(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     _require_pairs(student_logits, teacher_logits)
     return _log_softmax(student_logits, temperature), _log_softmax(teacher_logits.detach(), temperature)

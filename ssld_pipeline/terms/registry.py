@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny
 
+from ssld_pipeline.terms.dist import Dist
 from ssld_pipeline.terms.divergence import Js, Kl, ReverseKl, SoftCe, SymmetricKl
 from ssld_pipeline.terms.hard_ce import HardCe
 from ssld_pipeline.terms.logits_mse import LogitsMse
@@ -19,6 +20,7 @@ TERMS: dict[str, type[Term]] = {
     "reverse_kl": ReverseKl,
     "soft_ce": SoftCe,
     "logits_mse": LogitsMse,
+    "dist": Dist,
     "hard_ce": HardCe,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,11 +26,20 @@ class Signals:
     class_ids: Tensor
     mined_ids: Tensor
 
+    def norm_batches(self, size: int) -> Iterator[Signals]:
+        """Those of each ``size`` images, which divides their number."""
+        for first in range(0, len(self.student), size):
+            own = slice(first, first + size)
+            teacher = None if self.teacher is None else self.teacher[own]
+            yield Signals(self.student[own], teacher, self.class_ids[own], self.mined_ids[own])
+
 
 class Term(BaseModel):
-    """Base of all terms. A subclass has the field ``term``, its name in a config, and computes ``per_row``.
+    """Base of all terms. A subclass has the field ``term``, its name in a config, and computes ``per_row``, or
+    ``per_norm_batch`` where images are compared with one another, or both.
 
-    The loss of a batch is the sum over terms of ``weight`` times the mean of ``per_row`` over the rows that count.
+    The loss of a batch is the sum over terms of ``weight`` times the mean of ``per_row`` over the rows that count, plus
+    the mean of ``per_norm_batch`` over the norm batches of the batch.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
@@ -48,10 +58,15 @@ class Term(BaseModel):
         """Its name, and the settings that are not at their defaults: these must therefore never change."""
         return {"term": self.name, **self.model_dump(mode="json", exclude_defaults=True)}
 
-    def per_row(self, signals: Signals) -> Tensor:
+    def per_row(self, signals: Signals) -> Tensor | None:
         """Loss of each image, float32 or float64 ``[N]``, without ``weight``; any finite value where ``counted`` is
-        False."""
-        raise NotImplementedError
+        False. None: the term has no such part."""
+        return None
+
+    def per_norm_batch(self, signals: Signals) -> Tensor | None:
+        """Loss of the images of one norm batch, float32 or float64 ``[]``, without ``weight``; ``counted`` is the
+        term's own affair here. None: the term has no such part."""
+        return None
 
     def counted(self, class_ids: Tensor, mined_ids: Tensor) -> Tensor | None:
         """Which rows count, bool ``[N]``, given these of ``Signals``; null: all."""

@@ -1,4 +1,4 @@
-"""What a network learns from: the weighted sum of terms, as the mean over the images of a whole batch."""
+"""What a network learns from: the weighted sum of terms, as the mean over the images, or norm batches, of a batch."""
 
 from __future__ import annotations
 
@@ -32,9 +32,24 @@ class Objective:
         """What each ``norm_batch`` images of ``signals`` contribute to the loss of the batch, ``[N / norm_batch]``."""
         losses = signals.student.new_zeros(len(signals.student) // norm_batch, dtype=torch.float32)
         for term, number in zip(self._terms, num_counted, strict=True):
-            per_row, counted = term.per_row(signals), term.counted(signals.class_ids, signals.mined_ids)
-            assert per_row.shape == signals.class_ids.shape, f"{term.name} must give a loss per image"
-            if counted is not None:
-                per_row = torch.where(counted, per_row, 0)
-            losses = losses + term.weight * per_row.view(-1, norm_batch).sum(dim=1) / number
+            if (of_rows := _of_rows(term, signals)) is not None:
+                losses = losses + term.weight * of_rows.view(-1, norm_batch).sum(dim=1) / number
+            if (of_norm_batches := _of_norm_batches(term, signals, norm_batch)) is not None:
+                losses = losses + term.weight * of_norm_batches / (self._batch_size // norm_batch)
         return losses
+
+
+def _of_rows(term: Term, signals: Signals) -> Tensor | None:
+    """Its loss of each image, 0 for those that do not count."""
+    per_row, counted = term.per_row(signals), term.counted(signals.class_ids, signals.mined_ids)
+    if per_row is None:
+        return None
+    assert per_row.shape == signals.class_ids.shape, f"{term.name} must give a loss per image"
+    return per_row if counted is None else torch.where(counted, per_row, 0)
+
+
+def _of_norm_batches(term: Term, signals: Signals, size: int) -> Tensor | None:
+    found = [term.per_norm_batch(part) for part in signals.norm_batches(size)]
+    given = [loss for loss in found if loss is not None]
+    assert all(loss.ndim == 0 for loss in given), f"{term.name} must give one loss per norm batch"
+    return torch.stack(given) if given else None
