@@ -123,6 +123,22 @@ def test_stages_follow_what_they_start_from_and_learn_from(tmp_path: Path) -> No
             {"one": {"objective": [{"term": "dist", "over": "batch"}]}},
             "trainings.one.objective.0.over: Input should be 'norm_batch'",
         ),
+        (
+            {"one": {"objective": [{"term": "decoupled_kd", "rows": "all", "alpha": 0, "beta": 0}]}},
+            "trainings.one.objective.0: alpha and beta are both 0, so that nothing is learnt",
+        ),
+        (
+            {"one": {"objective": ["decoupled_dk"]}},
+            "trainings.one.objective.0: no term is called 'decoupled_dk'; did you mean 'decoupled_kd'?",
+        ),
+        (
+            {"one": {"teacher": None, "objective": ["decoupled_kd"]}},
+            "trainings.one.objective: decoupled_kd needs a teacher",
+        ),
+        (
+            {"one": {"objective": ["decoupled_kd", "hard_ce"]}},
+            "trainings.one.objective: decoupled_kd, hard_ce learns nothing from the mined images",
+        ),
         ({"one": {"batchsize": 8}}, "trainings.one.batchsize: unknown key; did you mean 'batch_size'?"),
         (
             {"one": {"student": {"model": "timm:test_vit", "modle_args": {}}}},

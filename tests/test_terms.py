@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter
+from scipy.special import softmax
 from torch import Tensor
 
 from ssld_pipeline.terms.registry import TERMS, AnyTerm
@@ -127,6 +128,69 @@ def test_dist_ignores_scale_and_shift_of_probabilities() -> None:
     class_ids = torch.zeros(5, dtype=torch.int64)
     signals = Signals((0.6 * probs + 0.4 * uniform).log(), probs.log(), class_ids, class_ids)
     assert loss(term_of("dist"), signals).item() == pytest.approx(0, abs=1e-5)
+
+
+def decoupled(z_s: Any, z_t: Any, classes: Any, temperature: float) -> tuple[Any, Any, Any]:
+    """Both parts of the loss of each image, and the teacher's probability of the other classes: numpy, float64."""
+    own = np.eye(z_s.shape[1], dtype=bool)[classes]
+    s, t = softmax(z_s / temperature, axis=1), softmax(z_t / temperature, axis=1)
+    s_own, t_own = s[own], t[own]
+    s_others, t_others = (p[~own].reshape(len(p), -1) for p in (s, t))
+    s_rest, t_rest = s_others.sum(axis=1), t_others.sum(axis=1)
+    of_class = t_own * np.log(t_own / s_own) + t_rest * np.log(t_rest / s_rest)
+    s_among, t_among = s_others / s_rest[:, None], t_others / t_rest[:, None]
+    of_others = (t_among * np.log(t_among / s_among)).sum(axis=1)
+    return of_class * temperature**2, of_others * temperature**2, t_rest
+
+
+@pytest.mark.parametrize("temperature", [1, 4])
+@pytest.mark.parametrize("case", ["small_b4c5", "b8c10", "batch1_c10", "const_student_row_b4c5", "square_b6c6"])
+def test_decoupled_kd_is_its_closed_form(hinton: Any, case: str, temperature: int) -> None:
+    z_s, z_t, classes = (hinton[f"{case}/{name}"] for name in ("z_s", "z_t", "y"))
+    of_class, of_others, _ = decoupled(z_s, z_t, classes, temperature)
+    for alpha, beta in ((1, 0), (0, 1), (1, 8), (2, 0.5)):
+        settings = {"term": "decoupled_kd", "alpha": alpha, "beta": beta, "temperature": temperature}
+        value, gradient = measured(settings, hinton, case)
+        np.testing.assert_allclose(value, (alpha * of_class + beta * of_others).mean(), rtol=1e-9, atol=1e-12)
+        # dL/dz_s: (s_own - t_own) of the class and of the others as a whole; (s' - t') among the others.
+        own = np.eye(z_s.shape[1], dtype=bool)[classes]
+        s, t = softmax(z_s / temperature, axis=1), softmax(z_t / temperature, axis=1)
+        s_among, t_among = (np.where(own, 0, p) / np.where(own, 0, p).sum(axis=1, keepdims=True) for p in (s, t))
+        shift = (s[own] - t[own])[:, None]
+        expected = alpha * np.where(own, shift, -shift * s_among) + beta * (s_among - t_among)
+        np.testing.assert_allclose(gradient, expected * temperature / len(z_s), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [1, 2, 4])
+@pytest.mark.parametrize("case", [*ORDINARY, EXTREME])
+def test_decoupled_kd_with_the_weights_of_kl_is_kl(hinton: Any, case: str, temperature: int) -> None:
+    """Value and gradient of the official KD, of which it is a decomposition."""
+    z_s = torch.tensor(hinton[f"{case}/z_s"], requires_grad=True)
+    z_t, classes = torch.tensor(hinton[f"{case}/z_t"]), torch.tensor(hinton[f"{case}/y"])
+    signals = Signals(z_s, z_t, classes, classes)
+    parts = [{"alpha": 1, "beta": 0}, {"alpha": 0, "beta": 1}]
+    terms = [term_of({"term": "decoupled_kd", "temperature": temperature, **part}) for part in parts]
+    of_class, of_others = (term.per_row(signals) for term in terms)
+    assert of_class is not None and of_others is not None
+    others = 1 - torch.softmax(z_t / temperature, dim=1).gather(1, classes[:, None]).squeeze(1)
+    value = (of_class + others * of_others).mean()
+    value.backward()
+    assert z_s.grad is not None
+    np.testing.assert_allclose(value.item(), hinton[f"{case}/T{temperature}/kd"], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(z_s.grad, hinton[f"{case}/T{temperature}/kd_grad_s"], rtol=1e-9, atol=1e-12)
+
+
+def test_decoupled_kd_of_two_classes_has_no_others() -> None:
+    whole = drawn(6, classes=2)
+    assert loss(term_of({"term": "decoupled_kd", "alpha": 0}), whole).item() == pytest.approx(0, abs=1e-15)
+
+
+def test_decoupled_kd_takes_the_class_an_image_was_selected_for() -> None:
+    whole = drawn(6)
+    every = term_of({"term": "decoupled_kd", "rows": "all"})
+    assert loss(every, whole) != loss(term_of("decoupled_kd"), whole)
+    true = Signals(whole.student, whole.teacher, whole.mined_ids, whole.mined_ids)
+    assert loss(every, whole) == loss(term_of("decoupled_kd"), true)
 
 
 # Every term

@@ -15,7 +15,7 @@ from ssld_pipeline.config.inherited import SECTIONS
 from ssld_pipeline.config.inputs import TRAINED_ON_ROLES, InputConfig
 from ssld_pipeline.config.student import StudentConfig
 from ssld_pipeline.config.training import TrainingConfig
-from ssld_pipeline.terms.hard_ce import HardCe
+from ssld_pipeline.terms.class_term import ClassTerm
 
 RESERVED = frozenset(
     (
@@ -204,9 +204,10 @@ def _nothing_to_learn(config: Trainings) -> Iterator[str]:
     inputs = config.named_inputs()
     for name, node in config.nodes.items():
         place = place_of(config, name)
-        if node.data == "manifest" and all(isinstance(t, HardCe) and t.rows == "labeled" for t in node.objective):
+        if node.data == "manifest" and all(isinstance(t, ClassTerm) and t.rows == "labeled" for t in node.objective):
+            names = ", ".join(dict.fromkeys(term.name for term in node.objective))
             yield (
-                f"{place}.objective: hard_ce learns nothing from the mined images of data: manifest; set rows: all, or "
+                f"{place}.objective: {names} learns nothing from the mined images of data: manifest; set rows: all, or "
                 f"data: labeled"
             )
         if node.replays and node.data in inputs and inputs[node.data][0] == "teacher":

@@ -33,7 +33,7 @@ def symmetric_kl(
     Jensen-Shannon divergence: that is `js_divergence`. The official code adds 1e-12 to probabilities within the
     logarithm, which clips log ratios at 27.6; here they are exact.
     """
-    log_s, log_t = _log_probs(student_logits, teacher_logits, temperature)
+    log_s, log_t = log_probabilities(student_logits, teacher_logits, temperature)
     return _reduced((log_t.exp() - log_s.exp()) * (log_t - log_s), temperature, reduction) / 2
 
 
@@ -44,7 +44,7 @@ def js_divergence(
 
     The textbook's (Lin 1991), not the one PaddleClas calls JS: that is `symmetric_kl`.
     """
-    log_s, log_t = _log_probs(student_logits, teacher_logits, temperature)
+    log_s, log_t = log_probabilities(student_logits, teacher_logits, temperature)
     log_m = torch.logaddexp(log_s, log_t) - math.log(2)
     return _reduced(log_t.exp() * (log_t - log_m) + log_s.exp() * (log_s - log_m), temperature, reduction) / 2
 
@@ -53,7 +53,7 @@ def kl(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, reduction: Reduction = "mean"
 ) -> Tensor:
     """KL(t||s): what distillation usually minimises (Hinton et al., arXiv:1503.02531)."""
-    log_s, log_t = _log_probs(student_logits, teacher_logits, temperature)
+    log_s, log_t = log_probabilities(student_logits, teacher_logits, temperature)
     return _reduced(log_t.exp() * (log_t - log_s), temperature, reduction)
 
 
@@ -61,7 +61,7 @@ def reverse_kl(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, reduction: Reduction = "mean"
 ) -> Tensor:
     """KL(s||t): a student that cannot follow everywhere keeps to the teacher's peaks (Gu et al., arXiv:2306.08543)."""
-    log_s, log_t = _log_probs(student_logits, teacher_logits, temperature)
+    log_s, log_t = log_probabilities(student_logits, teacher_logits, temperature)
     return _reduced(log_s.exp() * (log_s - log_t), temperature, reduction)
 
 
@@ -69,7 +69,7 @@ def soft_ce(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, reduction: Reduction = "mean"
 ) -> Tensor:
     """The cross entropy -sum t log s: `kl` plus the teacher's entropy, so the same gradient and another value."""
-    log_s, log_t = _log_probs(student_logits, teacher_logits, temperature)
+    log_s, log_t = log_probabilities(student_logits, teacher_logits, temperature)
     return _reduced(-log_t.exp() * log_s, temperature, reduction)
 
 
@@ -110,7 +110,8 @@ def probabilities(student_logits: Tensor, teacher_logits: Tensor, temperature: f
     return torch.softmax(student, dim=1), torch.softmax(teacher, dim=1)
 
 
-def _log_probs(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def log_probabilities(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Of the student and of the teacher, the latter without gradient."""
     _require_pairs(student_logits, teacher_logits)
     return _log_softmax(student_logits, temperature), _log_softmax(teacher_logits.detach(), temperature)
 

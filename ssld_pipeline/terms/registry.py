@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny
 
+from ssld_pipeline.terms.decoupled_kd import DecoupledKd
 from ssld_pipeline.terms.dist import Dist
 from ssld_pipeline.terms.divergence import Js, Kl, ReverseKl, SoftCe, SymmetricKl
 from ssld_pipeline.terms.hard_ce import HardCe
@@ -21,6 +22,7 @@ TERMS: dict[str, type[Term]] = {
     "soft_ce": SoftCe,
     "logits_mse": LogitsMse,
     "dist": Dist,
+    "decoupled_kd": DecoupledKd,
     "hard_ce": HardCe,
 }
 
