@@ -33,7 +33,7 @@ def trained(folder: Path, tables: tuple[str, str], execution: Execution, **chang
     own = trial.job(
         tables[0],
         teacher=ModelSpec("timm:test_resnet", 3),
-        objective=[{"term": "symmetric_kl"}, {"term": "hard_ce"}],
+        objective=["symmetric_kl", "hard_ce", "dist", "decoupled_kd"],
         batch_size=32,
         norm_batch=8,
         steps=1,
