@@ -41,8 +41,8 @@ def kill(row: dict[str, Any]) -> None:
 
 
 def job(tables: tuple[str, str], norm_batch: int, **changes: Any) -> TrainJob:
-    """Dropout, batch norm in student and teacher, a term that some of the rows count for, an unreadable image."""
-    terms = [{"term": "symmetric_kl"}, {"term": "hard_ce", "weight": 0.5}]
+    """Dropout, batch norm in student and teacher, terms of some rows and of norm batches, an unreadable image."""
+    terms = [{"term": "symmetric_kl"}, {"term": "hard_ce", "weight": 0.5}, {"term": "dist", "weight": 0.5}]
     settings = {"batch_size": 24, "norm_batch": norm_batch, "steps": 12, "objective": terms, "lr": 0.02, **changes}
     arguments = {"model": "timm:test_efficientnet", "model_args": {"drop_rate": 0.3}}
     found = trial.job(*tables, **arguments, teacher=ModelSpec("timm:test_resnet", 3), **settings)
