@@ -389,6 +389,16 @@ def test_a_head_that_does_not_fit_is_told_with_its_key(tmp_path: Path) -> None:
     check_networks(Setup(config, mini.CLASSES, {}))  # auto: a fresh one
 
 
+def test_dist_does_not_begin_with_a_classifier_of_zeros(tmp_path: Path) -> None:
+    save_weights(build(ModelSpec("timm:test_efficientnet", 5)), tmp_path / "five.safetensors")
+    node = {"init": "./five.safetensors", "objective": ["dist", "kl"]}
+    assert check(tmp_path, one=node).startswith("trainings.one.objective: dist cannot begin with a new classifier")
+    scratch, later = {"objective": ["dist"]}, {"objective": ["dist"], "init": "one"}
+    check_networks(
+        Setup(load(tmp_path, one={"init": "./five.safetensors"}, two=scratch, three=later), mini.CLASSES, {})
+    )
+
+
 def test_weights_of_another_network_are_told_with_their_key(tmp_path: Path) -> None:
     save_weights(build(ModelSpec("timm:test_vit", 3)), tmp_path / "vit.safetensors")
     assert check(tmp_path, one={"init": "./vit.safetensors"}).startswith("trainings.one.init: weights ")

@@ -24,7 +24,8 @@ class _Network:
     """One network to build. ``sizes``: in pixels, of the images it sees at rest, by the setting that asks for them;
     ``learning``: the same while it is trained; ``alone``: while batch norm sees one image at a time.
     ``without_norm_batch``: trainings in which a batch norm of it would see batches too large to be one norm batch.
-    ``keeps_head``: with the classifier of its weights."""
+    ``keeps_head``: with the classifier of its weights. ``unequal``: trainings whose objective cannot begin with a
+    classifier of zeros."""
 
     place: str
     spec: ModelSpec
@@ -33,6 +34,7 @@ class _Network:
     alone: dict[str, int] = field(default_factory=dict)
     without_norm_batch: list[str] = field(default_factory=list)
     keeps_head: bool = False
+    unequal: list[str] = field(default_factory=list)
 
 
 def check_networks(setup: Setup) -> None:
@@ -52,6 +54,7 @@ def check_networks(setup: Setup) -> None:
             place = f"{network.place}.head: keep" if network.keeps_head else network.place
             raise UserError(f"{place}: {error}") from None
         _require_norm_batch(model, network)
+        _require_classifier(model, network)
         for setting, size in network.sizes.items():
             _show(model, network, setting, size)
         for setting, size in network.learning.items():
@@ -78,6 +81,9 @@ def _networks(setup: Setup) -> Iterator[_Network]:
         student = students.setdefault(key, network)
         size = f"{place}.image_size"
         student.sizes[size] = node.image_size
+        student.unequal += [
+            f"{place}.objective: {t.name}" for t in node.objective if t.refuses_equal_logits and not node.init_node
+        ]
         if node.trainable == "all":
             student.learning[size] = node.image_size
             _note_alone(student, config, name, node.image_size)
@@ -124,6 +130,18 @@ def _require_norm_batch(model: nn.Module, network: _Network) -> None:
             f"norm, and above 256 images per step there is no default for the images per batch norm statistic. "
             f"Published: 32 for the ResNets, 240 for MobileNetV3, 512 for MobileNetV1, 384 for MobileNetV2. Of a model "
             f"of an earlier version: batch_size / placement.train_workers"
+        )
+
+
+def _require_classifier(model: nn.Module, network: _Network) -> None:
+    from ssld_pipeline.models.classifier import classifier_keys
+
+    tensors = model.state_dict()
+    if network.unequal and not any(tensors[key].any() for key in classifier_keys(model)):
+        raise UserError(
+            f"{network.unequal[0]} cannot begin with a new classifier, which is zero: with equal probabilities its "
+            f"gradients are up to 1e6. Train some steps with another objective first and start from that (init), or "
+            f"keep a classifier"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,8 @@ class Dist(Term):
     The relation between the images is that of each norm batch; it is a constant for one image. Not for a student whose
     classifier starts at zero: equal probabilities have gradients of up to some 1e6, in the official code as well.
     """
+
+    refuses_equal_logits: ClassVar[bool] = True
 
     term: Literal["dist"] = "dist"
     beta: float = Field(1.0, ge=0, allow_inf_nan=False)

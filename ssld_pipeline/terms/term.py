@@ -45,6 +45,8 @@ class Term(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
 
     needs_teacher: ClassVar[bool] = True
+    refuses_equal_logits: ClassVar[bool] = False
+    """Whether it cannot begin with a student that says the same of all classes, as one with a new classifier does."""
 
     weight: float = Field(1.0, gt=0, allow_inf_nan=False)
     """Factor of this term in the loss."""
