@@ -125,7 +125,7 @@ def test_what_is_labelled_already_is_not_measured_again(
 def test_a_training_is_estimated_with_the_processes_that_the_machines_have_room_for(world: Path) -> None:
     """Its batch of 8 is two norm batches: two of the four GPUs."""
     machines = ["--cpus", "64", "--gpus", "4", "--gpu-rate", "train=20"]
-    settings = ["--set", "placement.train_workers=[1, 8]", "--set", "train.norm_batch=4"]
+    settings = ["--set", "placement={runner: ray, train_workers: [1, 8]}", "--set", "train.norm_batch=4"]
     words = ("plan", world, "--calibrate", "--json", "--seconds", "1", *machines, *settings)
     stages = {s["stage"]: s for s in json.loads(verb(*words))["stages"]}
     assert stages["train"]["hours"] == pytest.approx(10 * 8 / 20 / 2 / 3600)
