@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from golden_cases import EXTREME, GOLDEN, ORDINARY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
@@ -24,7 +24,6 @@ from ssld_pipeline.kernels.divergences import (
     symmetric_kl,
 )
 
-GOLDEN = Path(__file__).parent / "golden"
 ALL = {
     "js": js_divergence,
     "symmetric_kl": symmetric_kl,
@@ -32,16 +31,6 @@ ALL = {
     "reverse_kl": reverse_kl,
     "soft_ce": soft_ce,
 }
-ORDINARY = [
-    "small_b4c5",
-    "b8c10",
-    "identical_b4c7",
-    "batch1_c10",
-    "const_student_row_b4c5",
-    "affine_b5c4",
-    "square_b6c6",
-]
-EXTREME = "extreme80_b3c6"
 
 
 @pytest.fixture(scope="module")

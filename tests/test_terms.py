@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from golden_cases import EXTREME, GOLDEN, ORDINARY
 from pydantic import TypeAdapter
 from scipy.special import softmax
 from torch import Tensor
@@ -17,17 +17,6 @@ from ssld_pipeline.terms.term import Signals, Term
 from ssld_pipeline.training.group import ALONE
 from ssld_pipeline.training.objective import Objective
 
-GOLDEN = Path(__file__).parent / "golden"
-ORDINARY = [
-    "small_b4c5",
-    "b8c10",
-    "identical_b4c7",
-    "batch1_c10",
-    "const_student_row_b4c5",
-    "affine_b5c4",
-    "square_b6c6",
-]
-EXTREME = "extreme80_b3c6"
 EXACT = {"rtol": 1e-10, "atol": 1e-12}  # what the golden files advise
 EXACT_AT_80 = {"rtol": 1e-9, "atol": 1e-12}
 

@@ -32,7 +32,7 @@ _OF_ONE_PASS = ("batch_size", "images_per_norm", "seed", "image_size", "min_crop
 
 
 class Trainings(Protocol):
-    """What is asked of a config here."""
+    """The part of a config that the graph reads."""
 
     @property
     def nodes(self) -> dict[str, TrainingConfig]: ...

@@ -44,7 +44,7 @@ class PlacementConfig(Settings):
     is needed there."""
     norm_batches_per_pass: int = Field(1, gt=0)
     """Norm batches (`norm_batch` images each) that go through a network at once in training, as far as the device's
-    memory allows; statistics stay those of each. A small norm batch alone does not fill a GPU."""
+    memory allows; statistics stay those of each. One small norm batch does not fill a GPU."""
     decode_workers: int = Field(0, ge=0)
     """CPUs anywhere in the cluster that decode images for each worker that labels, where the nodes with GPUs have too
     few of their own. Pixels then travel through Ray's object store. 0: the worker's own threads decode."""

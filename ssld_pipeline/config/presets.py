@@ -1,4 +1,4 @@
-"""Published recipes: files of the keys of one training, with the source beside each figure."""
+"""Published recipes: files with the keys of one training and the source of each figure."""
 
 from __future__ import annotations
 

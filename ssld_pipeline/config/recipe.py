@@ -1,4 +1,4 @@
-"""How a network is trained, whatever it learns from: length, optimiser, sizes, augmentation."""
+"""How a network is trained: length, optimiser, sizes, augmentation; not what it learns from."""
 
 from __future__ import annotations
 

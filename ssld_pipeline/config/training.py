@@ -21,15 +21,15 @@ class TrainingConfig(RecipeSettings):
     """One training. `loss` and `temperature` are the short form of an objective of one term."""
 
     preset: str | None = None
-    """Take the values of a published recipe (`ssld presets` lists them); keys given beside it win."""
+    """Take the values of a published recipe (`ssld presets` lists them); other keys of the training win."""
     student: StudentConfig | None = None
     """The network. null: that of the training it starts from (`init`), or the top-level `student`."""
     init: str | None = None
     """Whose weights it starts from: another training, or a weights file (a name with / or .). null: student.weights, or
     from scratch."""
     head: Literal["auto", "keep", "new"] = "auto"
-    """The classifier of the weights it starts from. keep: go on with it. new: start it at zero. auto: keep it where it
-    has as many classes as the run."""
+    """The classifier of the weights it starts from. keep: train it further. new: start it at zero. auto: keep it
+    where it has as many classes as the run."""
     data: str = "manifest"
     """manifest: labelled and mined images. labeled: the labelled images. Or the name of one labelled input."""
     teacher: str | None = "teacher"
@@ -70,7 +70,7 @@ class TrainingConfig(RecipeSettings):
                     f"loss: ce learns from labels only, but teacher is {data['teacher']!r}; set teacher: null, or "
                     f"give an objective with a term for each"
                 )
-            # Earlier configs let a teacher stand beside labels, and it was not used.
+            # Earlier configs accepted a teacher here and did not use it.
             data["teacher"] = None
         if data.get("teacher", "teacher") is None:
             if loss not in (None, "ce"):

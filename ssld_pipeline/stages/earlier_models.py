@@ -3,7 +3,7 @@
 Such a model is up to date where the translation equals what is wanted. What a repair changed is not translated, so that
 the models it concerns are made again:
 
-* An online teacher saw the student's images, whatever its own size; now it sees its own.
+* An online teacher saw images of the student's size; now it sees images of its own size.
 * ``weight_decay_norm: false`` spared the classifier's bias, too; now only normalisation layers.
 * ``student.weights`` always lost their classifier; now it is kept where it has as many classes as the run.
 """
@@ -81,7 +81,7 @@ def modernise_fit(
 
 def _lost_another_classifier(config: RunConfig, name: str, num_classes: int) -> bool:
     """Whether the weights it started from lost a classifier that head: auto would keep: it has as many classes as the
-    run. head: new is what was done, whatever it has."""
+    run. Earlier versions always did what head: new does now."""
     network = config.network_of(name)
     if network is None or network.weights is None:
         return False

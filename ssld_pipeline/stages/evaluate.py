@@ -42,7 +42,7 @@ def keep(rows: pa.Table, committed: Mapping[str, Json], wanted: Mapping[str, Jso
 
 
 def _identity(model: str, payload: Mapping[str, Json]) -> Json:
-    """What decides a model's accuracy on given images; one that is not to be measured has none of its own."""
+    """What decides a model's accuracy on given images; a model that is not measured matches nothing."""
     artifacts, config = payload.get("artifacts", {}), payload["config"]
     if model == "teacher":
         return config["teacher"], artifacts.get("fit_teacher")

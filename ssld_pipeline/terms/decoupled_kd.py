@@ -1,4 +1,4 @@
-"""Hinton's loss in its two parts, which then weigh what they are told to. The formula is in ``kernels.decoupled``."""
+"""Hinton's loss in two parts, each with its own weight. The formula is in ``kernels.decoupled``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class DecoupledKd(ClassTerm):
-    """KL(t||s) with factors of its own for the class of an image and for the other classes (arXiv:2203.08679).
+    """KL(t||s) with separate factors for the class of an image and for the other classes (arXiv:2203.08679).
 
     Published: beta 0.5 at temperature 1 for ImageNet, 8 at temperature 4 for CIFAR-100, beside hard_ce.
     """
